@@ -1,0 +1,174 @@
+//! The pure half: everything that decides, and nothing that touches the world.
+//!
+//! The contract with the shell (`daemon.rs`): call [`Controller::handle`] with what happened and the
+//! time, drain [`Controller::poll_output`] and carry each order out, then wait for the next input or
+//! for [`Controller::next_deadline`], whichever is first. No I/O, no clock, no async, no channels:
+//! `now` is an argument and effects are data, so that a test plays a day in a millisecond.
+//!
+//! The controller only routes; each decision has one home:
+//! [`lighting`] the LED, [`command`] what a command may do, [`telemetry`] what is recorded,
+//! [`delivery`] what is published, stored and forgotten, [`outage`] the account, [`time`] the clocks.
+#![deny(clippy::disallowed_methods)]
+
+pub mod command;
+pub mod delivery;
+pub mod lighting;
+pub mod telemetry;
+pub mod time;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use delivery::Message;
+use telemetry::{Loss, Record};
+
+/// The place of a record in the backlog: runs in the order of their start, records by `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The how manieth run of this store: 1, 2, 3 ...
+    pub ordinal: u64,
+    /// The record's number in its run.
+    pub seq: u64,
+}
+
+/// Records of one run, `from` to `to` inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The run's ordinal.
+    pub ordinal: u64,
+    /// The first `seq`.
+    pub from: u64,
+    /// The last `seq`.
+    pub to: u64,
+}
+
+/// What the store says when it has been opened.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Opened {
+    /// The ordinal of this run.
+    pub ordinal: u64,
+    /// The run before this one and the highest `seq` of it known on disk.
+    pub previous: Option<(Uuid, u64)>,
+    /// Records in the store.
+    pub records: u64,
+    /// Ids of commands already obeyed, oldest first.
+    pub command_ids: Vec<String>,
+}
+
+/// What happened; always in the past tense.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// The sensor gave a reading, finite and in its unit.
+    Read(f64),
+    /// The sensor gave none, and why.
+    ReadFailed(String),
+    /// The LED could not be written, and why.
+    LedFailed(String),
+    /// A session with the broker stands.
+    LinkUp,
+    /// It does not, or could not be made.
+    LinkDown {
+        /// Why, in words.
+        why: String,
+        /// The broker refused us (password, rights): trying again soon is no use.
+        refused: bool,
+    },
+    /// The broker has confirmed the publication with this token.
+    Acked(u64),
+    /// Something came in on the commands topic.
+    CommandReceived {
+        /// As it came.
+        payload: Vec<u8>,
+        /// It was not sent now but kept by the broker.
+        retained: bool,
+    },
+    /// Something came in on the acks topic.
+    ServerAcked(Vec<u8>),
+    /// Something came in on the server's status topic.
+    ServerStatus(Vec<u8>),
+    /// The backlog is open.
+    BacklogOpened(Opened),
+    /// The records handed over with the last `Store` are on the disk, synced.
+    Stored {
+        /// Records in the store now.
+        records: u64,
+    },
+    /// They are not; they must be handed over again.
+    StoreFailed(String),
+    /// A page of the backlog, oldest first.
+    Fetched {
+        /// The records that follow the key asked for.
+        records: Vec<(Key, Record)>,
+        /// Whether the store has none after these.
+        end: bool,
+    },
+    /// The store gave records up (bounds, damage); it remembers so until `ForgetLoss`.
+    Lost {
+        /// The store's name for this loss.
+        id: u64,
+        /// What was given up.
+        loss: Loss,
+    },
+    /// A deadline has come.
+    DeadlineReached,
+    /// The daemon was asked to stop.
+    ShutdownAsked,
+}
+
+/// What is to be done; always an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Read the sensor once and answer with `Read` or `ReadFailed`.
+    ReadSensor,
+    /// Switch the LED.
+    SetLed(bool),
+    /// Make a session with the broker and answer with `LinkUp` or `LinkDown`.
+    Connect,
+    /// Give the session up; no `LinkDown` follows.
+    Disconnect,
+    /// Publish on the session.
+    Publish(Message),
+    /// Put records of this run on the disk, synced as one; answer with `Stored` or `StoreFailed`.
+    Store {
+        /// Records of this run, in order.
+        records: Vec<Record>,
+        /// Ids of commands obeyed since the last time, to be known after a restart.
+        command_ids: Vec<String>,
+    },
+    /// Remove confirmed records from the disk; no answer.
+    Forget(Vec<KeyRange>),
+    /// The loss has been told; no answer.
+    ForgetLoss(u64),
+    /// Read the backlog; answer with `Fetched`.
+    Fetch {
+        /// The last record already read; none to begin at the oldest.
+        after: Option<Key>,
+        /// At most about this many.
+        limit: usize,
+    },
+    /// Tell the operator.
+    Log(Level, String),
+    /// End the daemon; everything is told or stored.
+    Exit(Exit),
+}
+
+/// How much an operator wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// A normal turn of things.
+    Info,
+    /// Something that a person may have to mend.
+    Warn,
+}
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// As it was asked to.
+    Stopped,
+    /// To be started again.
+    Restart,
+    /// To have the machine restarted.
+    Reboot,
+}

@@ -1,0 +1,276 @@
+//! Records: what they are, when a reading is worth one, and how they look on the wire.
+//!
+//! A [`Record`] is one thing worth telling, a reading or an event, with the key (`run`, `seq`) that is
+//! never used twice. The [`Book`] numbers the records of this run. Publishing and keeping them is the
+//! business of `delivery`; the shell stores them as they are here (serde) and never looks inside.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
+
+/// When a reading becomes a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Least time between two recorded readings; zero records each one.
+    pub interval: Duration,
+    /// A reading this close to the last recorded one is not recorded; zero records each one.
+    pub deadband: f64,
+    /// What an outage keeps.
+    pub keep: Keep,
+}
+
+/// What to keep of the readings of an outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Every one.
+    All,
+    /// The newest alone; the others are counted in a loss record.
+    Latest,
+}
+
+/// One thing worth telling.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The life of the daemon that made it.
+    pub run: Uuid,
+    /// Its number in that run: 1, 2, 3 ...
+    pub seq: u64,
+    /// The start of the machine that `stamp.boot_ms` counts from.
+    pub boot_id: Uuid,
+    /// When it was made.
+    pub stamp: Stamp,
+    /// What it tells.
+    pub body: Body,
+}
+
+/// What a record tells. Stored as JSON in this very form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Body {
+    /// Something happened.
+    Event(Event),
+    /// One sensor result.
+    Reading {
+        /// In the sensor's unit; always finite.
+        #[serde(serialize_with = "plain_number")]
+        light: f64,
+        /// The LED when the light was read.
+        led_on: bool,
+    },
+}
+
+/// A record that is not a reading.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// The first record of a run.
+    Started {
+        /// The version of the program.
+        version: String,
+        /// The run before this one, if the store knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous_run: Option<Uuid>,
+        /// The highest `seq` of that run known on disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous_seq: Option<u64>,
+    },
+    /// The LED changed.
+    Led {
+        /// What it is now.
+        led_on: bool,
+        /// Who decided: `remote`, `fallback` or `fail-safe`.
+        by: String,
+        /// Why, in words.
+        why: String,
+    },
+    /// An outage is over.
+    Outage(OutageReport),
+    /// Records were given up.
+    Loss(Loss),
+    /// An instruction to the device was carried out or refused.
+    Command {
+        /// Its id, if it had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What was asked.
+        command: String,
+        /// What became of it.
+        result: String,
+        /// Why, in words.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    /// The sensor failed or works again.
+    Sensor {
+        /// Whether it gives readings.
+        ok: bool,
+        /// Why, in words.
+        why: String,
+    },
+    /// The wall clock was set.
+    Clock {
+        /// How far it moved, in seconds; negative when it was set back.
+        moved_s: f64,
+        /// What it is worth now.
+        state: ClockState,
+    },
+}
+
+/// The account of one outage. Times are of the same clock as the record's `ts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutageReport {
+    /// What was away: `link` or `server`.
+    pub cause: String,
+    /// When it began, RFC 3339.
+    pub began: String,
+    /// When it ended, RFC 3339.
+    pub ended: String,
+    /// How long it was, in seconds on the boot clock.
+    pub seconds: f64,
+    /// Readings recorded meanwhile.
+    pub readings: u64,
+    /// Events recorded meanwhile.
+    pub events: u64,
+    /// LED changes meanwhile.
+    pub led_changes: u64,
+    /// Records given up meanwhile.
+    pub lost: u64,
+    /// Why the link was lost, in words.
+    pub why: String,
+}
+
+/// Records that were given up: counted and told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The run they belonged to.
+    pub of_run: Uuid,
+    /// The first one.
+    pub from_seq: u64,
+    /// The last one.
+    pub to_seq: u64,
+    /// How many in that range were given up.
+    pub count: u64,
+    /// `backlog-full`, `memory-full`, `keep-latest`, `damaged`, `refused` ...
+    pub reason: String,
+}
+
+impl Record {
+    /// The record as one JSON object, the fields in the documented order.
+    pub fn wire(&self, clock: &Clock, replayed: bool) -> String {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            #[serde(flatten)]
+            body: &'a Body,
+            run: Uuid,
+            seq: u64,
+            ts: String,
+            clock: ClockState,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            replayed: bool,
+        }
+        let (wall_ms, state) = clock.claim(self.stamp, self.boot_id);
+        let wire = Wire {
+            body: &self.body,
+            run: self.run,
+            seq: self.seq,
+            ts: rfc3339(wall_ms),
+            clock: state,
+            replayed,
+        };
+        // Serializing strings and finite numbers into memory has no way to fail.
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+
+    /// Whether it is a reading.
+    pub fn is_reading(&self) -> bool {
+        matches!(self.body, Body::Reading { .. })
+    }
+}
+
+/// Numbers the records of this run and decides which readings become one.
+#[derive(Debug)]
+pub struct Book {
+    settings: Settings,
+    run: Uuid,
+    boot_id: Uuid,
+    last_seq: u64,
+    recorded: Option<(Duration, f64)>,
+}
+
+impl Book {
+    /// A new run with no records.
+    pub fn new(settings: Settings, run: Uuid, boot_id: Uuid) -> Self {
+        Self {
+            settings,
+            run,
+            boot_id,
+            last_seq: 0,
+            recorded: None,
+        }
+    }
+
+    /// The run whose records these are.
+    pub fn run(&self) -> Uuid {
+        self.run
+    }
+
+    /// The number of the newest record; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the least time between two recorded readings.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.settings.interval = interval;
+    }
+
+    /// Makes the next record.
+    pub fn record(&mut self, body: Body, clock: &Clock, now: Now) -> Record {
+        self.last_seq += 1;
+        Record {
+            run: self.run,
+            seq: self.last_seq,
+            boot_id: self.boot_id,
+            stamp: clock.stamp(now),
+            body,
+        }
+    }
+
+    /// Whether a reading of `light` is worth a record now; if so it counts as the last recorded one.
+    pub fn takes(&mut self, light: f64, now: Duration) -> bool {
+        let Some((at, last)) = self.recorded else {
+            self.recorded = Some((now, light));
+            return true;
+        };
+        let interval = self.settings.interval;
+        // A tick may come a little early or late: half of a tenth of the interval is not a skipped one.
+        let due = now + interval / 20 >= at + interval;
+        let moved = self.settings.deadband <= 0.0 || (light - last).abs() >= self.settings.deadband;
+        if due && moved {
+            // Keep the beat of the interval instead of drifting by each tick's lateness.
+            let beat = at + interval;
+            let next = if now < beat + interval { beat.max(at) } else { now };
+            self.recorded = Some((next, light));
+        }
+        due && moved
+    }
+}
+
+/// 243.0 is written as 243, as the lesson's device does.
+fn plain_number<S: serde::Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() < EXACT {
+        serializer.serialize_i64(*number as i64)
+    } else {
+        serializer.serialize_f64(*number)
+    }
+}

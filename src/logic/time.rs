@@ -1,0 +1,204 @@
+//! What wall time a record may claim.
+//!
+//! A Pi has no clock battery: after a power cut its wall clock is wrong until the network sets it.
+//! So everything is timed on the boot clock, which never jumps, and the wall clock is only data:
+//! a record carries both, and a claim about the wall time that is no stronger than what was known.
+//! Nothing here reads a clock; the shell passes [`Now`] in.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A wall clock that moved by more than this against the boot clock was set, not slewed.
+const STEP: Duration = Duration::from_secs(2);
+
+/// One look at the clocks of the machine, taken by the shell for each input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Time since the machine started (`CLOCK_BOOTTIME`); all deadlines are on this clock.
+    pub boot: Duration,
+    /// The wall clock in milliseconds since 1970, right or wrong.
+    pub wall_ms: i64,
+    /// Whether the kernel says that the wall clock is disciplined.
+    pub synced: bool,
+}
+
+/// When a record was made, as far as it was known then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Milliseconds since the machine started.
+    #[serde(rename = "b")]
+    pub boot_ms: u64,
+    /// Milliseconds since 1970 on the wall clock of that moment.
+    #[serde(rename = "w")]
+    pub wall_ms: i64,
+    /// Whether that wall clock was known to be right.
+    #[serde(rename = "s", default, skip_serializing_if = "std::ops::Not::not")]
+    pub synced: bool,
+}
+
+/// What a published time is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockState {
+    /// The wall clock was right when the record was made.
+    Synced,
+    /// Made before the clock was set; computed later from the boot clock.
+    Corrected,
+    /// A guess; consumers must not trust it.
+    Unsynced,
+}
+
+/// The machine's clocks as the records see them.
+#[derive(Debug)]
+pub struct Clock {
+    boot_id: Uuid,
+    built_ms: i64,
+    offset_ms: i64,
+    known: bool,
+}
+
+/// The wall clock was set while the daemon ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockSet {
+    /// How far the wall clock moved, in milliseconds; negative when it was set back.
+    pub moved_ms: i64,
+    /// Whether this is the moment from which the time is known.
+    pub first: bool,
+}
+
+impl Clock {
+    /// `boot_id` names this start of the machine, `built_ms` is the build time of the program:
+    /// no published time is earlier.
+    pub fn new(boot_id: Uuid, built_ms: i64, now: Now) -> Self {
+        Self {
+            boot_id,
+            built_ms,
+            offset_ms: offset(now),
+            known: now.synced,
+        }
+    }
+
+    /// Compares the clocks; tells when the wall clock was set or became known.
+    pub fn observe(&mut self, now: Now) -> Option<ClockSet> {
+        let moved_ms = offset(now) - self.offset_ms;
+        self.offset_ms = offset(now);
+        let stepped = moved_ms.unsigned_abs() > STEP.as_millis() as u64;
+        // Somebody who sets the clock to a possible time knew it, whether or not the kernel is told.
+        let known = self.known || now.synced || (stepped && now.wall_ms >= self.built_ms);
+        let first = known && !self.known;
+        self.known = known;
+        (stepped || first).then_some(ClockSet { moved_ms, first })
+    }
+
+    /// The stamp of a record made now.
+    pub fn stamp(&self, now: Now) -> Stamp {
+        Stamp {
+            boot_ms: now.boot.as_millis() as u64,
+            wall_ms: now.wall_ms,
+            synced: self.known,
+        }
+    }
+
+    /// Whether the wall clock is known to be right.
+    pub fn known(&self) -> bool {
+        self.known
+    }
+
+    /// What `state` says of the clock.
+    pub fn state(&self) -> ClockState {
+        if self.known {
+            ClockState::Synced
+        } else {
+            ClockState::Unsynced
+        }
+    }
+
+    /// The time that a record made at `stamp` during boot `boot_id` may claim, in milliseconds
+    /// since 1970, and what that is worth.
+    pub fn claim(&self, stamp: Stamp, boot_id: Uuid) -> (i64, ClockState) {
+        if stamp.synced {
+            (stamp.wall_ms.max(self.built_ms), ClockState::Synced)
+        } else if self.known && boot_id == self.boot_id {
+            let corrected = stamp.boot_ms as i64 + self.offset_ms;
+            (corrected.max(self.built_ms), ClockState::Corrected)
+        } else {
+            (stamp.wall_ms.max(self.built_ms), ClockState::Unsynced)
+        }
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds; the year 9999 bounds it from above.
+pub fn rfc3339(wall_ms: i64) -> String {
+    let timestamp = Timestamp::from_millisecond(wall_ms).unwrap_or(Timestamp::MAX);
+    format!("{timestamp:.3}")
+}
+
+fn offset(now: Now) -> i64 {
+    now.wall_ms - now.boot.as_millis() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUILT: i64 = 1_790_000_000_000;
+
+    fn at(boot_s: u64, wall_ms: i64, synced: bool) -> Now {
+        Now {
+            boot: Duration::from_secs(boot_s),
+            wall_ms,
+            synced,
+        }
+    }
+
+    #[test]
+    fn a_record_from_before_the_clock_was_set_is_corrected_from_the_boot_clock() {
+        let boot = Uuid::from_u128(1);
+        let mut clock = Clock::new(boot, BUILT, at(10, 1_000, false));
+        let early = clock.stamp(at(12, 3_000, false));
+        assert_eq!(clock.claim(early, boot), (BUILT, ClockState::Unsynced));
+        let set = clock.observe(at(20, BUILT + 60_000, true));
+        assert!(set.is_some_and(|set| set.first));
+        assert_eq!(
+            clock.claim(early, boot),
+            (BUILT + 52_000, ClockState::Corrected)
+        );
+        let other_boot = Uuid::from_u128(2);
+        assert_eq!(
+            clock.claim(early, other_boot),
+            (BUILT, ClockState::Unsynced)
+        );
+    }
+
+    #[test]
+    fn a_jump_of_a_day_either_way_is_told_and_moves_no_earlier_record() {
+        let boot = Uuid::from_u128(1);
+        let day = 86_400_000;
+        let mut clock = Clock::new(boot, BUILT, at(10, BUILT + day, true));
+        let stamp = clock.stamp(at(11, BUILT + day + 1_000, true));
+        for moved_ms in [day, -day] {
+            let wall = BUILT + day + 2_000 + moved_ms.max(0);
+            let set = clock.observe(at(12, wall, true));
+            assert_eq!(
+                set,
+                Some(ClockSet {
+                    moved_ms,
+                    first: false
+                })
+            );
+        }
+        assert_eq!(
+            clock.claim(stamp, boot),
+            (BUILT + day + 1_000, ClockState::Synced)
+        );
+    }
+
+    #[test]
+    fn times_are_rfc3339_in_utc_with_milliseconds() {
+        assert_eq!(rfc3339(1_795_194_191_250), "2026-11-20T17:03:11.250Z");
+        assert_eq!(rfc3339(i64::MAX), "9999-12-30T22:00:00.999Z");
+    }
+}
