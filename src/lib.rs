@@ -1,2 +1,4 @@
 //! draft
+pub mod config;
+pub mod io;
 pub mod logic;

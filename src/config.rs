@@ -1,0 +1,193 @@
+//! draft: the checked configuration
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::logic::{command, delivery, lighting, telemetry};
+
+/// The configuration, checked: every value is one that the program can run with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The device id, in topics and in the client id.
+    pub device_id: String,
+    /// How to reach the broker.
+    pub broker: Broker,
+    /// The names of the topics.
+    pub topics: Topics,
+    /// The light sensor.
+    pub sensor: Sensor,
+    /// The LED.
+    pub led: Led,
+    /// Who decides about the LED, and how.
+    pub lighting: lighting::Settings,
+    /// The topic on which the server tells that it lives, if any.
+    pub server_status: Option<String>,
+    /// When a reading is recorded.
+    pub telemetry: telemetry::Settings,
+    /// What commands may do.
+    pub commands: command::Settings,
+    /// The backlog on disk.
+    pub backlog: Backlog,
+    /// How records reach the server.
+    pub delivery: delivery::Settings,
+    /// Where the status page listens; `None` is off.
+    pub web_listen: Option<SocketAddr>,
+}
+
+/// How to reach the broker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broker {
+    /// Transport.
+    pub scheme: Scheme,
+    /// Host name or address.
+    pub host: String,
+    /// Port; the scheme's own by default (1883, 8883, 80, 443).
+    pub port: u16,
+    /// Path, for the web socket schemes; begins with a slash.
+    pub path: String,
+    /// MQTT client id; never empty.
+    pub client_id: String,
+    /// User name, if the broker wants one.
+    pub username: Option<String>,
+    /// File with the password in its first line.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the authorities to trust; the system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key_file: Option<PathBuf>,
+    /// MQTT keep alive: 1 s to 18 h.
+    pub keep_alive: Duration,
+}
+
+/// Transport to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `mqtt://`
+    Mqtt,
+    /// `mqtts://`
+    Mqtts,
+    /// `ws://`
+    Ws,
+    /// `wss://`
+    Wss,
+}
+
+/// The names of the topics, `{id}` replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// Live readings.
+    pub telemetry: String,
+    /// Replayed records.
+    pub history: String,
+    /// Live events.
+    pub events: String,
+    /// Commands, inbound.
+    pub commands: String,
+    /// What became of commands.
+    pub results: String,
+    /// The server's acks, inbound.
+    pub acks: String,
+    /// The retained picture of the device.
+    pub state: String,
+    /// Availability.
+    pub status: String,
+}
+
+/// The light sensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sensor {
+    /// Which one.
+    pub driver: SensorDriver,
+    /// I2C bus number.
+    pub bus: u8,
+    /// I2C address; the driver's own when absent.
+    pub address: Option<u16>,
+    /// Analogue channel of a Grove HAT, 0..=7.
+    pub channel: u8,
+    /// The file of `iio` or `trace`.
+    pub path: PathBuf,
+    /// How much faster than recorded `trace` plays, and `simulated` lives.
+    pub speed: f64,
+}
+
+/// The kinds of light sensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SensorDriver {
+    /// Analogue sensor on a Grove Base HAT; 0..=1000, not lux.
+    GroveHat,
+    /// A file of a kernel driver.
+    Iio,
+    /// A recording.
+    Trace,
+    /// An invented day.
+    Simulated,
+}
+
+/// The LED.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Led {
+    /// Which kind.
+    pub driver: LedDriver,
+    /// BCM number of the pin.
+    pub pin: u8,
+    /// The LED is on when the pin is low.
+    pub active_low: bool,
+    /// The file of `sysfs`.
+    pub path: PathBuf,
+    /// The LED after a clean stop.
+    pub at_exit: AtExit,
+}
+
+/// The kinds of LED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LedDriver {
+    /// A pin of the Pi.
+    Gpio,
+    /// A file of a kernel driver.
+    Sysfs,
+    /// None; it is remembered and logged.
+    Simulated,
+}
+
+/// The LED after a clean stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtExit {
+    /// As it was.
+    Keep,
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// The backlog on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backlog {
+    /// Folder of the store.
+    pub path: PathBuf,
+    /// Most records kept.
+    pub max_records: u64,
+    /// Most bytes of packed records kept.
+    pub max_bytes: u64,
+    /// What to give up when full.
+    pub on_full: OnFull,
+}
+
+/// What to give up when the backlog is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// The oldest records.
+    DropOldest,
+    /// The newest records.
+    DropNewest,
+    /// Every second record of the oldest half.
+    Thin,
+}
