@@ -1,5 +1,31 @@
-//! draft
+//! Who decides about the LED, and what.
+//!
+//! ```text
+//!             first reading                    command
+//!   Starting ---------------> Fallback ----------------------> Remote(lease)
+//!      |                       ^  |  ^                              |
+//!      | 3 failed reads, or    |  |  +--- lease over, server -------+
+//!      | none for 3 intervals  |  |       gone, sensor good         |
+//!      v                good   |  | 3 failed, or none               |
+//!   SensorFault ---------------+  | for 3 intervals                 |
+//!      ^  ^-----------------------+                                 |
+//!      +-------- lease over, server gone, sensor bad ---------------+
+//! ```
+//!
+//! Authority is a lease, not a connection: a command holds the LED until the lease has passed without
+//! a sign of life from the server, whatever the link does. The state is derived from three facts (the
+//! command that holds, the health of the sensor, the mode), so that no transition can be forgotten.
+//! The controller calls this with what happened; each call gives back the change of the LED, if any.
+
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// This many failed reads in a row, or intervals without one, make a sensor fault.
+const FAULT_AFTER: u32 = 3;
+/// Bounds of a lease that comes with a command.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The rules for the LED.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +47,7 @@ pub struct Settings {
 }
 
 /// Who may decide about the LED.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The server while its lease lasts, else the local rule.
@@ -42,7 +68,7 @@ pub enum Lease {
 }
 
 /// The LED when nothing is to be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailSafe {
     /// On.
@@ -51,4 +77,357 @@ pub enum FailSafe {
     Off,
     /// As it is.
     Keep,
+}
+
+/// Who decides at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nobody yet: there was neither a reading nor a command.
+    Starting,
+    /// The local rule.
+    Fallback,
+    /// The server.
+    Remote {
+        /// When its lease ends on the boot clock; `None` while the link stands, or in mode `remote`.
+        until: Option<Duration>,
+    },
+    /// The fail-safe: the sensor cannot be trusted and no command holds.
+    SensorFault,
+}
+
+impl State {
+    /// Its name in events and in `state`.
+    pub fn by(self) -> &'static str {
+        match self {
+            State::Starting => "start",
+            State::Fallback => "fallback",
+            State::Remote { .. } => "remote",
+            State::SensorFault => "fail-safe",
+        }
+    }
+}
+
+/// The LED changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What it becomes.
+    pub led_on: bool,
+    /// Who decided.
+    pub by: &'static str,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// The decision about the LED and what it rests on.
+#[derive(Debug)]
+pub struct Lighting {
+    settings: Settings,
+    led_on: bool,
+    changed_at: Option<Duration>,
+    held: Option<Held>,
+    sensor: Sensor,
+    light: Option<f64>,
+    failures: u32,
+    last_good: Duration,
+    read_at: Duration,
+    decided: State,
+    why: String,
+}
+
+/// The command that holds the LED.
+#[derive(Debug)]
+struct Held {
+    led_on: bool,
+    lease: Lease,
+    until: Option<Duration>,
+    why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sensor {
+    Unknown,
+    Good,
+    Faulty,
+}
+
+impl Lighting {
+    /// Begins with the LED as it is found.
+    pub fn new(settings: Settings, led_on: bool, now: Duration) -> Self {
+        Self {
+            settings,
+            led_on,
+            changed_at: None,
+            held: None,
+            sensor: Sensor::Unknown,
+            light: None,
+            failures: 0,
+            last_good: now,
+            read_at: now,
+            decided: State::Starting,
+            why: "no reading yet".into(),
+        }
+    }
+
+    /// The sensor gave `light`.
+    pub fn read(&mut self, light: f64, now: Duration) -> Option<Change> {
+        self.light = Some(light);
+        self.failures = 0;
+        self.last_good = now;
+        self.sensor = Sensor::Good;
+        self.decide(now)
+    }
+
+    /// The sensor gave nothing.
+    pub fn read_failed(&mut self, now: Duration) -> Option<Change> {
+        self.failures = self.failures.saturating_add(1);
+        self.decide(now)
+    }
+
+    /// The server decided. `lease` is the command's own, kept within 1 s and 24 h.
+    pub fn command(
+        &mut self,
+        led_on: bool,
+        lease: Option<Duration>,
+        why: String,
+        now: Duration,
+    ) -> Option<Change> {
+        let lease = match lease {
+            Some(own) => Lease::For(own.clamp(LEASE_MIN, LEASE_MAX)),
+            None => self.settings.lease,
+        };
+        self.held = Some(Held {
+            led_on,
+            lease,
+            until: lease.end(now),
+            why,
+        });
+        self.decide(now)
+    }
+
+    /// A sign of life from the server: the command that holds goes on holding.
+    pub fn server_alive(&mut self, now: Duration) {
+        if let Some(held) = &mut self.held
+            && held.until.is_none_or(|until| now < until)
+        {
+            held.until = held.lease.end(now);
+        }
+    }
+
+    /// The server said that it goes away.
+    pub fn server_gone(&mut self, now: Duration) -> Option<Change> {
+        if self.settings.mode != Mode::Remote {
+            self.held = None;
+        }
+        self.decide(now)
+    }
+
+    /// The link is down: what holds while linked holds no more.
+    pub fn link_down(&mut self, now: Duration) -> Option<Change> {
+        if self.settings.mode != Mode::Remote
+            && let Some(Held {
+                lease: Lease::WhileLinked,
+                ..
+            }) = self.held
+        {
+            self.held = None;
+        }
+        self.decide(now)
+    }
+
+    /// New rules, already checked (`on_below <= off_above`, both finite).
+    pub fn set_rules(
+        &mut self,
+        mode: Mode,
+        on_below: f64,
+        off_above: f64,
+        now: Duration,
+    ) -> Option<Change> {
+        self.settings.mode = mode;
+        self.settings.on_below = on_below;
+        self.settings.off_above = off_above;
+        self.decide(now)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) -> Option<Change> {
+        self.decide(now)
+    }
+
+    /// Whether the sensor is to be read now; saying so sets the next time.
+    pub fn read_due(&mut self, now: Duration) -> bool {
+        let due = now >= self.read_at;
+        if due {
+            let beat = self.read_at + self.settings.interval;
+            // After a pause the beat starts anew instead of catching up.
+            self.read_at = if beat > now {
+                beat
+            } else {
+                now + self.settings.interval
+            };
+        }
+        due
+    }
+
+    /// When to call [`Lighting::tick`] or [`Lighting::read_due`] next.
+    pub fn next_deadline(&self) -> Duration {
+        let mut next = self.read_at;
+        if self.sensor != Sensor::Faulty {
+            next = next.min(self.fault_at());
+        }
+        if self.settings.mode == Mode::Auto
+            && let Some(until) = self.held.as_ref().and_then(|held| held.until)
+        {
+            next = next.min(until);
+        }
+        if let Some(held_until) = self.hold_over()
+            && self.local_rule().is_some_and(|on| on != self.led_on)
+            && self.state() == State::Fallback
+        {
+            next = next.min(held_until);
+        }
+        next
+    }
+
+    /// Who decides.
+    pub fn state(&self) -> State {
+        let local = match self.sensor {
+            Sensor::Unknown => State::Starting,
+            Sensor::Good => State::Fallback,
+            Sensor::Faulty => State::SensorFault,
+        };
+        match (self.settings.mode, &self.held) {
+            (Mode::Local, _) | (Mode::Auto, None) => local,
+            (Mode::Auto, Some(held)) => State::Remote { until: held.until },
+            (Mode::Remote, Some(_)) => State::Remote { until: None },
+            (Mode::Remote, None) => State::Starting,
+        }
+    }
+
+    /// The LED.
+    pub fn led_on(&self) -> bool {
+        self.led_on
+    }
+
+    /// Why it is as it is, in words.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The last light, in the sensor's unit.
+    pub fn light(&self) -> Option<f64> {
+        self.light
+    }
+
+    /// Whether the sensor gives readings; true until it has failed.
+    pub fn sensor_ok(&self) -> bool {
+        self.sensor != Sensor::Faulty
+    }
+
+    /// The rules in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn decide(&mut self, now: Duration) -> Option<Change> {
+        if self.settings.mode == Mode::Auto
+            && self
+                .held
+                .as_ref()
+                .is_some_and(|held| held.until.is_some_and(|until| now >= until))
+        {
+            self.held = None;
+        }
+        if self.failures >= FAULT_AFTER || now >= self.fault_at() {
+            self.sensor = Sensor::Faulty;
+        }
+        let state = self.state();
+        let (led_on, why) = match state {
+            State::Starting => (self.led_on, String::new()),
+            State::Remote { .. } => match &self.held {
+                Some(held) => (held.led_on, held.why.clone()),
+                None => (self.led_on, String::new()),
+            },
+            State::Fallback => self.fallback(now),
+            State::SensorFault => self.fail_safe(),
+        };
+        let entered = state.by() != self.decided.by();
+        self.decided = state;
+        let changed = led_on != self.led_on;
+        if (entered || changed || matches!(state, State::Remote { .. })) && !why.is_empty() {
+            self.why = why;
+        }
+        if !changed {
+            return None;
+        }
+        self.led_on = led_on;
+        self.changed_at = Some(now);
+        Some(Change {
+            led_on,
+            by: state.by(),
+            why: self.why.clone(),
+        })
+    }
+
+    /// The local rule with its hold.
+    fn fallback(&self, now: Duration) -> (bool, String) {
+        let Some(light) = self.light else {
+            return (self.led_on, String::new());
+        };
+        let Settings {
+            on_below,
+            off_above,
+            ..
+        } = self.settings;
+        match self.local_rule() {
+            Some(led_on)
+                if led_on != self.led_on && self.hold_over().is_some_and(|over| now < over) =>
+            {
+                (self.led_on, format!("light {light}, held"))
+            }
+            Some(true) => (true, format!("light {light} is below {on_below}")),
+            Some(false) => (false, format!("light {light} is above {off_above}")),
+            None => (
+                self.led_on,
+                format!("light {light} is between {on_below} and {off_above}: unchanged"),
+            ),
+        }
+    }
+
+    /// What the thresholds say, if they say anything.
+    fn local_rule(&self) -> Option<bool> {
+        let light = self.light?;
+        if light < self.settings.on_below {
+            Some(true)
+        } else if light > self.settings.off_above {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    fn fail_safe(&self) -> (bool, String) {
+        let why = "the sensor gives no readings and no command holds".to_string();
+        match self.settings.fail_safe {
+            FailSafe::On => (true, why),
+            FailSafe::Off => (false, why),
+            FailSafe::Keep => (self.led_on, why),
+        }
+    }
+
+    fn hold_over(&self) -> Option<Duration> {
+        self.changed_at.map(|at| at + self.settings.hold)
+    }
+
+    fn fault_at(&self) -> Duration {
+        self.last_good + self.settings.interval * FAULT_AFTER
+    }
+}
+
+impl Lease {
+    fn end(self, now: Duration) -> Option<Duration> {
+        match self {
+            Lease::For(lease) => Some(now + lease),
+            Lease::WhileLinked => None,
+        }
+    }
 }

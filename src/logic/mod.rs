@@ -11,12 +11,14 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod command;
+mod controller;
 pub mod delivery;
 pub mod lighting;
+pub mod outage;
 pub mod telemetry;
 pub mod time;
 
-use std::time::Duration;
+pub use controller::{Birth, Controller, Settings, View};
 
 use uuid::Uuid;
 
@@ -135,6 +137,8 @@ pub enum Output {
         records: Vec<Record>,
         /// Ids of commands obeyed since the last time, to be known after a restart.
         command_ids: Vec<String>,
+        /// The highest `seq` of this run so far, stored or not.
+        last_seq: u64,
     },
     /// Remove confirmed records from the disk; no answer.
     Forget(Vec<KeyRange>),

@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
+use super::command::Outcome;
+use super::time::{Clock, ClockState, Stamp, rfc3339};
 
 /// When a reading becomes a record.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +100,7 @@ pub enum Event {
         /// What was asked.
         command: String,
         /// What became of it.
-        result: String,
+        result: Outcome,
         /// Why, in words.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
@@ -202,13 +203,13 @@ pub struct Book {
 }
 
 impl Book {
-    /// A new run with no records.
+    /// A new run. Its first number is taken: it belongs to the event `started`.
     pub fn new(settings: Settings, run: Uuid, boot_id: Uuid) -> Self {
         Self {
             settings,
             run,
             boot_id,
-            last_seq: 0,
+            last_seq: 1,
             recorded: None,
         }
     }
@@ -218,7 +219,7 @@ impl Book {
         self.run
     }
 
-    /// The number of the newest record; 0 before the first.
+    /// The number of the newest record.
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }
@@ -228,19 +229,25 @@ impl Book {
         &self.settings
     }
 
-    /// Changes the least time between two recorded readings.
-    pub fn set_interval(&mut self, interval: Duration) {
-        self.settings.interval = interval;
+    /// Makes the first record, which is finished only when the store has named the run before.
+    pub fn first(&self, body: Body, stamp: Stamp) -> Record {
+        Record {
+            run: self.run,
+            seq: 1,
+            boot_id: self.boot_id,
+            stamp,
+            body,
+        }
     }
 
     /// Makes the next record.
-    pub fn record(&mut self, body: Body, clock: &Clock, now: Now) -> Record {
+    pub fn record(&mut self, body: Body, stamp: Stamp) -> Record {
         self.last_seq += 1;
         Record {
             run: self.run,
             seq: self.last_seq,
             boot_id: self.boot_id,
-            stamp: clock.stamp(now),
+            stamp,
             body,
         }
     }
@@ -258,7 +265,7 @@ impl Book {
         if due && moved {
             // Keep the beat of the interval instead of drifting by each tick's lateness.
             let beat = at + interval;
-            let next = if now < beat + interval { beat.max(at) } else { now };
+            let next = if now < beat + interval { beat } else { now };
             self.recorded = Some((next, light));
         }
         due && moved
@@ -266,7 +273,10 @@ impl Book {
 }
 
 /// 243.0 is written as 243, as the lesson's device does.
-fn plain_number<S: serde::Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn plain_number<S: serde::Serializer>(
+    number: &f64,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() < EXACT {
         serializer.serialize_i64(*number as i64)

@@ -1,0 +1,227 @@
+//! The loop: wait for one thing, hand it to the controller, carry out what comes back.
+//!
+//! The only place that joins the two halves. It decides nothing and never waits inside: the sensor, the
+//! backlog and the session live beside it and answer with inputs. `main.rs` and `demo.rs` call it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::io::backlog::Backlog;
+use crate::io::broker::{Link, Session};
+use crate::io::clock::{self, Clock};
+use crate::io::led::Led;
+use crate::io::sensor::Reader;
+use crate::io::systemd;
+use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
+
+/// At the end, the backlog may take so long to finish what it was told.
+const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
+
+/// Runs the nightlight until it is asked to stop: by `stop`, or by a command. Every change of the
+/// picture of the device is shown on `show`.
+pub async fn run(config: Config, stop: impl Future<Output = ()>, show: watch::Sender<Option<View>>) -> Exit {
+    let (sender, mut inputs) = mpsc::unbounded_channel();
+    let mut shell = Shell::start(&config, sender);
+    let mut controller = Controller::new(settings(&config), shell.birth(), shell.clock.now());
+    let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
+    let mut stop = std::pin::pin!(stop);
+    let mut asked = false;
+    info!(run = %shell.run, "nightlight {} started as {}", crate::VERSION, config.device_id);
+    systemd::ready();
+    loop {
+        while let Some(output) = controller.poll_output() {
+            if let Some(input) = shell.carry_out(output) {
+                controller.handle(input, shell.clock.now());
+            }
+            if let Some(exit) = shell.exit {
+                shell.leave().await;
+                return exit;
+            }
+        }
+        let now = shell.clock.now();
+        show.send_replace(Some(controller.view(now)));
+        let wait = controller.next_deadline().saturating_sub(now.boot);
+        let input = tokio::select! {
+            biased;
+            () = &mut stop, if !asked => {
+                asked = true;
+                systemd::stopping();
+                Input::ShutdownAsked
+            }
+            Some(input) = inputs.recv() => input,
+            input = next(&mut shell.session) => shell.from_link(input),
+            () = tokio::time::sleep_until(Instant::now() + wait) => Input::DeadlineReached,
+            () = tick(&mut watchdog) => {
+                systemd::feed();
+                continue;
+            }
+        };
+        controller.handle(input, shell.clock.now());
+    }
+}
+
+/// What the controller's orders act on.
+struct Shell {
+    run: Uuid,
+    boot_id: Uuid,
+    clock: Clock,
+    led: Option<Led>,
+    led_on: bool,
+    led_config: crate::config::Led,
+    sensor: Reader,
+    backlog: Option<Backlog>,
+    link: Link,
+    session: Option<Session>,
+    exit: Option<Exit>,
+}
+
+impl Shell {
+    fn start(config: &Config, inputs: mpsc::UnboundedSender<Input>) -> Self {
+        let run = Uuid::new_v4();
+        let boot_id = clock::boot_id();
+        let (led, led_on) = match Led::open(&config.led) {
+            Ok((led, led_on)) => (Some(led), led_on),
+            Err(error) => {
+                warn!("the LED cannot be opened: {error}");
+                (None, false)
+            }
+        };
+        Self {
+            run,
+            boot_id,
+            clock: Clock::new(),
+            led,
+            led_on,
+            led_config: config.led.clone(),
+            sensor: Reader::start(&config.sensor, inputs.clone()),
+            backlog: Some(Backlog::open(&config.backlog, run, boot_id, inputs)),
+            link: Link::new(config),
+            session: None,
+            exit: None,
+        }
+    }
+
+    fn birth(&self) -> Birth {
+        Birth {
+            run: self.run,
+            boot_id: self.boot_id,
+            built_ms: clock::BUILT_MS,
+            seed: self.run.as_u64_pair().0,
+            led_on: self.led_on,
+            version: crate::VERSION.to_owned(),
+        }
+    }
+
+    /// Carries an order out; gives back what is known of it at once.
+    fn carry_out(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::ReadSensor => self.sensor.read(),
+            Output::SetLed(on) => return self.set_led(on).err().map(Input::LedFailed),
+            Output::Connect => match self.link.connect() {
+                Ok(session) => self.session = Some(session),
+                Err(why) => {
+                    let refused = true;
+                    return Some(Input::LinkDown { why, refused });
+                }
+            },
+            Output::Disconnect => self.session = None,
+            Output::Publish(message) => {
+                if let Some(session) = &mut self.session {
+                    session.publish(message);
+                }
+            }
+            Output::Store {
+                records,
+                command_ids,
+                last_seq,
+            } => self.with_backlog(|backlog| backlog.store(records, command_ids, last_seq)),
+            Output::Forget(ranges) => self.with_backlog(|backlog| backlog.forget(ranges)),
+            Output::ForgetLoss(id) => self.with_backlog(|backlog| backlog.forget_loss(id)),
+            Output::Fetch { after, limit } => {
+                self.with_backlog(|backlog| backlog.fetch(after, limit));
+            }
+            Output::Log(Level::Info, text) => info!("{text}"),
+            Output::Log(Level::Warn, text) => warn!("{text}"),
+            Output::Exit(exit) => self.exit = Some(exit),
+        }
+        None
+    }
+
+    fn with_backlog(&self, order: impl FnOnce(&Backlog)) {
+        if let Some(backlog) = &self.backlog {
+            order(backlog);
+        }
+    }
+
+    /// Switches the LED; one that could not be opened is tried again each time.
+    fn set_led(&mut self, on: bool) -> Result<(), String> {
+        if self.led.is_none() {
+            let (led, _) = Led::open(&self.led_config).map_err(|error| error.to_string())?;
+            self.led = Some(led);
+        }
+        match &mut self.led {
+            Some(led) => led.set(on).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// What the link says; a session that is over is dropped.
+    fn from_link(&mut self, input: Input) -> Input {
+        if let Input::LinkDown { .. } = input
+            && let Some(session) = self.session.take()
+        {
+            self.link.ended(&session);
+        }
+        input
+    }
+
+    /// The end, in order: LED, link, backlog.
+    async fn leave(mut self) {
+        if let Some(led) = &mut self.led
+            && let Err(error) = led.leave()
+        {
+            warn!("the LED cannot be left as configured: {error}");
+        }
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+        if let Some(backlog) = self.backlog.take()
+            && !backlog.close(BACKLOG_CLOSE)
+        {
+            error!("the backlog did not finish in time; the next start will repair it");
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        lighting: config.lighting.clone(),
+        telemetry: config.telemetry.clone(),
+        commands: config.commands.clone(),
+        delivery: config.delivery.clone(),
+    }
+}
+
+/// The session's next word; never, without a session.
+async fn next(session: &mut Option<Session>) -> Input {
+    match session {
+        Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The watchdog's next tick; never, without a watchdog.
+async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
+    match watchdog {
+        Some(watchdog) => {
+            watchdog.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,384 @@
+//! The link: one MQTT session with the broker, over rumqttc.
+//!
+//! Each try to connect gets a fresh client and event loop, and each session its own pairing of
+//! publications with packet ids: nothing outlives a connection, so no late acknowledgement can be taken
+//! for another. What was in flight when a session ends is the pure half's to publish again.
+//! It does not wait or try again by itself; `daemon.rs` asks for a session and hands on what it says.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions,
+    NetworkOptions, Outgoing, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
+    Transport,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::config::{Broker, Config, Scheme, Topics};
+use crate::logic::Input;
+use crate::logic::delivery::{CONTROL_ROOM, Message, Topic};
+
+/// Name, TCP, TLS and CONNACK together may take so long; a Pi Zero needs seconds for TLS alone.
+const CONNECT_TIMEOUT: u64 = 20;
+/// Larger packets from the broker end the session.
+const MAX_INCOMING: usize = 4 * 1024 * 1024;
+/// Larger packets are not sent; a batch of records is far below.
+const MAX_OUTGOING: usize = 256 * 1024;
+/// Room for subscriptions and the like beside the publications in flight.
+const SPARE: usize = 48;
+/// Without any event for so many keep-alives the peer is dead, whatever TCP says.
+const DEAD_AFTER: f64 = 2.5;
+/// A clean goodbye may take so long.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Makes sessions.
+#[derive(Debug)]
+pub struct Link {
+    broker: Broker,
+    topics: Topics,
+    server_status: Option<String>,
+    window: usize,
+    qos: u8,
+    /// The last session died of a packet that the broker would send again.
+    start_clean: bool,
+}
+
+impl Link {
+    /// For the configured broker; nothing is opened yet.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            broker: config.broker.clone(),
+            topics: config.topics.clone(),
+            server_status: config.server_status.clone(),
+            window: config.delivery.window,
+            qos: config.delivery.qos,
+            start_clean: false,
+        }
+    }
+
+    /// Begins a session; [`Session::next`] tells what becomes of it.
+    ///
+    /// # Errors
+    /// A file of the configuration cannot be read, in words.
+    pub fn connect(&mut self) -> Result<Session, String> {
+        let options = self.options()?;
+        let capacity = self.window + CONTROL_ROOM + SPARE;
+        let (client, mut event_loop) = AsyncClient::new(options, capacity);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        network.set_connection_timeout(CONNECT_TIMEOUT);
+        event_loop.set_network_options(network);
+        let (sender, events) = mpsc::channel(64);
+        // Polling is not cancel-safe: the event loop lives and dies in a task of its own.
+        let task = tokio::spawn(async move {
+            loop {
+                let event = event_loop.poll().await;
+                let over = event.is_err();
+                if sender.send(event).await.is_err() || over {
+                    break;
+                }
+            }
+        });
+        Ok(Session {
+            client,
+            events,
+            task,
+            topics: self.topics.clone(),
+            server_status: self.server_status.clone(),
+            on_the_way: VecDeque::new(),
+            in_flight: HashMap::new(),
+            last_event: Instant::now(),
+            dead_after: self.broker.keep_alive.mul_f64(DEAD_AFTER)
+                + Duration::from_secs(CONNECT_TIMEOUT),
+            failed: None,
+        })
+    }
+
+    /// A session has ended; `why` decides how the next one begins.
+    pub fn ended(&mut self, session: &Session) {
+        self.start_clean = session
+            .failed
+            .as_deref()
+            .is_some_and(|why| why.contains(TOO_LARGE));
+    }
+
+    fn options(&self) -> Result<MqttOptions, String> {
+        let Broker {
+            scheme, host, port, ..
+        } = &self.broker;
+        let bare_host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = match scheme {
+            Scheme::Mqtt | Scheme::Mqtts => bare_host.to_owned(),
+            Scheme::Ws => format!("ws://{host}:{port}{}", self.broker.path),
+            Scheme::Wss => format!("wss://{host}:{port}{}", self.broker.path),
+        };
+        let mut options = MqttOptions::new(self.broker.client_id.clone(), address, *port);
+        options.set_transport(match scheme {
+            Scheme::Mqtt => Transport::Tcp,
+            Scheme::Ws => Transport::Ws,
+            Scheme::Mqtts => Transport::tls_with_config(tls(&self.broker)?),
+            Scheme::Wss => Transport::wss_with_config(tls(&self.broker)?),
+        });
+        options.set_keep_alive(self.broker.keep_alive);
+        // At QoS 2 a kept session would remember packet ids that a fresh client uses anew.
+        options.set_clean_session(self.qos == 2 || self.start_clean);
+        options.set_inflight((self.window + CONTROL_ROOM + SPARE) as u16);
+        options.set_max_packet_size(MAX_INCOMING, MAX_OUTGOING);
+        options.set_last_will(LastWill::new(
+            self.topics.status.clone(),
+            "offline",
+            QoS::AtLeastOnce,
+            true,
+        ));
+        if let Some(username) = &self.broker.username {
+            let password = match &self.broker.password_file {
+                Some(file) => read(file)?.lines().next().unwrap_or_default().to_owned(),
+                None => String::new(),
+            };
+            options.set_credentials(username.clone(), password);
+        }
+        Ok(options)
+    }
+}
+
+/// What rumqttc says of a packet over the limit, in its own words.
+const TOO_LARGE: &str = "ayload size limit exceeded";
+
+/// One session, or the try to make one.
+#[derive(Debug)]
+pub struct Session {
+    client: AsyncClient,
+    events: mpsc::Receiver<Result<Event, ConnectionError>>,
+    task: JoinHandle<()>,
+    topics: Topics,
+    server_status: Option<String>,
+    /// Tokens handed to the client that have no packet id yet, in order.
+    on_the_way: VecDeque<u64>,
+    in_flight: HashMap<u16, u64>,
+    last_event: Instant,
+    dead_after: Duration,
+    failed: Option<String>,
+}
+
+impl Session {
+    /// Hands a publication to the client; never waits.
+    pub fn publish(&mut self, message: Message) {
+        let qos = match message.qos {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        };
+        let topic = self.topic(message.topic).to_owned();
+        let result = self
+            .client
+            .try_publish(topic, qos, message.retain, message.payload);
+        match result {
+            Ok(()) => self.on_the_way.push_back(message.token),
+            Err(error) => self.failed = Some(format!("a publication was not taken: {error}")),
+        }
+    }
+
+    /// What happens next on the link. Cancel-safe. After a `LinkDown` the session is over.
+    pub async fn next(&mut self) -> Input {
+        loop {
+            if let Some(why) = self.failed.clone() {
+                return Input::LinkDown {
+                    why,
+                    refused: false,
+                };
+            }
+            let dead_at = self.last_event + self.dead_after;
+            let event = match tokio::time::timeout_at(dead_at, self.events.recv()).await {
+                Err(_) => return self.over("nothing was heard from the broker".into(), false),
+                Ok(None) => return self.over("the session ended".into(), false),
+                Ok(Some(Err(error))) => {
+                    let refused = is_refusal(&error);
+                    return self.over(in_words(&error), refused);
+                }
+                Ok(Some(Ok(event))) => event,
+            };
+            self.last_event = Instant::now();
+            if let Some(input) = self.translate(event) {
+                return input;
+            }
+        }
+    }
+
+    /// Says goodbye, so that the broker does not publish the last will, and ends.
+    pub async fn close(mut self) {
+        if self.client.try_disconnect().is_ok() {
+            let farewell = async {
+                while let Some(Ok(event)) = self.events.recv().await {
+                    if event == Event::Outgoing(Outgoing::Disconnect) {
+                        break;
+                    }
+                }
+            };
+            // The broker is about to be left; whether it heard so makes no difference here.
+            let _ = tokio::time::timeout(GOODBYE, farewell).await;
+        }
+    }
+
+    fn over(&mut self, why: String, refused: bool) -> Input {
+        self.failed = Some(why.clone());
+        Input::LinkDown { why, refused }
+    }
+
+    fn translate(&mut self, event: Event) -> Option<Input> {
+        match event {
+            Event::Incoming(Incoming::ConnAck(_)) => {
+                self.subscribe();
+                Some(Input::LinkUp)
+            }
+            Event::Outgoing(Outgoing::Publish(pkid)) => {
+                let token = self.on_the_way.pop_front()?;
+                if pkid == 0 {
+                    return Some(Input::Acked(token));
+                }
+                self.in_flight.insert(pkid, token);
+                None
+            }
+            Event::Incoming(Incoming::PubAck(ack)) => {
+                self.in_flight.remove(&ack.pkid).map(Input::Acked)
+            }
+            Event::Incoming(Incoming::PubComp(ack)) => {
+                self.in_flight.remove(&ack.pkid).map(Input::Acked)
+            }
+            Event::Incoming(Incoming::SubAck(ack)) => {
+                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                    warn!(
+                        "the broker refused a subscription: commands or acks will not come; check its access list"
+                    );
+                }
+                None
+            }
+            Event::Incoming(Incoming::Publish(publish)) => {
+                let payload = publish.payload.to_vec();
+                if publish.topic == self.topics.commands {
+                    let retained = publish.retain;
+                    Some(Input::CommandReceived { payload, retained })
+                } else if publish.topic == self.topics.acks {
+                    Some(Input::ServerAcked(payload))
+                } else if self.server_status.as_ref() == Some(&publish.topic) {
+                    Some(Input::ServerStatus(payload))
+                } else {
+                    debug!(topic = publish.topic, "not asked for");
+                    None
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn subscribe(&mut self) {
+        let inbound = [&self.topics.commands, &self.topics.acks];
+        let filters = inbound
+            .into_iter()
+            .chain(&self.server_status)
+            .map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce));
+        if let Err(error) = self.client.try_subscribe_many(filters) {
+            self.failed = Some(format!("cannot subscribe: {error}"));
+        }
+    }
+
+    fn topic(&self, topic: Topic) -> &str {
+        match topic {
+            Topic::Telemetry => &self.topics.telemetry,
+            Topic::History => &self.topics.history,
+            Topic::Events => &self.topics.events,
+            Topic::Results => &self.topics.results,
+            Topic::State => &self.topics.state,
+            Topic::Status => &self.topics.status,
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn is_refusal(error: &ConnectionError) -> bool {
+    matches!(
+        error,
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword
+                | ConnectReturnCode::NotAuthorized
+                | ConnectReturnCode::BadClientId
+                | ConnectReturnCode::RefusedProtocolVersion
+        )
+    )
+}
+
+fn in_words(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ConnectionRefused(ConnectReturnCode::BadUserNamePassword) => {
+            "the broker refused the user name or password: check broker.username and broker.password_file".into()
+        }
+        ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized) => {
+            "the broker says: not authorised; check broker.username, broker.password_file and its access list".into()
+        }
+        ConnectionError::ConnectionRefused(ConnectReturnCode::BadClientId) => {
+            "the broker refused the client id: check broker.client_id".into()
+        }
+        ConnectionError::NetworkTimeout => "the broker did not answer in time".into(),
+        other => other.to_string(),
+    }
+}
+
+fn tls(broker: &Broker) -> Result<TlsConfiguration, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS: {error}"))?
+        .with_root_certificates(roots(broker.ca_file.as_deref())?);
+    let config = match (&broker.cert_file, &broker.key_file) {
+        (Some(cert), Some(key)) => {
+            let chain = certificates(cert)?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| format!("no private key in {}: {error}", key.display()))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| format!("the client certificate does not work: {error}"))?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(TlsConfiguration::Rustls(Arc::new(config)))
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    let (certificates, from) = match ca_file {
+        Some(file) => (certificates(file)?, file.display().to_string()),
+        None => (
+            rustls_native_certs::load_native_certs().certs,
+            "the system's certificates".to_owned(),
+        ),
+    };
+    // Single bad certificates in a system store are common and harmless.
+    let (added, _) = roots.add_parsable_certificates(certificates);
+    match added {
+        0 => Err(format!("no usable certificate in {from}")),
+        _ => Ok(roots),
+    }
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| format!("no certificate in {}: {error}", file.display()))
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+}

@@ -1,0 +1,745 @@
+//! The controller: hands each input to the part that it concerns, and that part's word to the others.
+//!
+//! It decides nothing itself. One input is handled at a time; then [`Controller::advance`] lets every
+//! part do what its deadlines say, and the orders wait in [`Controller::poll_output`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::command::{Action, Command, Inbox, Outcome, Rules, Verdict};
+use super::delivery::{self, Delivery, Topic};
+use super::lighting::{self, Change, Lighting, Mode, State};
+use super::outage::{Cause, Outage};
+use super::telemetry::{self, Body, Book, Event, Keep};
+use super::time::{Clock, ClockState, Now, Stamp};
+use super::{Exit, Input, Level, Opened, Output, command};
+
+/// `state` is published at least so often.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
+/// The first record waits so long for the store to name the run before.
+const STARTED_WAITS: Duration = Duration::from_secs(10);
+/// The LED could not be written: the next try.
+const LED_RETRY: Duration = Duration::from_secs(1);
+/// At a stop, publications have so long to be confirmed, and all of it may take so long.
+const STOP_QUIET: Duration = Duration::from_millis(500);
+const STOP_MAX: Duration = Duration::from_secs(3);
+/// Larger acks are not read.
+const MAX_ACK: usize = 64 * 1024;
+
+/// What every part needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Who decides about the LED, and how.
+    pub lighting: lighting::Settings,
+    /// When a reading is recorded.
+    pub telemetry: telemetry::Settings,
+    /// What commands may do.
+    pub commands: command::Settings,
+    /// How records reach the server.
+    pub delivery: delivery::Settings,
+}
+
+/// The circumstances in which a run begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Birth {
+    /// Names this run; never used before.
+    pub run: Uuid,
+    /// Names this start of the machine.
+    pub boot_id: Uuid,
+    /// When the program was built, in milliseconds since 1970: no time is earlier.
+    pub built_ms: i64,
+    /// Seed of the jitters.
+    pub seed: u64,
+    /// The LED as it was found.
+    pub led_on: bool,
+    /// The version of the program.
+    pub version: String,
+}
+
+/// The whole pure half.
+#[derive(Debug)]
+pub struct Controller {
+    birth: Birth,
+    keep: Keep,
+    allow_reboot: bool,
+    lighting: Lighting,
+    inbox: Inbox,
+    book: Book,
+    delivery: Delivery,
+    clock: Clock,
+    outage: Outage,
+    /// The first record is not finished; the stamp it will carry, and until when it waits.
+    starting: Option<(Stamp, Duration)>,
+    /// The newest reading of an outage, with `keep = "latest"`.
+    kept: Option<(Stamp, Body)>,
+    reading: bool,
+    /// Commands that wait for the next reading.
+    read_now: Vec<Command>,
+    announced: Option<Announced>,
+    announce_at: Duration,
+    led_retry_at: Option<Duration>,
+    stopping: Option<Stopping>,
+    link_why: String,
+    commands_refused: u64,
+    outputs: VecDeque<Output>,
+}
+
+/// The picture of the device at one moment, for `state`, the status page and the terminal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The LED.
+    pub led_on: bool,
+    /// Who decides: `start`, `fallback`, `remote` or `fail-safe`.
+    pub by: String,
+    /// Why the LED is as it is, in words.
+    pub why: String,
+    /// The last light, in the sensor's unit.
+    pub light: Option<f64>,
+    /// Who may decide.
+    pub mode: Mode,
+    /// Records that are not confirmed and not just being delivered live.
+    pub backlog: u64,
+    /// What the wall clock is worth.
+    pub clock: ClockState,
+    /// The version of the program.
+    pub version: String,
+    /// This run.
+    pub run: Uuid,
+    /// The number of its newest record.
+    pub last_seq: u64,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Why the link is down, in words; empty when it is up.
+    pub link_why: String,
+    /// Whether the sensor gives readings.
+    pub sensor_ok: bool,
+    /// Seconds until the lease ends, if one runs.
+    pub lease_left: Option<f64>,
+    /// How long the outage under way lasts, in seconds.
+    pub outage: Option<f64>,
+    /// Commands refused since the start.
+    pub commands_refused: u64,
+}
+
+/// What a change of is announced.
+#[derive(Debug, Clone, PartialEq)]
+struct Announced {
+    led_on: bool,
+    by: String,
+    mode: Mode,
+    clock: ClockState,
+    sensor_ok: bool,
+    backlog: bool,
+}
+
+/// A stop under way.
+#[derive(Debug)]
+struct Stopping {
+    exit: Exit,
+    quiet_by: Duration,
+    over_by: Duration,
+    stored: bool,
+    done: bool,
+}
+
+impl Controller {
+    /// Begins a run.
+    pub fn new(settings: Settings, birth: Birth, now: Now) -> Self {
+        let clock = Clock::new(birth.boot_id, birth.built_ms, now);
+        let starting = Some((clock.stamp(now), now.boot + STARTED_WAITS));
+        let mut controller = Self {
+            keep: settings.telemetry.keep,
+            allow_reboot: settings.commands.allow_reboot,
+            lighting: Lighting::new(settings.lighting, birth.led_on, now.boot),
+            inbox: Inbox::new(settings.commands),
+            book: Book::new(settings.telemetry, birth.run, birth.boot_id),
+            delivery: Delivery::new(settings.delivery, birth.seed, now.boot),
+            outage: Outage::default(),
+            starting,
+            kept: None,
+            reading: false,
+            read_now: Vec::new(),
+            announced: None,
+            announce_at: now.boot,
+            led_retry_at: None,
+            stopping: None,
+            link_why: "not connected yet".into(),
+            commands_refused: 0,
+            outputs: VecDeque::new(),
+            clock,
+            birth,
+        };
+        controller.advance(now);
+        controller
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        self.observe_clock(now);
+        match input {
+            Input::Read(light) => self.read(light, now),
+            Input::ReadFailed(why) => self.read_failed(&why, now),
+            Input::LedFailed(why) => {
+                if self.led_retry_at.is_none() {
+                    self.log(Level::Warn, format!("the LED cannot be switched: {why}"));
+                }
+                self.led_retry_at = Some(now.boot + LED_RETRY);
+            }
+            Input::LinkUp => self.link_up(now),
+            Input::LinkDown { why, refused } => self.link_down(&why, refused, now),
+            Input::Acked(token) => self.delivery.acked(token, now.boot),
+            Input::CommandReceived { payload, retained } => {
+                let known = self.clock.known();
+                self.inbox.receive(&payload, retained, now, known);
+            }
+            Input::ServerAcked(payload) => self.server_acked(&payload, now),
+            Input::ServerStatus(payload) => self.server_status(&payload, now),
+            Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
+            Input::Stored { records } => {
+                self.delivery.stored(records);
+                if let Some(stopping) = &mut self.stopping {
+                    stopping.done = stopping.stored;
+                }
+            }
+            Input::StoreFailed(why) => {
+                self.log(Level::Warn, format!("the backlog cannot be written: {why}"));
+                self.delivery.store_failed(now.boot);
+                self.started(None, now);
+                if let Some(stopping) = &mut self.stopping {
+                    stopping.done = stopping.stored;
+                }
+            }
+            Input::Fetched { records, end } => self.delivery.fetched(records, end),
+            Input::Lost { id, loss } => {
+                let text = format!("{} records were given up: {}", loss.count, loss.reason);
+                self.log(Level::Warn, text);
+                self.tell(Body::Event(Event::Loss(loss)), Some(id), now);
+            }
+            Input::DeadlineReached => {}
+            Input::ShutdownAsked => self.stop(Exit::Stopped, now),
+        }
+        self.advance(now);
+    }
+
+    /// The next order; to be drained after each input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front().or_else(|| self.delivery.poll())
+    }
+
+    /// When to come back with [`Input::DeadlineReached`] if nothing else happens, on the boot clock.
+    pub fn next_deadline(&self) -> Duration {
+        let announce = self.delivery.is_up().then_some(self.announce_at);
+        let starting = self.starting.as_ref().map(|(_, until)| *until);
+        let stopping = self
+            .stopping
+            .as_ref()
+            .map(|stopping| match stopping.stored {
+                false => stopping.quiet_by,
+                true => stopping.over_by,
+            });
+        [
+            Some(self.lighting.next_deadline()),
+            self.inbox.next_deadline(),
+            self.delivery.next_deadline(),
+            announce,
+            starting,
+            stopping,
+            self.led_retry_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or_default()
+    }
+
+    /// The picture of the device at `now`.
+    pub fn view(&self, now: Now) -> View {
+        let lease_left = match self.lighting.state() {
+            State::Remote { until } => until.map(|until| until.saturating_sub(now.boot)),
+            _ => None,
+        };
+        let outage = self
+            .outage
+            .since()
+            .map(|since| now.boot.saturating_sub(since));
+        View {
+            led_on: self.lighting.led_on(),
+            by: self.lighting.state().by().to_owned(),
+            why: self.lighting.why().to_owned(),
+            light: self.lighting.light(),
+            mode: self.lighting.settings().mode,
+            backlog: self.delivery.backlog(),
+            clock: self.clock.state(),
+            version: self.birth.version.clone(),
+            run: self.birth.run,
+            last_seq: self.book.last_seq(),
+            link_up: self.delivery.is_up(),
+            link_why: self.link_why.clone(),
+            sensor_ok: self.lighting.sensor_ok(),
+            lease_left: lease_left.map(|left| left.as_secs_f64()),
+            outage: outage.map(|outage| outage.as_secs_f64()),
+            commands_refused: self.commands_refused,
+        }
+    }
+
+    /// Lets every part do what is due.
+    fn advance(&mut self, now: Now) {
+        let was = self.lighting.state();
+        let change = self.lighting.tick(now.boot);
+        self.lease_over(was, now);
+        self.apply(change, now);
+        if self.lighting.read_due(now.boot) && !self.reading && self.stopping.is_none() {
+            self.reading = true;
+            self.outputs.push_back(Output::ReadSensor);
+        }
+        if self.led_retry_at.is_some_and(|at| now.boot >= at) {
+            self.led_retry_at = None;
+            self.outputs
+                .push_back(Output::SetLed(self.lighting.led_on()));
+        }
+        self.inbox.tick(now);
+        while let Some(verdict) = self.inbox.poll() {
+            self.carry_out(verdict, now);
+        }
+        if self.starting.is_some_and(|(_, until)| now.boot >= until) {
+            self.started(None, now);
+        }
+        if let Some(loss) = self.delivery.take_lost() {
+            self.tell(Body::Event(Event::Loss(loss)), None, now);
+        }
+        if self.starting.is_none() && self.delivery.commit_due(now.boot) {
+            let ids = self.inbox.take_fresh_ids();
+            self.delivery.commit(ids, self.book.last_seq(), now.boot);
+        }
+        self.announce(now);
+        self.delivery
+            .pump(now.boot, &self.clock, self.starting.is_none());
+        self.go_on_stopping(now);
+    }
+
+    fn read(&mut self, light: f64, now: Now) {
+        self.reading = false;
+        let was_ok = self.lighting.sensor_ok();
+        let led_on = self.lighting.led_on();
+        if self.book.takes(light, now.boot) {
+            let body = Body::Reading { light, led_on };
+            if self.keep == Keep::Latest && !self.delivery.is_up() {
+                self.kept = Some((self.clock.stamp(now), body));
+            } else {
+                self.tell(body, None, now);
+            }
+        }
+        let change = self.lighting.read(light, now.boot);
+        if !was_ok {
+            self.sensor_event(true, "it gives readings again".into(), now);
+        }
+        self.apply(change, now);
+        for command in std::mem::take(&mut self.read_now) {
+            self.reply(command.id, Outcome::Applied, "", Some(light));
+        }
+    }
+
+    fn read_failed(&mut self, why: &str, now: Now) {
+        self.reading = false;
+        let was_ok = self.lighting.sensor_ok();
+        let change = self.lighting.read_failed(now.boot);
+        if was_ok && !self.lighting.sensor_ok() {
+            self.sensor_event(false, why.to_owned(), now);
+        }
+        self.apply(change, now);
+        for command in std::mem::take(&mut self.read_now) {
+            self.reply(command.id, Outcome::Rejected, why, None);
+        }
+    }
+
+    fn sensor_event(&mut self, ok: bool, why: String, now: Now) {
+        let level = if ok { Level::Info } else { Level::Warn };
+        self.log(level, format!("sensor: {why}"));
+        self.tell(Body::Event(Event::Sensor { ok, why }), None, now);
+    }
+
+    fn link_up(&mut self, now: Now) {
+        self.log(Level::Info, "link up".into());
+        self.link_why.clear();
+        self.delivery.link_up(now.boot);
+        self.inbox.link_up(now.boot);
+        self.delivery.tell(Topic::Status, b"online".to_vec(), true);
+        self.announced = None;
+        self.end_outage(Cause::Link, now);
+        self.take_kept();
+    }
+
+    fn link_down(&mut self, why: &str, refused: bool, now: Now) {
+        if self.link_why != why {
+            self.log(Level::Warn, format!("link down: {why}"));
+            self.link_why = why.to_owned();
+        }
+        // A link that never was is an outage since the start.
+        let began = match self.starting {
+            Some((stamp, _)) => stamp,
+            None => self.clock.stamp(now),
+        };
+        self.outage.begin(Cause::Link, why, began, now.boot);
+        self.delivery.link_down(refused, now.boot);
+        let change = self.lighting.link_down(now.boot);
+        self.apply(change, now);
+    }
+
+    /// With `keep = "latest"`, the newest reading of the outage becomes a record when it can be told.
+    fn take_kept(&mut self) {
+        if let Some((stamp, body)) = self.kept.take() {
+            self.outage.note(&body);
+            let record = self.book.record(body, stamp);
+            let made_at = Duration::from_millis(stamp.boot_ms);
+            self.delivery.add_replayed(record, made_at);
+        }
+    }
+
+    fn backlog_opened(&mut self, opened: Opened, now: Now) {
+        self.inbox.remember(opened.command_ids);
+        self.delivery.opened(opened.ordinal, opened.records);
+        if opened.records > 0 {
+            let text = format!(
+                "{} records of earlier runs wait in the backlog",
+                opened.records
+            );
+            self.log(Level::Info, text);
+        }
+        self.started(opened.previous, now);
+    }
+
+    /// Finishes the first record of the run, if that is still to be done.
+    fn started(&mut self, previous: Option<(Uuid, u64)>, now: Now) {
+        let Some((stamp, _)) = self.starting.take() else {
+            return;
+        };
+        let body = Body::Event(Event::Started {
+            version: self.birth.version.clone(),
+            previous_run: previous.map(|(run, _)| run),
+            previous_seq: previous.map(|(_, seq)| seq),
+        });
+        let record = self.book.first(body, stamp);
+        self.delivery.add(record, None, now.boot);
+    }
+
+    fn server_acked(&mut self, payload: &[u8], now: Now) {
+        #[derive(Deserialize)]
+        struct Ack {
+            run: Uuid,
+            acked: Vec<(u64, u64)>,
+        }
+        if payload.len() > MAX_ACK {
+            return;
+        }
+        if let Ok(ack) = serde_json::from_slice::<Ack>(payload) {
+            self.server_alive(now);
+            self.delivery.server_acked(ack.run, &ack.acked, now.boot);
+        }
+    }
+
+    fn server_status(&mut self, payload: &[u8], now: Now) {
+        if payload.eq_ignore_ascii_case(b"offline") {
+            let was = self.lighting.state();
+            let change = self.lighting.server_gone(now.boot);
+            self.lease_over(was, now);
+            self.apply(change, now);
+        } else {
+            self.server_alive(now);
+        }
+    }
+
+    fn server_alive(&mut self, now: Now) {
+        self.lighting.server_alive(now.boot);
+        self.end_outage(Cause::Server, now);
+    }
+
+    /// The server has lost its lease while the link stands: that is an outage too.
+    fn lease_over(&mut self, was: State, now: Now) {
+        let is_remote = |state: State| matches!(state, State::Remote { .. });
+        if is_remote(was) && !is_remote(self.lighting.state()) {
+            self.inbox.forget_order();
+            if self.delivery.is_up() {
+                let began = self.clock.stamp(now);
+                let why = "no sign of life from the server";
+                self.outage.begin(Cause::Server, why, began, now.boot);
+                self.log(Level::Warn, format!("{why}: the Pi decides by itself"));
+            }
+        }
+    }
+
+    fn end_outage(&mut self, cause: Cause, now: Now) {
+        let ended = self.clock.stamp(now);
+        let Self {
+            outage,
+            clock,
+            birth,
+            ..
+        } = self;
+        let claim = |stamp| clock.claim(stamp, birth.boot_id).0;
+        if let Some(report) = outage.end(cause, ended, now.boot, claim) {
+            let text = format!(
+                "an outage of {} s is over: {} readings, {} LED changes, {} lost",
+                report.seconds, report.readings, report.led_changes, report.lost
+            );
+            self.log(Level::Info, text);
+            self.tell(Body::Event(Event::Outage(report)), None, now);
+        }
+    }
+
+    fn carry_out(&mut self, verdict: Verdict, now: Now) {
+        match verdict {
+            Verdict::Obey(command) => {
+                self.server_alive(now);
+                self.obey(command, now);
+            }
+            Verdict::Refuse { id, result, reason } => {
+                self.commands_refused += 1;
+                self.reply(id, result, &reason, None);
+            }
+            Verdict::Missing { from, to } => {
+                let reason = format!("commands {from} to {to} never came");
+                self.log(Level::Warn, reason.clone());
+                self.command_event(None, "led_on", Outcome::Superseded, &reason, now);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command, now: Now) {
+        match &command.action {
+            Action::Led(_) if self.lighting.settings().mode == Mode::Local => {
+                self.commands_refused += 1;
+                let reason = "mode is local: the Pi alone decides";
+                self.reply(command.id, Outcome::Rejected, reason, None);
+            }
+            Action::Led(led_on) => {
+                let why = match &command.id {
+                    Some(id) => format!("command {id}"),
+                    None => "command".to_owned(),
+                };
+                let change = self.lighting.command(*led_on, command.lease, why, now.boot);
+                self.apply(change, now);
+                self.reply(command.id, Outcome::Applied, "", None);
+            }
+            Action::ReadNow => {
+                if !self.reading {
+                    self.reading = true;
+                    self.outputs.push_back(Output::ReadSensor);
+                }
+                self.read_now.push(command);
+            }
+            Action::Set(rules) => {
+                let rules = rules.clone();
+                self.set(command.id, &rules, now);
+            }
+            Action::Reboot if !self.allow_reboot => {
+                let reason = "not allowed here; the key commands.allow_reboot allows it";
+                self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
+            }
+            Action::Reboot => {
+                self.finish(command.id, "reboot", Outcome::Applied, "", now);
+                self.stop(Exit::Reboot, now);
+            }
+            Action::Restart => {
+                self.finish(command.id, "restart", Outcome::Applied, "", now);
+                self.stop(Exit::Restart, now);
+            }
+        }
+    }
+
+    fn set(&mut self, id: Option<String>, rules: &Rules, now: Now) {
+        let current = self.lighting.settings();
+        let on_below = rules.on_below.unwrap_or(current.on_below);
+        let off_above = rules.off_above.unwrap_or(current.off_above);
+        let mode = rules.mode.unwrap_or(current.mode);
+        if on_below > off_above {
+            let reason = format!("on_below {on_below} would be above off_above {off_above}");
+            return self.finish(id, "set", Outcome::Rejected, &reason, now);
+        }
+        let change = self.lighting.set_rules(mode, on_below, off_above, now.boot);
+        self.apply(change, now);
+        self.finish(id, "set", Outcome::Applied, "", now);
+    }
+
+    /// The end of an instruction to the device: the sender is told, and it is recorded.
+    fn finish(&mut self, id: Option<String>, name: &str, result: Outcome, reason: &str, now: Now) {
+        self.command_event(id.clone(), name, result, reason, now);
+        self.reply(id, result, reason, None);
+    }
+
+    fn command_event(
+        &mut self,
+        id: Option<String>,
+        command: &str,
+        result: Outcome,
+        reason: &str,
+        now: Now,
+    ) {
+        let event = Event::Command {
+            id,
+            command: command.to_owned(),
+            result,
+            reason: reason.to_owned(),
+        };
+        self.tell(Body::Event(event), None, now);
+    }
+
+    fn reply(&mut self, id: Option<String>, result: Outcome, reason: &str, light: Option<f64>) {
+        #[derive(Serialize)]
+        struct Reply<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            id: Option<String>,
+            result: Outcome,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            reason: &'a str,
+            led_on: bool,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            light: Option<f64>,
+        }
+        let reply = Reply {
+            id,
+            result,
+            reason,
+            led_on: self.lighting.led_on(),
+            light,
+        };
+        let payload = serde_json::to_vec(&reply).unwrap_or_default();
+        self.delivery.tell(Topic::Results, payload, false);
+    }
+
+    /// Orders a change of the LED and records it.
+    fn apply(&mut self, change: Option<Change>, now: Now) {
+        let Some(Change { led_on, by, why }) = change else {
+            return;
+        };
+        self.outputs.push_back(Output::SetLed(led_on));
+        let on = if led_on { "on" } else { "off" };
+        self.log(Level::Info, format!("LED {on} by {by}: {why}"));
+        let event = Event::Led {
+            led_on,
+            by: by.to_owned(),
+            why,
+        };
+        self.tell(Body::Event(event), None, now);
+    }
+
+    /// Makes a record.
+    fn tell(&mut self, body: Body, tells_loss: Option<u64>, now: Now) {
+        self.outage.note(&body);
+        let record = self.book.record(body, self.clock.stamp(now));
+        self.delivery.add(record, tells_loss, now.boot);
+    }
+
+    fn observe_clock(&mut self, now: Now) {
+        if let Some(set) = self.clock.observe(now) {
+            let moved_s = set.moved_ms as f64 / 1000.0;
+            self.log(Level::Info, format!("the clock was set by {moved_s} s"));
+            let state = self.clock.state();
+            let event = Event::Clock { moved_s, state };
+            self.tell(Body::Event(event), None, now);
+        }
+    }
+
+    /// Publishes `state` when it has changed, and now and then.
+    fn announce(&mut self, now: Now) {
+        if !self.delivery.is_up() {
+            return;
+        }
+        let view = self.view(now);
+        let announced = Announced {
+            led_on: view.led_on,
+            by: view.by.clone(),
+            mode: view.mode,
+            clock: view.clock,
+            sensor_ok: view.sensor_ok,
+            backlog: view.backlog > 0,
+        };
+        if now.boot < self.announce_at && self.announced.as_ref() == Some(&announced) {
+            return;
+        }
+        self.announced = Some(announced);
+        self.announce_at = now.boot + ANNOUNCE_EVERY;
+        self.delivery
+            .tell(Topic::State, view.announcement().into_bytes(), true);
+    }
+
+    fn stop(&mut self, exit: Exit, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.log(Level::Info, "stopping".into());
+        self.take_kept();
+        self.delivery.tell(Topic::Status, b"offline".to_vec(), true);
+        self.stopping = Some(Stopping {
+            exit,
+            quiet_by: now.boot + STOP_QUIET,
+            over_by: now.boot + STOP_MAX,
+            stored: false,
+            done: false,
+        });
+    }
+
+    /// What is published has a moment to be confirmed; the rest goes to the disk; then it ends.
+    fn go_on_stopping(&mut self, now: Now) {
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        let quiet = self.delivery.is_quiet() || now.boot >= stopping.quiet_by;
+        if quiet && !stopping.stored {
+            self.delivery.hand_over_forgets();
+            let ids = self.inbox.take_fresh_ids();
+            stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
+            if !stopping.stored {
+                stopping.quiet_by = (now.boot + STOP_QUIET).min(stopping.over_by);
+            }
+        }
+        if stopping.done || now.boot >= stopping.over_by {
+            let exit = stopping.exit;
+            // Said once; a later deadline has nothing to add.
+            stopping.over_by = Duration::MAX;
+            stopping.done = false;
+            let left = self.delivery.only_in_memory();
+            if left > 0 {
+                let text = format!("{left} records could not be stored and are lost");
+                self.outputs.push_back(Output::Log(Level::Warn, text));
+            }
+            self.outputs.push_back(Output::Exit(exit));
+        }
+    }
+
+    fn log(&mut self, level: Level, text: String) {
+        self.outputs.push_back(Output::Log(level, text));
+    }
+}
+
+impl View {
+    /// The payload of the `state` topic.
+    pub fn announcement(&self) -> String {
+        #[derive(Serialize)]
+        struct Announcement<'a> {
+            led_on: bool,
+            by: &'a str,
+            why: &'a str,
+            light: Option<Light>,
+            mode: Mode,
+            backlog: u64,
+            clock: ClockState,
+            version: &'a str,
+        }
+        #[derive(Serialize)]
+        struct Light(#[serde(serialize_with = "telemetry::plain_number")] f64);
+        let announcement = Announcement {
+            led_on: self.led_on,
+            by: &self.by,
+            why: &self.why,
+            light: self.light.map(Light),
+            mode: self.mode,
+            backlog: self.backlog,
+            clock: self.clock,
+            version: &self.version,
+        };
+        serde_json::to_string(&announcement).unwrap_or_default()
+    }
+}
