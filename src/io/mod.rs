@@ -1,1 +1,10 @@
-//! draft: the shell
+//! The shell: what touches a device, a socket, a file or a clock.
+//!
+//! The files here do not import each other; only the daemon joins them. [`pi`] alone is ground under
+//! two of them: the I2C bus for the sensor drivers and the pins for the LED.
+
+pub mod clock;
+pub mod led;
+pub mod pi;
+pub mod sensor;
+pub mod systemd;

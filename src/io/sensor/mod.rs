@@ -1,0 +1,181 @@
+//! The light sensor: opens the configured one and reads it when asked, on a thread of its own,
+//! because a bus or a kernel driver may hang and the light must not wait.
+//!
+//! It decides nothing: how often to read, what a missing reading means and when a sensor counts as
+//! broken is the controller's. The daemon calls [`Reader::read`] for each `Output::ReadSensor`;
+//! `nightlight sensor read` and `doctor` call [`open`] and read once.
+
+mod error;
+pub mod grove_hat;
+pub mod iio;
+pub mod simulated;
+pub mod trace;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::config::{self, SensorDriver};
+use crate::io::pi;
+use crate::logic::Input;
+
+pub use error::SensorError;
+
+/// Something that measures light.
+pub trait Sensor {
+    /// One reading, in the sensor's unit (lux, or a share of full scale); always finite.
+    ///
+    /// May take as long as the device does, and for ever when that hangs.
+    ///
+    /// # Errors
+    /// [`SensorError`], with a remedy in its message.
+    fn read(&mut self) -> Result<f64, SensorError>;
+}
+
+/// Opens the configured sensor.
+///
+/// # Errors
+/// [`SensorError`] when its bus or file cannot be opened; some drivers tell only at the first read.
+pub fn open(config: &config::Sensor) -> Result<Box<dyn Sensor>, SensorError> {
+    Ok(match config.driver {
+        SensorDriver::GroveHat => {
+            let place = grove_hat::Place {
+                bus: config.bus,
+                address: config.address,
+                channel: config.channel,
+            };
+            Box::new(grove_hat::GroveHat::new(place, || {
+                pi::Bus::open(config.bus)
+            })?)
+        }
+        SensorDriver::Iio => Box::new(iio::Iio::new(&config.path)),
+        SensorDriver::Trace => Box::new(trace::Trace::open(&config.path, config.speed)?),
+        SensorDriver::Simulated => Box::new(simulated::Simulated::new(
+            simulated::DAY,
+            config.speed,
+            simulated::SEED,
+        )),
+    })
+}
+
+/// Reads the sensor on its own thread, when asked.
+///
+/// An absent sensor fails each reading, never the start: the driver is opened at the first reading
+/// and again after every failed one, so that a sensor that is plugged in later is found.
+#[derive(Debug)]
+pub struct Reader {
+    opener: Opener,
+    inputs: UnboundedSender<Input>,
+    requests: Option<SyncSender<()>>,
+}
+
+impl Reader {
+    /// A reader of the configured sensor that answers into `inputs`. Nothing is opened yet.
+    pub fn start(config: &config::Sensor, inputs: UnboundedSender<Input>) -> Self {
+        let config = config.clone();
+        Self::with(move || open(&config), inputs)
+    }
+
+    /// The same for a sensor that `open` makes.
+    pub fn with(
+        open: impl Fn() -> Result<Box<dyn Sensor>, SensorError> + Send + Sync + 'static,
+        inputs: UnboundedSender<Input>,
+    ) -> Self {
+        let mut reader = Self {
+            opener: Opener(Arc::new(open)),
+            inputs,
+            requests: None,
+        };
+        // A thread that cannot be had now is asked for again at the first reading.
+        let _ = reader.start_thread();
+        reader
+    }
+
+    /// Asks for a reading and returns at once. The answer is one `Input::Read` or
+    /// `Input::ReadFailed`. While a reading is under way, asking again does nothing.
+    pub fn read(&mut self) {
+        let mut asked = self.ask();
+        if !asked && self.start_thread() {
+            asked = self.ask();
+        }
+        if !asked {
+            let why = "no thread for the sensor: the system is out of memory or of threads";
+            // Nobody listens any more when the daemon stops.
+            let _ = self.inputs.send(Input::ReadFailed(why.to_owned()));
+        }
+    }
+
+    /// Whether there is a thread that has, or will take, the request.
+    fn ask(&self) -> bool {
+        match self.requests.as_ref().map(|requests| requests.try_send(())) {
+            Some(Ok(()) | Err(TrySendError::Full(()))) => true,
+            // The thread could not be had when it was wanted.
+            Some(Err(TrySendError::Disconnected(()))) | None => false,
+        }
+    }
+
+    fn start_thread(&mut self) -> bool {
+        // One place: the thread takes the request out when it begins, so the place is for a request
+        // made while it reads, which `answer` throws away, or for the first one before it runs.
+        let (requests, asked) = sync_channel(1);
+        let opener = self.opener.clone();
+        let inputs = self.inputs.clone();
+        let thread = std::thread::Builder::new()
+            .name("sensor".to_owned())
+            .spawn(move || answer(&asked, &opener, &inputs));
+        self.requests = thread.is_ok().then_some(requests);
+        self.requests.is_some()
+    }
+}
+
+type Open = dyn Fn() -> Result<Box<dyn Sensor>, SensorError> + Send + Sync;
+
+#[derive(Clone)]
+struct Opener(Arc<Open>);
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+/// The thread: ends when the reader is dropped or nobody listens.
+fn answer(asked: &Receiver<()>, opener: &Opener, inputs: &UnboundedSender<Input>) {
+    let mut sensor = None;
+    while asked.recv().is_ok() {
+        let taken = sensor.take();
+        // A driver with a bug must not silence the sensor: what it held is dropped, and the next
+        // reading opens it anew.
+        let result = catch_unwind(AssertUnwindSafe(|| read_once(taken, opener)));
+        let answer = match result {
+            Ok(Ok((open, light))) => {
+                sensor = Some(open);
+                Input::Read(light)
+            }
+            Ok(Err(error)) => Input::ReadFailed(error.to_string()),
+            Err(_) => Input::ReadFailed(
+                "the sensor's driver panicked; please report it with the lines above".to_owned(),
+            ),
+        };
+        // Before the answer, so that a request which follows on the answer is not taken for one
+        // that was made meanwhile.
+        while asked.try_recv().is_ok() {}
+        if inputs.send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_once(
+    sensor: Option<Box<dyn Sensor>>,
+    opener: &Opener,
+) -> Result<(Box<dyn Sensor>, f64), SensorError> {
+    let mut sensor = match sensor {
+        Some(open) => open,
+        None => (opener.0)()?,
+    };
+    let light = sensor.read()?;
+    Ok((sensor, light))
+}
