@@ -1,1 +1,81 @@
-fn main() {}
+//! The program: arguments -> log -> config -> run -> exit code.
+//!
+//! Decides nothing but the exit code; the commands themselves live in the library.
+
+mod log;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nightlight::cli::{self, Cli, Command, Exit};
+use nightlight::config::{Config, ConfigError};
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell when the terminal is gone.
+            let _ = error.print();
+            return cli::exit_of(&error).into();
+        }
+    };
+    log::start();
+    carry_out(cli.command).into()
+}
+
+fn carry_out(command: Command) -> Exit {
+    match command {
+        Command::Run(file) => match load(file.config.as_deref()) {
+            Ok(config) => run(config),
+            Err(error) => refused(&error),
+        },
+        Command::Demo(demo) => self::demo(demo),
+        Command::Check(file) => match load(file.config.as_deref()) {
+            Ok(config) => checked(&config),
+            Err(error) => refused(&error),
+        },
+    }
+}
+
+/// The configuration for this process. A variable that is not UTF-8 is kept, with the bad bytes
+/// replaced, so that it is refused by name and not overlooked.
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    Config::load(file, environment)
+}
+
+fn run(config: Config) -> Exit {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::error!("the daemon is not in this build");
+    Exit::Software
+}
+
+fn demo(_demo: cli::Demo) -> Exit {
+    tracing::error!("the demonstration is not in this build");
+    Exit::Software
+}
+
+fn checked(config: &Config) -> Exit {
+    let mut text = config.summary().to_string();
+    for warning in &config.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    text.push_str("The configuration is good.\n");
+    // A closed pipe (`check | head`) takes nothing from the result.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Done
+}
+
+fn refused(error: &ConfigError) -> Exit {
+    let count = match error.problems.len() {
+        1 => "1 problem".to_string(),
+        many => format!("{many} problems"),
+    };
+    let text = format!("nightlight: {count} with the configuration:\n{error}\n");
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    Exit::Configuration
+}

@@ -1,11 +1,37 @@
-//! draft: the checked configuration
+//! The configuration: defaults, a TOML file and the environment in, a checked [`Config`] out.
+//!
+//! The types here are what the rest of the program builds on: every value in them is one it can run
+//! with, so nobody checks again. Reads the configuration file and looks at the files it names;
+//! opens no device and no socket. Called by `main` (for `run` and `check`) and by `demo`.
+//!
+//! - `keys`: every key and its default, the only place for defaults
+//! - `layers`: which layer a value comes from, and whether it is of the right kind
+//! - `check`: what it may be, and what fits together
+//! - `topics`, [`url`]: names and addresses
+//! - `summary`: the configuration for a person
+
+mod check;
+mod keys;
+mod layers;
+mod summary;
+mod topics;
+pub mod url;
+
+use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::logic::{command, delivery, lighting, telemetry};
+use layers::Layers;
+
+/// Read when the command line names no file; need not exist.
+pub const DEFAULT_FILE: &str = "/etc/nightlight/nightlight.toml";
+/// The device id when none is given. Two Pis need two.
+const DEFAULT_ID: &str = "nightlight";
 
 /// The configuration, checked: every value is one that the program can run with.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +60,92 @@ pub struct Config {
     pub delivery: delivery::Settings,
     /// Where the status page listens; `None` is off.
     pub web_listen: Option<SocketAddr>,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// What works but may not be meant; a line each, for a person.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no configuration: every problem that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// A line each: where, which key, what is wrong, what to do. Never empty.
+    pub problems: Vec<String>,
+}
+
+impl Config {
+    /// Reads the layers: defaults, the file, then the variables `NIGHTLIGHT_SECTION__KEY` of `env`.
+    ///
+    /// Without `file`, [`DEFAULT_FILE`] is read if it exists. `env` is the whole environment:
+    /// `STATE_DIRECTORY` and `CREDENTIALS_DIRECTORY` count too.
+    ///
+    /// # Errors
+    /// Every problem of every layer, and a `file` that cannot be read.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let name = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(name) {
+            Ok(text) => Self::from_layers(Some((name, &text)), env),
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Self::from_layers(None, env)
+            }
+            Err(error) => Err(ConfigError {
+                problems: vec![format!(
+                    "{}: cannot be read: {error}; check the path and its rights",
+                    name.display()
+                )],
+            }),
+        }
+    }
+
+    /// As [`Config::load`], with the text of a file instead of one; `""` gives the defaults.
+    /// The file of this machine is not read.
+    ///
+    /// # Errors
+    /// Every problem of the text and of `env`.
+    pub fn from_toml(
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::from_layers(Some((Path::new("configuration"), text)), env)?;
+        config.file = None;
+        Ok(config)
+    }
+
+    fn from_layers(
+        file: Option<(&Path, &str)>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Layers::gather(file, HashMap::from_iter(env));
+        let config = check::check(&mut layers, file.map(|(name, _)| name.to_path_buf()));
+        let problems: Vec<_> = layers
+            .problems
+            .iter()
+            .map(|line| on_one_line(line))
+            .collect();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError { problems })
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What people write may hold line breaks and escape sequences; a problem is one line of text.
+fn on_one_line(line: &str) -> String {
+    line.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// How to reach the broker.
@@ -45,7 +157,7 @@ pub struct Broker {
     pub host: String,
     /// Port; the scheme's own by default (1883, 8883, 80, 443).
     pub port: u16,
-    /// Path, for the web socket schemes; begins with a slash.
+    /// Path, for the web socket schemes; begins with a slash. Empty for the others.
     pub path: String,
     /// MQTT client id; never empty.
     pub client_id: String,
@@ -61,6 +173,18 @@ pub struct Broker {
     pub key_file: Option<PathBuf>,
     /// MQTT keep alive: 1 s to 18 h.
     pub keep_alive: Duration,
+}
+
+impl Broker {
+    /// The URL, without user and password; for logs and for the web socket transports.
+    pub fn url(&self) -> String {
+        let (scheme, port, path) = (self.scheme.name(), self.port, &self.path);
+        if self.host.contains(':') {
+            format!("{scheme}://[{}]:{port}{path}", self.host)
+        } else {
+            format!("{scheme}://{}:{port}{path}", self.host)
+        }
+    }
 }
 
 /// Transport to the broker.

@@ -1,0 +1,181 @@
+//! The command line: which commands there are, what they take, what the program's exit codes mean.
+//!
+//! Parses and carries out nothing; `main` does what the result says.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  nightlight check                      look at /etc/nightlight/nightlight.toml
+  nightlight run --config my.toml       run with a file of your own
+  NIGHTLIGHT_BROKER__URL=mqtt://hub.local nightlight run
+                                        set a key without a file: [broker] url
+  nightlight demo                       see it work without a Pi
+
+Environment:
+  NIGHTLIGHT_SECTION__KEY               sets a key of the configuration
+  NIGHTLIGHT_LOG                        error, warn, info (default), debug or trace
+
+Exit codes: 0 done, 64 usage, 70 software, 77 permission, 78 configuration.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  nightlight check
+  nightlight check --config my.toml && sudo systemctl restart nightlight
+
+Exits with 0 if `run` would start with this configuration, or with 78 and every problem named.";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  nightlight demo
+  nightlight demo --broker mqtt://test.local
+  nightlight demo --trace evening.csv";
+
+/// How the program ends; systemd and scripts read it (see sysexits.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The command line is wrong.
+    Usage = 64,
+    /// A bug, or an operating system that does not do what it must.
+    Software = 70,
+    /// No right to something that is needed.
+    Permission = 77,
+    /// The configuration is wrong: starting again is no use before somebody mends it.
+    Configuration = 78,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The command line.
+#[derive(Debug, Parser, PartialEq)]
+#[command(
+    name = "nightlight",
+    version,
+    about = "A dependable nightlight: light sensor in, LED out, MQTT between",
+    after_help = EXAMPLES,
+    arg_required_else_help = false
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand, PartialEq)]
+pub enum Command {
+    /// Run the daemon until it is told to stop (SIGTERM, SIGINT)
+    Run(ConfigFile),
+    /// Show the daemon at work with a simulated sensor and LED
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(Demo),
+    /// Check the configuration and say what the daemon would do with it
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(ConfigFile),
+}
+
+/// Which configuration.
+#[derive(Debug, Args, PartialEq)]
+pub struct ConfigFile {
+    /// Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What the demonstration runs with.
+#[derive(Debug, Args, PartialEq)]
+pub struct Demo {
+    /// Broker to use, such as mqtt://localhost:1883
+    #[arg(long, value_name = "URL", value_parser = broker_url)]
+    pub broker: Option<String>,
+    /// Recording of light to play in place of the simulated day
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Reads the command line, the program's name first.
+    ///
+    /// # Errors
+    /// `--help` and `--version` too: what to print is in the error, how to exit tells [`exit_of`].
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments)
+    }
+}
+
+/// The exit code of an error of the command line; clap's own is 2.
+pub fn exit_of(error: &clap::Error) -> Exit {
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Done
+    }
+}
+
+fn broker_url(url: &str) -> Result<String, String> {
+    crate::config::url::BrokerUrl::parse(url).map(|_| url.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        Cli::read(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_the_config_kind_take_a_file() {
+        let config = Some(PathBuf::from("a.toml"));
+        assert_eq!(
+            read("nightlight run --config a.toml").unwrap().command,
+            Command::Run(ConfigFile {
+                config: config.clone()
+            })
+        );
+        assert_eq!(
+            read("nightlight check -c a.toml").unwrap().command,
+            Command::Check(ConfigFile { config })
+        );
+        assert_eq!(
+            read("nightlight run").unwrap().command,
+            Command::Run(ConfigFile { config: None })
+        );
+    }
+
+    #[test]
+    fn usage_errors_exit_with_64_and_help_with_0() {
+        for line in [
+            "nightlight",
+            "nightlight dance",
+            "nightlight run --confg a",
+            "nightlight run --config",
+            "nightlight demo --broker localhost",
+        ] {
+            assert_eq!(exit_of(&read(line).unwrap_err()), Exit::Usage, "{line}");
+        }
+        for line in [
+            "nightlight --help",
+            "nightlight -V",
+            "nightlight run --help",
+        ] {
+            assert_eq!(exit_of(&read(line).unwrap_err()), Exit::Done, "{line}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Every key of the configuration and its default, in the order of `config/nightlight.toml`.
+//!
+//! The one place for defaults: the layers take them from here, and a test holds the commented file
+//! against this list in both directions. What a value may be is said in `check`, not here.
+//! Used by `layers` (known keys, defaults) and `check` (a name for each key, so that a slip of the
+//! pen does not compile).
+
+/// A key and what it is when nobody sets it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Key {
+    /// `section.name`.
+    pub(super) path: &'static str,
+    /// The default.
+    pub(super) default: Default,
+}
+
+/// A default; also says of which kind the key's values are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Default {
+    Text(&'static str),
+    Whole(i64),
+    Number(f64),
+    Flag(bool),
+}
+
+impl Key {
+    /// The part before the dot.
+    pub(super) fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The part after the dot.
+    pub(super) fn name(&self) -> &'static str {
+        self.path
+            .split_once('.')
+            .map_or(self.path, |(_, name)| name)
+    }
+
+    /// The environment variable that sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("NIGHTLIGHT_{}", self.path.replace('.', "__").to_uppercase())
+    }
+}
+
+macro_rules! keys {
+    ($($name:ident = $path:literal, $kind:ident($default:expr);)*) => {
+        $(pub(super) static $name: Key = Key { path: $path, default: Default::$kind($default) };)*
+        /// All of them.
+        pub(super) static ALL: &[&Key] = &[$(&$name),*];
+    };
+}
+
+keys! {
+    DEVICE_ID = "device.id", Text("nightlight");
+
+    BROKER_URL = "broker.url", Text("mqtt://localhost:1883");
+    BROKER_CLIENT_ID = "broker.client_id", Text("");
+    BROKER_USERNAME = "broker.username", Text("");
+    BROKER_PASSWORD_FILE = "broker.password_file", Text("");
+    BROKER_CA_FILE = "broker.ca_file", Text("");
+    BROKER_CERT_FILE = "broker.cert_file", Text("");
+    BROKER_KEY_FILE = "broker.key_file", Text("");
+    BROKER_KEEP_ALIVE = "broker.keep_alive", Text("30s");
+
+    TOPICS_TELEMETRY = "topics.telemetry", Text("{id}/telemetry");
+    TOPICS_HISTORY = "topics.history", Text("{id}/telemetry/history");
+    TOPICS_EVENTS = "topics.events", Text("{id}/events");
+    TOPICS_COMMANDS = "topics.commands", Text("{id}/commands");
+    TOPICS_RESULTS = "topics.results", Text("{id}/commands/result");
+    TOPICS_ACKS = "topics.acks", Text("{id}/acks");
+    TOPICS_STATE = "topics.state", Text("{id}/state");
+    TOPICS_STATUS = "topics.status", Text("{id}/status");
+
+    SENSOR_DRIVER = "sensor.driver", Text("grove-hat");
+    SENSOR_BUS = "sensor.bus", Whole(1);
+    // 0 is the driver's own address (0x04 for the Grove Base HAT): one form for file and environment.
+    SENSOR_ADDRESS = "sensor.address", Whole(0);
+    SENSOR_CHANNEL = "sensor.channel", Whole(0);
+    SENSOR_PATH = "sensor.path", Text("");
+    SENSOR_SPEED = "sensor.speed", Number(1.0);
+    SENSOR_INTERVAL = "sensor.interval", Text("5s");
+
+    LED_DRIVER = "led.driver", Text("gpio");
+    LED_PIN = "led.pin", Whole(5);
+    LED_ACTIVE_LOW = "led.active_low", Flag(false);
+    LED_PATH = "led.path", Text("");
+    LED_FAIL_SAFE = "led.fail_safe", Text("keep");
+    LED_AT_EXIT = "led.at_exit", Text("keep");
+
+    CONTROL_MODE = "control.mode", Text("auto");
+    CONTROL_ON_BELOW = "control.on_below", Number(300.0);
+    CONTROL_OFF_ABOVE = "control.off_above", Number(350.0);
+    CONTROL_HOLD = "control.hold", Text("1s");
+    CONTROL_LEASE = "control.lease", Text("15s");
+    CONTROL_SERVER_STATUS = "control.server_status", Text("");
+
+    TELEMETRY_INTERVAL = "telemetry.interval", Text("0s");
+    TELEMETRY_DEADBAND = "telemetry.deadband", Number(0.0);
+    TELEMETRY_KEEP = "telemetry.keep", Text("all");
+
+    COMMANDS_ORDER = "commands.order", Text("latest");
+    COMMANDS_GAP_WAIT = "commands.gap_wait", Text("5s");
+    COMMANDS_ON = "commands.on", Text("");
+    COMMANDS_OFF = "commands.off", Text("");
+    COMMANDS_ALLOW_REBOOT = "commands.allow_reboot", Flag(false);
+    COMMANDS_ACCEPT_RETAINED = "commands.accept_retained", Flag(false);
+
+    BACKLOG_PATH = "backlog.path", Text("/var/lib/nightlight");
+    BACKLOG_DURABLE_WITHIN = "backlog.durable_within", Text("1s");
+    BACKLOG_MAX_RECORDS = "backlog.max_records", Whole(10_000_000);
+    BACKLOG_MAX_BYTES = "backlog.max_bytes", Whole(536_870_912);
+    BACKLOG_ON_FULL = "backlog.on_full", Text("drop-oldest");
+
+    DELIVERY_QOS = "delivery.qos", Whole(1);
+    DELIVERY_CONFIRM = "delivery.confirm", Text("broker");
+    DELIVERY_ACK_TIMEOUT = "delivery.ack_timeout", Text("30s");
+    DELIVERY_WINDOW = "delivery.window", Whole(16);
+    DELIVERY_REPLAY_RATE = "delivery.replay_rate", Number(200.0);
+    DELIVERY_REPLAY_JITTER = "delivery.replay_jitter", Text("2s");
+    DELIVERY_BATCH = "delivery.batch", Whole(1);
+
+    WEB_LISTEN = "web.listen", Text("");
+}

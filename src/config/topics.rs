@@ -1,0 +1,133 @@
+//! The device id and the topic names, linted as MQTT practice has it.
+//!
+//! What the standard allows and nobody wants (spaces, empty levels, `$`) is refused too. Knows
+//! nothing of brokers and their rights. Called by `check` alone.
+
+use super::keys::{self, Key};
+use super::layers::Layers;
+use super::{DEFAULT_ID, Topics};
+
+/// Longest topic and device id, in bytes.
+const MAX_BYTES: usize = 200;
+
+/// The device id, or the default one when it is refused.
+pub(super) fn device_id(layers: &mut Layers) -> String {
+    let id = layers.text(&keys::DEVICE_ID);
+    match lint(&id) {
+        Ok(()) => id,
+        Err(what) => {
+            layers.problem(&keys::DEVICE_ID, format!("{} {what}", quoted(&id)));
+            DEFAULT_ID.into()
+        }
+    }
+}
+
+/// The topics and the server's status topic, `{id}` replaced.
+pub(super) fn topics(layers: &mut Layers, id: &str) -> (Topics, Option<String>) {
+    let mut topic = |key: &'static Key| own_topic(layers, key, id);
+    let topics = Topics {
+        telemetry: topic(&keys::TOPICS_TELEMETRY),
+        history: topic(&keys::TOPICS_HISTORY),
+        events: topic(&keys::TOPICS_EVENTS),
+        commands: topic(&keys::TOPICS_COMMANDS),
+        results: topic(&keys::TOPICS_RESULTS),
+        acks: topic(&keys::TOPICS_ACKS),
+        state: topic(&keys::TOPICS_STATE),
+        status: topic(&keys::TOPICS_STATUS),
+    };
+    let server_status = layers.optional(&keys::CONTROL_SERVER_STATUS).map(|text| {
+        let topic = text.replace("{id}", id);
+        if let Err(what) = lint(&topic) {
+            layers.problem(
+                &keys::CONTROL_SERVER_STATUS,
+                format!("{} {what}", quoted(&topic)),
+            );
+        }
+        topic
+    });
+    tell_same_names(layers, &topics, server_status.as_deref());
+    (topics, server_status)
+}
+
+/// Why `name` is not a good topic, with what to do.
+pub(super) fn lint(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        Err("is empty; give it a name")
+    } else if name.len() > MAX_BYTES {
+        Err("is longer than 200 bytes; shorten it")
+    } else if name.contains(char::is_whitespace) {
+        Err("has a space in it; use \"-\" or \"_\"")
+    } else if !name.bytes().all(|b| b.is_ascii_graphic()) {
+        Err("has a character that is not printable ASCII; use letters, digits, \"-\" and \"_\"")
+    } else if name.contains(['+', '#']) {
+        Err("has a \"+\" or \"#\", which are wildcards; leave them out")
+    } else if name.contains(['{', '}']) {
+        Err("has a brace in it; only {id} is replaced, and only in topics")
+    } else if name.starts_with('$') {
+        Err("begins with \"$\", which is the broker's own; leave it out")
+    } else if name.starts_with('/') {
+        Err("begins with \"/\"; leave it out")
+    } else if name.split('/').any(str::is_empty) {
+        Err("has an empty level (\"//\" or a \"/\" at the end); leave it out")
+    } else {
+        Ok(())
+    }
+}
+
+fn own_topic(layers: &mut Layers, key: &'static Key, id: &str) -> String {
+    let text = layers.text(key);
+    let topic = text.replace("{id}", id);
+    if let Err(what) = lint(&topic) {
+        layers.problem(key, format!("{} {what}", quoted(&topic)));
+    } else if !text.contains("{id}") && !has_levels(&topic, id) {
+        layers.problem(
+            key,
+            format!(
+                "{} does not name the device; put {{id}} in it, or two Pis speak with one voice",
+                quoted(&topic)
+            ),
+        );
+    }
+    topic
+}
+
+/// Whether the levels of `id` stand in `topic`, one after the other.
+fn has_levels(topic: &str, id: &str) -> bool {
+    let topic: Vec<_> = topic.split('/').collect();
+    let id: Vec<_> = id.split('/').collect();
+    topic.windows(id.len()).any(|levels| levels == id)
+}
+
+/// Two uses of one topic would make the daemon hear itself, or consumers mistake one for the other.
+fn tell_same_names(layers: &mut Layers, topics: &Topics, server_status: Option<&str>) {
+    let mut uses: Vec<(&'static Key, &str)> = vec![
+        (&keys::TOPICS_TELEMETRY, &topics.telemetry),
+        (&keys::TOPICS_HISTORY, &topics.history),
+        (&keys::TOPICS_EVENTS, &topics.events),
+        (&keys::TOPICS_COMMANDS, &topics.commands),
+        (&keys::TOPICS_RESULTS, &topics.results),
+        (&keys::TOPICS_ACKS, &topics.acks),
+        (&keys::TOPICS_STATE, &topics.state),
+        (&keys::TOPICS_STATUS, &topics.status),
+    ];
+    uses.extend(server_status.map(|topic| (&keys::CONTROL_SERVER_STATUS, topic)));
+    for (index, (key, name)) in uses.iter().enumerate() {
+        let earlier = uses.iter().take(index).find(|(_, other)| other == name);
+        if let Some((other, _)) = earlier.filter(|_| !name.is_empty()) {
+            layers.problem(
+                key,
+                format!(
+                    "{} is the topic of {} too; give each its own",
+                    quoted(name),
+                    other.path
+                ),
+            );
+        }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    let cut: String = name.chars().take(60).collect();
+    let dots = if cut.len() < name.len() { "..." } else { "" };
+    format!("\"{}{dots}\"", cut.escape_debug())
+}
