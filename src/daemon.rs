@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::io::backlog::Backlog;
 use crate::io::broker::{Link, Session};
-use crate::io::clock::{self, Clock};
+use crate::io::clock::{BUILT_MS, Clock};
 use crate::io::led::Led;
 use crate::io::sensor::Reader;
 use crate::io::systemd;
@@ -84,7 +84,8 @@ struct Shell {
 impl Shell {
     fn start(config: &Config, inputs: mpsc::UnboundedSender<Input>) -> Self {
         let run = Uuid::new_v4();
-        let boot_id = clock::boot_id();
+        let clock = Clock::new();
+        let boot_id = clock.boot_id();
         let (led, led_on) = match Led::open(&config.led) {
             Ok((led, led_on)) => (Some(led), led_on),
             Err(error) => {
@@ -95,7 +96,7 @@ impl Shell {
         Self {
             run,
             boot_id,
-            clock: Clock::new(),
+            clock,
             led,
             led_on,
             led_config: config.led.clone(),
@@ -111,7 +112,7 @@ impl Shell {
         Birth {
             run: self.run,
             boot_id: self.boot_id,
-            built_ms: clock::BUILT_MS,
+            built_ms: BUILT_MS,
             seed: self.run.as_u64_pair().0,
             led_on: self.led_on,
             version: crate::VERSION.to_owned(),

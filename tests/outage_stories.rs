@@ -1,0 +1,497 @@
+//! Stories of outages, played in the simulated world. Each name is what must hold.
+
+mod world;
+
+use std::time::Duration;
+
+use nightlight::logic::delivery::{Confirm, Topic};
+use nightlight::logic::lighting::{FailSafe, Lease, Mode};
+use nightlight::logic::telemetry::Keep;
+use nightlight::logic::{Exit, Input};
+use world::{World, settings};
+
+fn seqs(values: &[&serde_json::Value]) -> Vec<u64> {
+    values
+        .iter()
+        .filter_map(|value| value["seq"].as_u64())
+        .collect()
+}
+
+/// Every record of the current run came exactly once.
+fn assert_complete_once(world: &World) {
+    let run = world.run;
+    let last = world.view().last_seq;
+    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+    let twice: Vec<_> = world
+        .account(run)
+        .into_iter()
+        .filter(|(_, times)| *times > 1)
+        .collect();
+    assert_eq!(twice, vec![]);
+}
+
+#[test]
+fn the_nightlight_lives_through_an_outage() {
+    let mut world = World::new(settings());
+    world.light = Some(500.0);
+    world.seconds(10);
+    assert_eq!(world.status, "online");
+    assert_eq!(world.state["by"], "remote");
+    world.pull_cable();
+    world.seconds(10);
+    world.light = Some(100.0);
+    world.seconds(20);
+    assert!(world.led_on, "decides by itself");
+    assert_eq!(world.view().by, "fallback");
+    world.mend_cable();
+    world.seconds(30);
+    assert_eq!(world.view().by, "remote");
+    assert_eq!(world.view().backlog, 0);
+    assert!(world.disk.is_empty());
+    assert_complete_once(&world);
+
+    let history = world.on(Topic::History);
+    let numbers = seqs(&history);
+    assert!(numbers.len() >= 30);
+    assert!(numbers.is_sorted(), "oldest first: {numbers:?}");
+    assert!(history.iter().all(|value| value["replayed"] == true));
+    let live = world.on(Topic::Telemetry);
+    assert!(live.iter().all(|value| value.get("replayed").is_none()));
+    let outages: Vec<_> = world
+        .received
+        .iter()
+        .filter(|received| received.value["event"] == "outage")
+        .collect();
+    assert_eq!(outages.len(), 1, "one report for one outage");
+    assert_eq!(outages[0].topic, Topic::Events);
+    assert_eq!(outages[0].value["cause"], "link");
+    assert_eq!(outages[0].value["led_changes"], 1);
+    let changes: Vec<_> = world.log.iter().filter(|line| line.contains("LED")).collect();
+    assert_eq!(changes.len(), 1, "no flap, no flash: {changes:?}");
+}
+
+#[test]
+fn nothing_is_written_on_a_healthy_link() {
+    let mut world = World::new(settings());
+    world.seconds(3_600);
+    assert_eq!(world.disk_writes, 0);
+    assert_complete_once(&world);
+}
+
+#[test]
+fn the_led_follows_the_light_within_an_interval_of_the_end_of_the_lease() {
+    let mut settings = settings();
+    settings.lighting.interval = Duration::from_millis(200);
+    settings.lighting.lease = Lease::For(Duration::from_secs(3));
+    let mut world = World::new(settings);
+    world.seconds(5);
+    world.pull_cable();
+    world.light = Some(100.0);
+    world.run_for(Duration::from_millis(3_300));
+    assert!(world.led_on, "{:?}", world.log);
+}
+
+#[test]
+fn a_silent_server_is_an_outage_while_the_broker_is_up() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.server = false;
+    world.light = Some(100.0);
+    world.seconds(20);
+    assert!(world.led_on);
+    assert_eq!(world.view().by, "fallback");
+    world.server = true;
+    world.seconds(5);
+    assert_eq!(world.view().by, "remote");
+    let reports: Vec<_> = world
+        .on(Topic::Events)
+        .into_iter()
+        .filter(|value| value["event"] == "outage")
+        .collect();
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0]["cause"], "server");
+}
+
+#[test]
+fn without_a_broker_at_the_start_it_decides_at_once_and_replays_later() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.light = Some(100.0);
+    world.run_for(Duration::from_millis(100));
+    assert!(world.led_on);
+    world.seconds(60);
+    world.cable = true;
+    world.seconds(60);
+    assert_complete_once(&world);
+    assert!(world.disk.is_empty());
+    let first = &world.on(Topic::History)[0];
+    assert_eq!(first["event"], "started");
+    assert_eq!(first["seq"], 1);
+}
+
+#[test]
+fn a_short_drop_out_changes_nothing_and_flips_no_rule() {
+    let mut world = World::new(settings());
+    world.light = Some(100.0);
+    world.seconds(5);
+    for _ in 0..20 {
+        world.pull_cable();
+        world.run_for(Duration::from_millis(700));
+        world.mend_cable();
+        world.run_for(Duration::from_millis(11_000));
+        assert_eq!(world.view().by, "remote");
+    }
+    world.seconds(10);
+    let changes = world.log.iter().filter(|line| line.contains("LED")).count();
+    assert_eq!(changes, 1);
+    assert_complete_once(&world);
+}
+
+#[test]
+fn the_first_seconds_of_an_outage_are_kept_though_the_loss_is_noticed_late() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.broker_mute = true;
+    world.seconds(8);
+    assert!(!world.disk.is_empty(), "unconfirmed records are on the disk");
+    world.seconds(4);
+    world.broker_mute = false;
+    world.seconds(40);
+    let run = world.run;
+    assert_eq!(world.missing(run, world.view().last_seq), Vec::<u64>::new());
+    assert!(world.disk.is_empty());
+}
+
+#[test]
+fn a_crash_in_an_outage_loses_only_what_is_younger_than_durable_within() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(60);
+    let (run, last) = (world.run, world.view().last_seq);
+    world.crash();
+    world.seconds(10);
+    world.mend_cable();
+    world.seconds(60);
+    let missing = world.missing(run, last);
+    assert!(missing.len() <= 2 && missing.iter().all(|seq| *seq + 2 > last), "{missing:?} of {last}");
+    assert_complete_once(&world);
+    let started = world
+        .received
+        .iter()
+        .find(|received| received.value["event"] == "started" && received.value["run"] == world.run.to_string())
+        .expect("the new run says that it started");
+    assert_eq!(started.value["previous_run"], run.to_string());
+}
+
+#[test]
+fn a_stop_says_offline_and_leaves_nothing_in_memory() {
+    let mut world = World::new(settings());
+    world.seconds(10);
+    let run = world.run;
+    let last = world.view().last_seq;
+    world.input(Input::ShutdownAsked);
+    world.seconds(4);
+    assert_eq!(world.exit, Some(Exit::Stopped));
+    assert_eq!(world.status, "offline");
+    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.seconds(10);
+    let run = world.run;
+    world.input(Input::ShutdownAsked);
+    world.seconds(4);
+    assert_eq!(world.exit, Some(Exit::Stopped));
+    let last = world.view().last_seq;
+    world.crash();
+    world.mend_cable();
+    world.seconds(60);
+    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn the_window_is_kept_and_the_replay_is_paced() {
+    let mut settings = settings();
+    settings.delivery.replay_rate = 50.0;
+    let mut world = World::new(settings);
+    world.cable = false;
+    world.seconds(600);
+    world.latency = Duration::from_millis(100);
+    world.mend_cable();
+    world.seconds(5 + 12);
+    let history = world.on(Topic::History).len();
+    assert!((200..=750).contains(&history), "{history}");
+    world.seconds(60);
+    assert_complete_once(&world);
+    assert!(world.window_seen <= 16 + 32, "{}", world.window_seen);
+}
+
+#[test]
+fn replayed_readings_do_not_go_where_the_server_answers_with_commands() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.light = Some(100.0);
+    world.seconds(300);
+    world.light = Some(500.0);
+    world.seconds(10);
+    world.mend_cable();
+    world.seconds(60);
+    assert!(!world.led_on);
+    let changes: Vec<_> = world.log.iter().filter(|line| line.contains("LED")).collect();
+    assert_eq!(changes.len(), 2, "{changes:?}");
+}
+
+#[test]
+fn batches_are_arrays_in_order() {
+    let mut settings = settings();
+    settings.delivery.batch = 50;
+    let mut world = World::new(settings);
+    world.cable = false;
+    world.seconds(300);
+    world.mend_cable();
+    world.seconds(30);
+    assert_complete_once(&world);
+    assert!(seqs(&world.on(Topic::History)).is_sorted());
+}
+
+#[test]
+fn a_full_disk_stops_nothing_and_memory_takes_over() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.disk_ok = false;
+    world.seconds(600);
+    world.disk_ok = true;
+    world.seconds(10);
+    assert!(world.disk.len() > 500);
+    world.mend_cable();
+    world.seconds(60);
+    assert_complete_once(&world);
+}
+
+#[test]
+fn without_any_disk_the_outage_is_told_from_memory_in_order() {
+    let mut world = World::new(settings());
+    world.disk_ok = false;
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(100);
+    world.mend_cable();
+    world.seconds(60);
+    assert_complete_once(&world);
+    assert!(seqs(&world.on(Topic::History)).is_sorted());
+}
+
+#[test]
+fn what_memory_gives_up_is_told() {
+    let mut settings = settings();
+    settings.lighting.interval = Duration::from_millis(10);
+    let mut world = World::new(settings);
+    world.cable = false;
+    world.disk_ok = false;
+    world.seconds(250);
+    let last = world.view().last_seq;
+    world.mend_cable();
+    world.seconds(200);
+    let run = world.run;
+    let lost = world.lost(run);
+    assert!(!lost.is_empty());
+    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn with_the_servers_word_a_record_is_sent_again_until_it_is_acked() {
+    let mut settings = settings();
+    settings.delivery.confirm = Confirm::Server;
+    settings.delivery.ack_timeout = Duration::from_secs(10);
+    let mut world = World::new(settings);
+    world.acks = true;
+    world.seconds(20);
+    assert_eq!(world.disk_writes, 0, "acked in time: nothing is written");
+    world.acks = false;
+    world.seconds(30);
+    let times = world.account(world.run).into_values().max();
+    assert!(times > Some(1), "sent again");
+    assert!(!world.disk.is_empty(), "not forgotten");
+    world.acks = true;
+    world.seconds(60);
+    assert!(world.disk.is_empty());
+    assert_eq!(world.missing(world.run, world.view().last_seq), Vec::<u64>::new());
+}
+
+#[test]
+fn keep_latest_tells_the_newest_reading_of_an_outage_alone() {
+    let mut settings = settings();
+    settings.telemetry.keep = Keep::Latest;
+    let mut world = World::new(settings);
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(100);
+    world.mend_cable();
+    world.seconds(30);
+    let readings: Vec<_> = world
+        .on(Topic::History)
+        .into_iter()
+        .filter(|value| value["light"].is_number())
+        .collect();
+    assert!(readings.len() <= 2, "{readings:?}");
+    assert_complete_once(&world);
+}
+
+#[test]
+fn a_failing_sensor_leaves_the_led_to_the_lease_and_then_to_the_fail_safe() {
+    let mut settings = settings();
+    settings.lighting.fail_safe = FailSafe::On;
+    let mut world = World::new(settings);
+    world.seconds(10);
+    world.light = None;
+    world.seconds(5);
+    assert_eq!(world.view().by, "remote");
+    assert!(!world.led_on);
+    world.seconds(15);
+    assert_eq!(world.view().by, "fail-safe");
+    assert!(world.led_on);
+    world.light = Some(500.0);
+    world.server = false;
+    world.seconds(5);
+    assert_eq!(world.view().by, "fallback");
+    assert!(!world.led_on);
+    let events: Vec<_> = world
+        .on(Topic::Events)
+        .into_iter()
+        .filter(|value| value["event"] == "sensor")
+        .map(|value| value["ok"].clone())
+        .collect();
+    assert_eq!(events, [false, true], "told on the change alone");
+}
+
+#[test]
+fn a_hanging_sensor_is_a_fault_after_three_intervals() {
+    let mut settings = settings();
+    settings.lighting.fail_safe = FailSafe::On;
+    let mut world = World::new(settings);
+    world.server = false;
+    world.seconds(5);
+    world.sensor_hangs = true;
+    world.seconds(4);
+    assert_eq!(world.view().by, "fail-safe");
+    assert!(world.led_on);
+}
+
+#[test]
+fn modes_give_the_led_to_one_side_alone() {
+    let mut local = settings();
+    local.lighting.mode = Mode::Local;
+    let mut world = World::new(local);
+    world.light = Some(100.0);
+    world.seconds(5);
+    world.command(r#"{"led_on":false,"id":"x"}"#);
+    world.seconds(2);
+    assert!(world.led_on);
+    let refused = world
+        .on(Topic::Results)
+        .into_iter()
+        .any(|value| value["id"] == "x" && value["result"] == "rejected");
+    assert!(refused);
+
+    let mut remote = settings();
+    remote.lighting.mode = Mode::Remote;
+    let mut world = World::new(remote);
+    world.light = Some(100.0);
+    world.seconds(5);
+    assert!(world.led_on, "by the server");
+    world.pull_cable();
+    world.light = Some(900.0);
+    world.seconds(100);
+    assert!(world.led_on, "as the server left it");
+}
+
+#[test]
+fn times_are_corrected_when_the_clock_is_set_and_never_before_the_program_was_built() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.power_cut(0);
+    world.seconds(30);
+    world.offset_ms = world::NOON_MS;
+    world.synced = true;
+    world.seconds(5);
+    world.mend_cable();
+    world.seconds(30);
+    let history = world.on(Topic::History);
+    let own: Vec<_> = history
+        .iter()
+        .filter(|value| value["run"] == world.run.to_string())
+        .collect();
+    assert_eq!(own[3]["clock"], "corrected");
+    assert!(own[3]["ts"].as_str().is_some_and(|ts| ts.starts_with("2026-11-20T12:00:0")), "{}", own[3]);
+    let times: Vec<_> = own.iter().map(|value| value["ts"].to_string()).collect();
+    assert!(times.is_sorted());
+    let other: Vec<_> = history
+        .iter()
+        .filter(|value| value["run"] != world.run.to_string())
+        .collect();
+    assert!(other.iter().all(|value| value["ts"].as_str() >= Some("2026-10-01")));
+}
+
+#[test]
+fn jumps_of_the_wall_clock_move_no_deadline() {
+    let mut world = World::new(settings());
+    world.seconds(10);
+    let day = 86_400_000;
+    for jump in [day, -2 * day, day] {
+        world.offset_ms += jump;
+        world.seconds(10);
+        assert_eq!(world.view().by, "remote");
+    }
+    world.pull_cable();
+    world.offset_ms += day;
+    world.seconds(14);
+    assert_eq!(world.view().by, "remote");
+    world.seconds(2);
+    assert_eq!(world.view().by, "fallback");
+}
+
+#[test]
+fn read_now_and_set_are_answered() {
+    let mut world = World::new(settings());
+    world.seconds(3);
+    world.command(r#"{"command":"read-now","id":"r"}"#);
+    world.command(r#"{"command":"set","id":"s","on_below":600,"off_above":700}"#);
+    world.command(r#"{"command":"set","id":"t","on_below":900,"off_above":700}"#);
+    world.command(r#"{"command":"reboot","id":"u"}"#);
+    world.seconds(1);
+    let results: Vec<_> = world
+        .on(Topic::Results)
+        .into_iter()
+        .filter_map(|value| Some((value["id"].as_str()?, value["result"].as_str()?)))
+        .collect();
+    assert_eq!(
+        results,
+        [("s", "applied"), ("t", "rejected"), ("u", "rejected"), ("r", "applied")]
+    );
+    let answer = world
+        .on(Topic::Results)
+        .into_iter()
+        .find(|value| value["id"] == "r")
+        .expect("answered");
+    assert_eq!(answer["light"], 500);
+}
+
+#[test]
+fn a_command_id_is_known_after_a_restart() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(3);
+    world.command(r#"{"led_on":true,"id":"once"}"#);
+    world.seconds(2);
+    world.input(Input::ShutdownAsked);
+    world.seconds(4);
+    world.crash();
+    world.light = Some(500.0);
+    world.seconds(3);
+    world.command(r#"{"led_on":true,"id":"once"}"#);
+    world.seconds(1);
+    let last = world.on(Topic::Results).last().map(|value| value["result"].clone());
+    assert_eq!(last, Some("duplicate".into()));
+    assert!(!world.led_on);
+}
