@@ -83,7 +83,7 @@ fn broker(layers: &mut Layers, device_id: &str) -> Broker {
     let password_file = layers.path(&keys::BROKER_PASSWORD_FILE);
     if let Some(file) = &password_file {
         password(layers, file);
-        if username.is_none() {
+        if username.is_none() && layers.are_good(&[&keys::BROKER_USERNAME]) {
             layers.problem(
                 &keys::BROKER_PASSWORD_FILE,
                 "there is a password but no user; set broker.username too",
@@ -100,7 +100,9 @@ fn broker(layers: &mut Layers, device_id: &str) -> Broker {
             .path(key)
             .inspect(|file| pem(layers, key, file, label))
     });
+    let comparable = layers.are_good(&[&keys::BROKER_CERT_FILE, &keys::BROKER_KEY_FILE]);
     match (&cert_file, &key_file) {
+        _ if !comparable => {}
         (Some(_), None) => layers.problem(
             &keys::BROKER_CERT_FILE,
             "a client certificate needs its key; set broker.key_file too",
@@ -285,7 +287,9 @@ fn led(layers: &mut Layers, sensor: &Sensor) -> Led {
         0 => [0, 1],
         _ => [2, 3],
     };
-    let shares_bus = sensor.driver == SensorDriver::GroveHat && sensor.bus <= 1;
+    let shares_bus = sensor.driver == SensorDriver::GroveHat
+        && sensor.bus <= 1
+        && layers.are_good(&[&keys::SENSOR_DRIVER, &keys::SENSOR_BUS, &keys::LED_DRIVER]);
     if driver == LedDriver::Gpio && shares_bus && i2c_pins.contains(&pin) {
         layers.problem(
             &keys::LED_PIN,
@@ -390,7 +394,8 @@ fn lighting(
     let mode = layers.choice(&keys::CONTROL_MODE, &modes, "");
     let on_below = layers.number(&keys::CONTROL_ON_BELOW, f64::MIN..=f64::MAX);
     let off_above = layers.number(&keys::CONTROL_OFF_ABOVE, f64::MIN..=f64::MAX);
-    if off_above < on_below {
+    let comparable = layers.are_good(&[&keys::CONTROL_ON_BELOW, &keys::CONTROL_OFF_ABOVE]);
+    if comparable && off_above < on_below {
         layers.problem(
             &keys::CONTROL_OFF_ABOVE,
             format!("{off_above} is less than control.on_below ({on_below}), and the LED would flicker; make it the same or more"),
@@ -440,11 +445,9 @@ fn lighting(
 }
 
 fn lease(layers: &mut Layers) -> lighting::Lease {
-    // Looked at first: the reader of durations would call this word a slip.
-    if layers.is_text(&keys::CONTROL_LEASE, "while-linked") {
-        return lighting::Lease::WhileLinked;
-    }
-    lighting::Lease::For(layers.duration(&keys::CONTROL_LEASE, 100 * MS..=7 * DAY))
+    layers
+        .duration_or(&keys::CONTROL_LEASE, "while-linked", 100 * MS..=7 * DAY)
+        .map_or(lighting::Lease::WhileLinked, lighting::Lease::For)
 }
 
 fn commands(layers: &mut Layers) -> command::Settings {

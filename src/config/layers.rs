@@ -4,7 +4,7 @@
 //! naming where the value came from. A bad value is replaced by the default so that checking goes
 //! on. What values mean together is not judged here but in `check`, the only caller.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +29,10 @@ pub(super) struct Layers {
     in_environment: BTreeMap<String, ValueKind>,
     /// The whole environment, for credentials and the state folder.
     environment: HashMap<String, String>,
+    /// The file is no TOML: what it would have set is unknown.
+    is_broken: bool,
+    /// Keys whose value was refused and replaced by the default.
+    bad: BTreeSet<&'static str>,
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -45,6 +49,8 @@ impl Layers {
             in_file: BTreeMap::new(),
             in_environment: BTreeMap::new(),
             environment,
+            is_broken: false,
+            bad: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -57,8 +63,18 @@ impl Layers {
 
     /// A problem with the value of `key`.
     pub(super) fn problem(&mut self, key: &Key, what: impl AsRef<str>) {
+        self.bad.insert(key.path);
+        if self.is_broken && !self.is_from_environment(key) {
+            // The file may set it right; that cannot be known before its syntax is.
+            return;
+        }
         let line = format!("{}: {}", self.place(key), what.as_ref());
         self.problems.push(line);
+    }
+
+    /// Whether each of these has the value that somebody meant: only then can they be compared.
+    pub(super) fn are_good(&self, keys: &[&Key]) -> bool {
+        !keys.iter().any(|key| self.bad.contains(key.path))
     }
 
     /// Something that works but may not be meant.
@@ -76,11 +92,6 @@ impl Layers {
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         let value = self.environment.get(name)?;
         (!value.is_empty()).then_some(value.as_str())
-    }
-
-    /// Whether the value of `key` is exactly this text.
-    pub(super) fn is_text(&self, key: &Key, text: &str) -> bool {
-        matches!(self.value(key), ValueKind::String(given) if given == text)
     }
 
     /// A text; may be empty.
@@ -231,6 +242,23 @@ impl Layers {
         })
     }
 
+    /// A duration in `range`, or nothing for the one word that may stand in its place.
+    pub(super) fn duration_or(
+        &mut self,
+        key: &Key,
+        word: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        match self.value(key) {
+            ValueKind::String(text) if text == word => None,
+            ValueKind::String(text) => Some(duration(&text, &range).unwrap_or_else(|what| {
+                self.problem(key, format!("{what}, or \"{word}\""));
+                *range.start()
+            })),
+            _ => Some(self.duration(key, range)),
+        }
+    }
+
     /// A number of bytes in `range`: plain, or a text such as "512MB" or "512MiB".
     pub(super) fn bytes(&mut self, key: &Key, range: RangeInclusive<i64>) -> i64 {
         if let ValueKind::String(text) = self.value(key) {
@@ -285,6 +313,7 @@ impl Layers {
             Ok(sections) => BTreeMap::from_iter(sections),
             Err(error) => {
                 self.problems.push(format!("{name}: {}", syntax(&error)));
+                self.is_broken = true;
                 return;
             }
         };
@@ -505,7 +534,13 @@ fn syntax(error: &config::ConfigError) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    format!("{}; mend the TOML there", lines.join(": "))
+    let what = lines.join(": ");
+    if what.contains(" at line ") {
+        format!("{what}; mend the TOML there")
+    } else {
+        // The numbers of TOML have no bounds; the parser does not say where it met its own.
+        format!("a value cannot be read: {what}; look for a number of more than 18 digits")
+    }
 }
 
 fn is_section(section: &str) -> bool {
@@ -520,22 +555,22 @@ fn unknown_key(section: &str, key: &str) -> String {
     if key.contains("password") || key.contains("secret") || key.contains("token") {
         return "secrets do not belong into the configuration; put it in a file of its own and name that with broker.password_file".into();
     }
-    let elsewhere = keys::ALL.iter().find(|other| other.name() == key);
-    let names = || {
-        keys::ALL
-            .iter()
-            .filter(|key| key.section() == section)
-            .map(|key| key.name())
-    };
-    match (nearest(key, names()), elsewhere) {
-        (_, Some(other)) if !other.section().is_empty() => {
-            format!("unknown key; it belongs in [{}]", other.section())
-        }
-        (Some(name), _) => format!("unknown key; did you mean \"{name}\"?"),
-        (None, _) => {
-            let names: Vec<_> = names().collect();
-            format!("unknown key; [{section}] has: {}", names.join(", "))
-        }
+    let elsewhere: Vec<_> = keys::ALL
+        .iter()
+        .filter(|other| other.name() == key)
+        .map(|other| format!("[{}]", other.section()))
+        .collect();
+    if !elsewhere.is_empty() {
+        return format!("unknown key here; it belongs in {}", elsewhere.join(" or "));
+    }
+    let names: Vec<_> = keys::ALL
+        .iter()
+        .filter(|known| known.section() == section)
+        .map(|known| known.name())
+        .collect();
+    match nearest(key, names.iter().copied()) {
+        Some(name) => format!("unknown key; did you mean \"{name}\"?"),
+        None => format!("unknown key; [{section}] has: {}", names.join(", ")),
     }
 }
 
@@ -565,8 +600,13 @@ fn outside_of_sections(name: &str) -> String {
 }
 
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A swap or a slip of one letter is the likeliest, and in short names it looks unlike.
+    let alike = |known| match strsim::damerau_levenshtein(name, known) {
+        0 | 1 => 1.0,
+        _ => strsim::jaro_winkler(name, known),
+    };
     known
-        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .map(|known| (alike(known), known))
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)

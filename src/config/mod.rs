@@ -91,12 +91,17 @@ impl Config {
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Self::from_layers(None, env)
             }
-            Err(error) => Err(ConfigError {
-                problems: vec![format!(
-                    "{}: cannot be read: {error}; check the path and its rights",
-                    name.display()
-                )],
-            }),
+            Err(error) => {
+                let advice = match error.kind() {
+                    std::io::ErrorKind::InvalidData => "write it in UTF-8",
+                    std::io::ErrorKind::NotFound => "check the path",
+                    _ => "check the path and its rights",
+                };
+                let name = on_one_line(&name.display().to_string());
+                Err(ConfigError {
+                    problems: vec![format!("{name}: cannot be read: {error}; {advice}")],
+                })
+            }
         }
     }
 
