@@ -5,17 +5,20 @@
 //! opens no device and no socket. Called by `main` (for `run` and `check`) and by `demo`.
 //!
 //! - `keys`: every key and its default, the only place for defaults
-//! - `layers`: which layer a value comes from, and whether it is of the right kind
-//! - `check`: what it may be, and what fits together
-//! - `topics`, [`url`]: names and addresses
+//! - `layers`, `unknown`: which layer a value comes from; names that do not exist
+//! - `values`: whether it is of the right kind
+//! - `check`, `broker`, `topics`, [`url`]: what it may be, and what fits together
 //! - `summary`: the configuration for a person
 
+mod broker;
 mod check;
 mod keys;
 mod layers;
 mod summary;
 mod topics;
+mod unknown;
 pub mod url;
+mod values;
 
 use std::collections::HashMap;
 use std::fmt;
