@@ -121,3 +121,56 @@ keys! {
 
     WEB_LISTEN = "web.listen", Text("");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use config::{File, FileFormat, Source, ValueKind};
+
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../config/nightlight.toml");
+
+    #[test]
+    fn the_shipped_file_has_every_key_with_its_default_and_no_other() {
+        let sections = File::from_str(SHIPPED, FileFormat::Toml).collect().unwrap();
+        let mut shipped = BTreeMap::new();
+        for (section, value) in sections {
+            for (name, value) in value.into_table().unwrap() {
+                let value = match value.kind {
+                    ValueKind::String(text) => format!("{:?}", Default::Text(text.leak())),
+                    ValueKind::I64(number) => format!("{:?}", Default::Whole(number)),
+                    ValueKind::Float(number) => format!("{:?}", Default::Number(number)),
+                    ValueKind::Boolean(flag) => format!("{:?}", Default::Flag(flag)),
+                    other => panic!("{section}.{name} is {other:?}"),
+                };
+                shipped.insert(format!("{section}.{name}"), value);
+            }
+        }
+        let in_code = ALL
+            .iter()
+            .map(|key| (key.path.to_string(), format!("{:?}", key.default)))
+            .collect();
+        assert_eq!(shipped, in_code);
+    }
+
+    #[test]
+    fn the_shipped_file_keeps_the_order_of_the_code_and_says_why_of_each_key() {
+        let lines: Vec<_> = SHIPPED.lines().collect();
+        let mut names = Vec::new();
+        for (index, line) in lines.iter().enumerate() {
+            if let Some((name, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+                assert!(lines[index - 1].starts_with("# "), "{name} has no comment");
+                names.push(name);
+            }
+        }
+        assert_eq!(names, ALL.iter().map(|key| key.name()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn variables_are_named_as_documented() {
+        assert_eq!(BROKER_URL.variable(), "NIGHTLIGHT_BROKER__URL");
+        assert_eq!(CONTROL_ON_BELOW.variable(), "NIGHTLIGHT_CONTROL__ON_BELOW");
+    }
+}

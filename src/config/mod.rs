@@ -5,17 +5,20 @@
 //! opens no device and no socket. Called by `main` (for `run` and `check`) and by `demo`.
 //!
 //! - `keys`: every key and its default, the only place for defaults
-//! - `layers`: which layer a value comes from, and whether it is of the right kind
-//! - `check`: what it may be, and what fits together
-//! - `topics`, [`url`]: names and addresses
+//! - `layers`, `unknown`: which layer a value comes from; names that do not exist
+//! - `values`: whether it is of the right kind
+//! - `check`, `broker`, `topics`, [`url`]: what it may be, and what fits together
 //! - `summary`: the configuration for a person
 
+mod broker;
 mod check;
 mod keys;
 mod layers;
 mod summary;
 mod topics;
+mod unknown;
 pub mod url;
+mod values;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -91,12 +94,17 @@ impl Config {
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Self::from_layers(None, env)
             }
-            Err(error) => Err(ConfigError {
-                problems: vec![format!(
-                    "{}: cannot be read: {error}; check the path and its rights",
-                    name.display()
-                )],
-            }),
+            Err(error) => {
+                let advice = match error.kind() {
+                    std::io::ErrorKind::InvalidData => "write it in UTF-8",
+                    std::io::ErrorKind::NotFound => "check the path",
+                    _ => "check the path and its rights",
+                };
+                let name = on_one_line(&name.display().to_string());
+                Err(ConfigError {
+                    problems: vec![format!("{name}: cannot be read: {error}; {advice}")],
+                })
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::layers::in_words;
+use super::values::in_words;
 use super::{Config, LedDriver, OnFull, SensorDriver};
 use crate::logic::{command::Order, delivery::Confirm, lighting::FailSafe, lighting::Lease};
 use crate::logic::{lighting::Mode, telemetry::Keep};

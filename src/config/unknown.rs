@@ -1,0 +1,84 @@
+//! Names that do not exist, and what was probably meant.
+//!
+//! Only words: gives the text of the problem. Called by `layers` for keys and sections, by `values`
+//! for the words a key can be.
+
+use super::keys;
+
+/// How alike two names are (0..=1) for one to be a likely slip for the other.
+const ALIKE: f64 = 0.75;
+
+/// Whether there is such a section.
+pub(super) fn is_section(section: &str) -> bool {
+    keys::ALL.iter().any(|key| key.section() == section)
+}
+
+/// Whether there is such a key, as `section.name`.
+pub(super) fn is_key(path: &str) -> bool {
+    keys::ALL.iter().any(|key| key.path == path)
+}
+
+/// About a key that `section` does not have.
+pub(super) fn unknown_key(section: &str, key: &str) -> String {
+    if key.contains("password") || key.contains("secret") || key.contains("token") {
+        return "secrets do not belong into the configuration; put it in a file of its own and name that with broker.password_file".into();
+    }
+    let elsewhere: Vec<_> = keys::ALL
+        .iter()
+        .filter(|other| other.name() == key)
+        .map(|other| format!("[{}]", other.section()))
+        .collect();
+    if !elsewhere.is_empty() {
+        return format!("unknown key here; it belongs in {}", elsewhere.join(" or "));
+    }
+    let names: Vec<_> = keys::ALL
+        .iter()
+        .filter(|known| known.section() == section)
+        .map(|known| known.name())
+        .collect();
+    match nearest(key, names.iter().copied()) {
+        Some(name) => format!("unknown key; did you mean \"{name}\"?"),
+        None => format!("unknown key; [{section}] has: {}", names.join(", ")),
+    }
+}
+
+/// About a section that does not exist.
+pub(super) fn unknown_section(section: &str) -> String {
+    let mut names: Vec<_> = keys::ALL.iter().map(|key| key.section()).collect();
+    names.dedup();
+    match nearest(section, names.iter().copied()) {
+        Some(name) => format!("unknown section; did you mean [{name}]?"),
+        None => format!("unknown section; there are: {}", names.join(", ")),
+    }
+}
+
+/// About a value above the first section.
+pub(super) fn outside_of_sections(name: &str) -> String {
+    if is_section(name) {
+        return format!("is a section; write [{name}] on a line of its own and the keys below it");
+    }
+    match keys::ALL.iter().find(|key| key.name() == name) {
+        Some(key) => format!(
+            "stands outside of a section; write it below [{}]",
+            key.section()
+        ),
+        None => match nearest(name, keys::ALL.iter().map(|key| key.name())) {
+            Some(name) => format!("unknown key outside of a section; did you mean \"{name}\"?"),
+            None => "unknown key outside of a section; remove it".into(),
+        },
+    }
+}
+
+/// The known name that a person most likely meant, if one is near.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A swap or a slip of one letter is the likeliest, and in short names it looks unlike.
+    let alike = |known| match strsim::damerau_levenshtein(name, known) {
+        0 | 1 => 1.0,
+        _ => strsim::jaro_winkler(name, known),
+    };
+    known
+        .map(|known| (alike(known), known))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
