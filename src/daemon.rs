@@ -25,7 +25,11 @@ const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 
 /// Runs the nightlight until it is asked to stop: by `stop`, or by a command. Every change of the
 /// picture of the device is shown on `show`.
-pub async fn run(config: Config, stop: impl Future<Output = ()>, show: watch::Sender<Option<View>>) -> Exit {
+pub async fn run(
+    config: Config,
+    stop: impl Future<Output = ()>,
+    show: watch::Sender<Option<View>>,
+) -> Exit {
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let mut shell = Shell::start(&config, sender);
     let mut controller = Controller::new(settings(&config), shell.birth(), shell.clock.now());

@@ -66,7 +66,11 @@ fn the_nightlight_lives_through_an_outage() {
     assert_eq!(outages[0].topic, Topic::Events);
     assert_eq!(outages[0].value["cause"], "link");
     assert_eq!(outages[0].value["led_changes"], 1);
-    let changes: Vec<_> = world.log.iter().filter(|line| line.contains("LED")).collect();
+    let changes: Vec<_> = world
+        .log
+        .iter()
+        .filter(|line| line.contains("LED"))
+        .collect();
     assert_eq!(changes.len(), 1, "no flap, no flash: {changes:?}");
 }
 
@@ -74,7 +78,7 @@ fn the_nightlight_lives_through_an_outage() {
 fn nothing_is_written_on_a_healthy_link() {
     let mut world = World::new(settings());
     world.seconds(3_600);
-    assert_eq!(world.disk_writes, 0);
+    assert_eq!(world.disk_writes, 0, "{:?}", world.log);
     assert_complete_once(&world);
 }
 
@@ -153,7 +157,10 @@ fn the_first_seconds_of_an_outage_are_kept_though_the_loss_is_noticed_late() {
     world.seconds(5);
     world.broker_mute = true;
     world.seconds(8);
-    assert!(!world.disk.is_empty(), "unconfirmed records are on the disk");
+    assert!(
+        !world.disk.is_empty(),
+        "unconfirmed records are on the disk"
+    );
     world.seconds(4);
     world.broker_mute = false;
     world.seconds(40);
@@ -174,12 +181,17 @@ fn a_crash_in_an_outage_loses_only_what_is_younger_than_durable_within() {
     world.mend_cable();
     world.seconds(60);
     let missing = world.missing(run, last);
-    assert!(missing.len() <= 2 && missing.iter().all(|seq| *seq + 2 > last), "{missing:?} of {last}");
+    assert!(
+        missing.len() <= 2 && missing.iter().all(|seq| *seq + 2 > last),
+        "{missing:?} of {last}"
+    );
     assert_complete_once(&world);
     let started = world
         .received
         .iter()
-        .find(|received| received.value["event"] == "started" && received.value["run"] == world.run.to_string())
+        .find(|received| {
+            received.value["event"] == "started" && received.value["run"] == world.run.to_string()
+        })
         .expect("the new run says that it started");
     assert_eq!(started.value["previous_run"], run.to_string());
 }
@@ -207,7 +219,12 @@ fn a_stop_says_offline_and_leaves_nothing_in_memory() {
     world.crash();
     world.mend_cable();
     world.seconds(60);
-    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+    assert_eq!(
+        world.missing(run, last),
+        Vec::<u64>::new(),
+        "{:?}",
+        world.log
+    );
 }
 
 #[test]
@@ -238,7 +255,11 @@ fn replayed_readings_do_not_go_where_the_server_answers_with_commands() {
     world.mend_cable();
     world.seconds(60);
     assert!(!world.led_on);
-    let changes: Vec<_> = world.log.iter().filter(|line| line.contains("LED")).collect();
+    let changes: Vec<_> = world
+        .log
+        .iter()
+        .filter(|line| line.contains("LED"))
+        .collect();
     assert_eq!(changes.len(), 2, "{changes:?}");
 }
 
@@ -316,7 +337,10 @@ fn with_the_servers_word_a_record_is_sent_again_until_it_is_acked() {
     world.acks = true;
     world.seconds(60);
     assert!(world.disk.is_empty());
-    assert_eq!(world.missing(world.run, world.view().last_seq), Vec::<u64>::new());
+    assert_eq!(
+        world.missing(world.run, world.view().last_seq),
+        Vec::<u64>::new()
+    );
 }
 
 #[test]
@@ -423,14 +447,24 @@ fn times_are_corrected_when_the_clock_is_set_and_never_before_the_program_was_bu
         .filter(|value| value["run"] == world.run.to_string())
         .collect();
     assert_eq!(own[3]["clock"], "corrected");
-    assert!(own[3]["ts"].as_str().is_some_and(|ts| ts.starts_with("2026-11-20T12:00:0")), "{}", own[3]);
+    assert!(
+        own[3]["ts"]
+            .as_str()
+            .is_some_and(|ts| ts.starts_with("2026-11-20T12:00:0")),
+        "{}",
+        own[3]
+    );
     let times: Vec<_> = own.iter().map(|value| value["ts"].to_string()).collect();
     assert!(times.is_sorted());
     let other: Vec<_> = history
         .iter()
         .filter(|value| value["run"] != world.run.to_string())
         .collect();
-    assert!(other.iter().all(|value| value["ts"].as_str() >= Some("2026-10-01")));
+    assert!(
+        other
+            .iter()
+            .all(|value| value["ts"].as_str() >= Some("2026-10-01"))
+    );
 }
 
 #[test]
@@ -467,7 +501,12 @@ fn read_now_and_set_are_answered() {
         .collect();
     assert_eq!(
         results,
-        [("s", "applied"), ("t", "rejected"), ("u", "rejected"), ("r", "applied")]
+        [
+            ("s", "applied"),
+            ("t", "rejected"),
+            ("u", "rejected"),
+            ("r", "applied")
+        ]
     );
     let answer = world
         .on(Topic::Results)
@@ -491,7 +530,10 @@ fn a_command_id_is_known_after_a_restart() {
     world.seconds(3);
     world.command(r#"{"led_on":true,"id":"once"}"#);
     world.seconds(1);
-    let last = world.on(Topic::Results).last().map(|value| value["result"].clone());
+    let last = world
+        .on(Topic::Results)
+        .last()
+        .map(|value| value["result"].clone());
     assert_eq!(last, Some("duplicate".into()));
     assert!(!world.led_on);
 }

@@ -13,7 +13,7 @@ use super::command::{Action, Command, Inbox, Outcome, Rules, Verdict};
 use super::delivery::{self, Delivery, Topic};
 use super::lighting::{self, Change, Lighting, Mode, State};
 use super::outage::{Cause, Outage};
-use super::telemetry::{self, Body, Book, Event, Keep};
+use super::telemetry::{self, Body, Book, Event, Keep, PlainNumber};
 use super::time::{Clock, ClockState, Now, Stamp};
 use super::{Exit, Input, Level, Opened, Output, command};
 
@@ -178,6 +178,9 @@ impl Controller {
 
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, input: Input, now: Now) {
+        if self.is_closed_to(&input) {
+            return;
+        }
         self.observe_clock(now);
         match input {
             Input::Read(light) => self.read(light, now),
@@ -287,10 +290,12 @@ impl Controller {
 
     /// Lets every part do what is due.
     fn advance(&mut self, now: Now) {
-        let was = self.lighting.state();
-        let change = self.lighting.tick(now.boot);
-        self.lease_over(was, now);
-        self.apply(change, now);
+        if self.stopping.is_none() {
+            let was = self.lighting.state();
+            let change = self.lighting.tick(now.boot);
+            self.lease_over(was, now);
+            self.apply(change, now);
+        }
         if self.lighting.read_due(now.boot) && !self.reading && self.stopping.is_none() {
             self.reading = true;
             self.outputs.push_back(Output::ReadSensor);
@@ -310,13 +315,12 @@ impl Controller {
         if let Some(loss) = self.delivery.take_lost() {
             self.tell(Body::Event(Event::Loss(loss)), None, now);
         }
-        if self.starting.is_none() && self.delivery.commit_due(now.boot) {
+        if self.delivery.commit_due(now.boot) {
             let ids = self.inbox.take_fresh_ids();
             self.delivery.commit(ids, self.book.last_seq(), now.boot);
         }
         self.announce(now);
-        self.delivery
-            .pump(now.boot, &self.clock, self.starting.is_none());
+        self.delivery.pump(now.boot, &self.clock);
         self.go_on_stopping(now);
     }
 
@@ -596,14 +600,14 @@ impl Controller {
             reason: &'a str,
             led_on: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
-            light: Option<f64>,
+            light: Option<PlainNumber>,
         }
         let reply = Reply {
             id,
             result,
             reason,
             led_on: self.lighting.led_on(),
-            light,
+            light: light.map(PlainNumber),
         };
         let payload = serde_json::to_vec(&reply).unwrap_or_default();
         self.delivery.tell(Topic::Results, payload, false);
@@ -681,6 +685,20 @@ impl Controller {
         });
     }
 
+    /// At a stop the last group of records is on its way to the disk: nothing may make another.
+    fn is_closed_to(&self, input: &Input) -> bool {
+        let goes_on = matches!(
+            input,
+            Input::Acked(_)
+                | Input::Stored { .. }
+                | Input::StoreFailed(_)
+                | Input::BacklogOpened(_)
+                | Input::LinkDown { .. }
+                | Input::DeadlineReached
+        );
+        self.stopping.is_some() && !goes_on
+    }
+
     /// What is published has a moment to be confirmed; the rest goes to the disk; then it ends.
     fn go_on_stopping(&mut self, now: Now) {
         let Some(stopping) = &mut self.stopping else {
@@ -722,19 +740,17 @@ impl View {
             led_on: bool,
             by: &'a str,
             why: &'a str,
-            light: Option<Light>,
+            light: Option<PlainNumber>,
             mode: Mode,
             backlog: u64,
             clock: ClockState,
             version: &'a str,
         }
-        #[derive(Serialize)]
-        struct Light(#[serde(serialize_with = "telemetry::plain_number")] f64);
         let announcement = Announcement {
             led_on: self.led_on,
             by: &self.by,
             why: &self.why,
-            light: self.light.map(Light),
+            light: self.light.map(PlainNumber),
             mode: self.mode,
             backlog: self.backlog,
             clock: self.clock,

@@ -128,6 +128,10 @@ pub struct Delivery {
     control: VecDeque<Control>,
     controls_dropped: u64,
     live: VecDeque<Held>,
+    /// The first record of the run is finished; none is published or stored before it.
+    begun: bool,
+    /// Records before this one have left the live lane.
+    next_live: u64,
     page: VecDeque<Replayed>,
     replay_at: Duration,
     disk: Disk,
@@ -255,6 +259,8 @@ impl Delivery {
             control: VecDeque::new(),
             controls_dropped: 0,
             live: VecDeque::new(),
+            begun: false,
+            next_live: 0,
             page: VecDeque::new(),
             replay_at: now,
             disk: Disk::default(),
@@ -279,9 +285,9 @@ impl Delivery {
             tells_loss,
         };
         // The first record of a run may be finished after others: it names the run before.
-        let place = self
-            .live
-            .partition_point(|other| other.record.seq < held.record.seq);
+        let place = self.place_of(held.record.seq);
+        self.next_live = self.next_live.min(held.record.seq);
+        self.begun |= held.record.seq == 1;
         self.live.insert(place, held);
         self.bound_memory();
     }
@@ -313,8 +319,13 @@ impl Delivery {
     /// The session stands.
     pub fn link_up(&mut self, now: Duration) {
         self.link = Link::Up { since: now };
-        let jitter = self.settings.replay_jitter.mul_f64(self.rng.f64());
+        // A drop-out so short that nothing went to the disk is made good at once.
+        let jitter = match self.disk.records {
+            0 => Duration::ZERO,
+            _ => self.settings.replay_jitter.mul_f64(self.rng.f64()),
+        };
         self.replay_at = now + jitter;
+        self.next_live = self.live.back().map_or(0, |held| held.record.seq + 1);
         self.disk.end = false;
         self.disk.after = None;
     }
@@ -369,17 +380,7 @@ impl Delivery {
         };
         match cargo {
             Cargo::Control => {}
-            Cargo::Own(seq) if !self.live.iter().any(|held| held.record.seq == seq) => {
-                // Memory had left it to the disk before the broker answered.
-                if phase == Phase::Confirmed
-                    && let Some(ordinal) = self.disk.ordinal
-                {
-                    self.page
-                        .retain(|replayed| replayed.key != Key { ordinal, seq });
-                    self.forget.push(Key { ordinal, seq }, now);
-                }
-            }
-            Cargo::Own(seq) => self.settle_own(|own| own == seq, phase, now),
+            Cargo::Own(seq) => self.settle_own(seq, phase, now),
             Cargo::Page(keys) => self.settle_page(|key, _| keys.contains(key), phase, now),
         }
     }
@@ -390,9 +391,12 @@ impl Delivery {
             return;
         }
         let covers = |seq: u64| ranges.iter().any(|&(from, to)| (from..=to).contains(&seq));
-        let is_own = self.live.front().is_some_and(|held| held.record.run == run);
-        if is_own {
-            self.settle_own(covers, Phase::Confirmed, now);
+        if self.live.front().is_some_and(|held| held.record.run == run) {
+            let own = self.live.iter().map(|held| held.record.seq);
+            let acked: Vec<u64> = own.filter(|seq| covers(*seq)).collect();
+            for seq in acked {
+                self.settle_own(seq, Phase::Confirmed, now);
+            }
         }
         let acked = |_: &Key, record: &Record| record.run == run && covers(record.seq);
         self.settle_page(acked, Phase::Confirmed, now);
@@ -481,8 +485,8 @@ impl Delivery {
         self.lost.take()
     }
 
-    /// Does what is due. `released` is false until the first record of the run is finished.
-    pub fn pump(&mut self, now: Duration, clock: &Clock, released: bool) {
+    /// Does what is due.
+    pub fn pump(&mut self, now: Duration, clock: &Clock) {
         if let Link::Down { retry_at } = self.link
             && now >= retry_at
         {
@@ -495,7 +499,7 @@ impl Delivery {
         if self.is_up() {
             self.time_out_acks(now);
             self.send_control(now);
-            if released {
+            if self.begun {
                 self.send_live(clock, now);
                 self.send_history(clock, now);
             }
@@ -557,9 +561,11 @@ impl Delivery {
             Link::Connecting => None,
             Link::Up { .. } => self.stalled_at(),
         };
-        let replay =
-            (self.is_up() && self.flight.len() < self.settings.window && self.has_history())
-                .then_some(self.replay_at);
+        let replay = (self.is_up()
+            && self.begun
+            && self.flight.len() < self.settings.window
+            && self.has_history())
+        .then_some(self.replay_at);
         let ack = match (self.is_up(), self.settings.confirm) {
             (true, Confirm::Server) => self
                 .oldest_published()
@@ -606,7 +612,7 @@ impl Delivery {
     }
 
     fn commit_at(&self) -> Option<Duration> {
-        if self.disk.ordinal.is_none() || self.disk.storing {
+        if self.disk.ordinal.is_none() || self.disk.storing || !self.begun {
             return None;
         }
         // Half of the time is for the disk, so that the promise holds when the time is over.
@@ -683,14 +689,15 @@ impl Delivery {
     }
 
     fn send_live(&mut self, clock: &Clock, now: Duration) {
-        let mut place = 0;
         while self.flight.len() < self.settings.window {
-            let waits = |held: &Held| held.lane == Lane::Live && held.phase == Phase::Waiting;
-            let Some(next) = self.live.iter().skip(place).position(waits) else {
+            let place = self.place_of(self.next_live);
+            let Some(held) = self.live.get_mut(place) else {
                 break;
             };
-            place += next;
-            let held = &mut self.live[place];
+            self.next_live = held.record.seq + 1;
+            if held.lane != Lane::Live || held.phase != Phase::Waiting {
+                continue;
+            }
             held.phase = Phase::Sent;
             let topic = match held.record.is_reading() {
                 true => Topic::Telemetry,
@@ -831,31 +838,38 @@ impl Delivery {
         PAGE.max(self.settings.batch)
     }
 
-    /// Records of this run reach `phase`; the confirmed ones leave.
-    fn settle_own(&mut self, which: impl Fn(u64) -> bool, phase: Phase, now: Duration) {
-        let Self {
-            live,
-            forget,
-            disk,
-            orders,
-            ..
-        } = self;
-        live.retain_mut(|held| {
-            if which(held.record.seq) {
-                held.phase = phase;
+    /// A record of this run reaches `phase`; a confirmed one leaves.
+    fn settle_own(&mut self, seq: u64, phase: Phase, now: Duration) {
+        let place = self.place_of(seq);
+        let held = self
+            .live
+            .get_mut(place)
+            .filter(|held| held.record.seq == seq);
+        let mut on_disk = true;
+        if let Some(held) = held {
+            held.phase = phase;
+            if phase != Phase::Confirmed {
+                return;
             }
-            if held.phase == Phase::Confirmed {
-                orders.extend(held.tells_loss.take().map(Output::ForgetLoss));
-            }
-            if held.phase == Phase::Confirmed
-                && held.copy != Copy::None
-                && let Some(ordinal) = disk.ordinal
-            {
-                let seq = held.record.seq;
-                forget.push(Key { ordinal, seq }, now);
-            }
-            held.phase != Phase::Confirmed
-        });
+            on_disk = held.copy != Copy::None;
+            self.orders
+                .extend(held.tells_loss.take().map(Output::ForgetLoss));
+            self.live.remove(place);
+        }
+        // A record that is not in memory was left to the disk before the broker answered.
+        if phase == Phase::Confirmed
+            && on_disk
+            && let Some(ordinal) = self.disk.ordinal
+        {
+            let key = Key { ordinal, seq };
+            self.page.retain(|replayed| replayed.key != key);
+            self.forget.push(key, now);
+        }
+    }
+
+    /// Where in memory the record of this run with this number is, or would be.
+    fn place_of(&self, seq: u64) -> usize {
+        self.live.partition_point(|held| held.record.seq < seq)
     }
 
     /// Records of the page reach `phase`; the confirmed ones leave.
@@ -874,7 +888,12 @@ impl Delivery {
 
     /// Without a disk, memory has a bound: the oldest records that are not on their way are given up.
     fn bound_memory(&mut self) {
-        while self.live.len() > MEMORY_RECORDS {
+        // Those just being stored cannot be given up; the others are newer and wait for the outcome.
+        let bound = match self.disk.storing {
+            true => 2 * MEMORY_RECORDS,
+            false => MEMORY_RECORDS,
+        };
+        while self.live.len() > bound {
             let free = |held: &Held| held.copy == Copy::None && held.phase == Phase::Waiting;
             let Some(held) = self
                 .live
@@ -892,7 +911,8 @@ impl Delivery {
                 count: 0,
                 reason: "memory-full".into(),
             });
-            loss.to_seq = seq;
+            loss.from_seq = loss.from_seq.min(seq);
+            loss.to_seq = loss.to_seq.max(seq);
             loss.count += 1;
         }
     }

@@ -272,11 +272,12 @@ impl Book {
     }
 }
 
+/// A number outside of a record, written as those inside are.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct PlainNumber(#[serde(serialize_with = "plain_number")] pub(super) f64);
+
 /// 243.0 is written as 243, as the lesson's device does.
-pub(super) fn plain_number<S: serde::Serializer>(
-    number: &f64,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn plain_number<S: serde::Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() < EXACT {
         serializer.serialize_i64(*number as i64)

@@ -186,7 +186,12 @@ impl World {
                 return;
             }
             steps += 1;
-            assert!(steps < limit, "livelock at {:?}: {:?}", self.now, self.controller);
+            assert!(
+                steps < limit,
+                "livelock: {:?} {:?}",
+                self.log,
+                self.controller.next_deadline()
+            );
             self.now = next;
             match event {
                 Some(key) if key.0 <= next => {
@@ -483,6 +488,10 @@ impl World {
             return;
         }
         self.disk_writes += 1;
+        self.note(format!(
+            "stored {:?}",
+            records.iter().map(|r| r.seq).collect::<Vec<_>>()
+        ));
         for record in records {
             let key = Key {
                 ordinal: self.ordinal,
