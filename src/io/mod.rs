@@ -1,1 +1,2 @@
 //! draft: the shell
+pub mod backlog;
