@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
+use nightlight::{daemon, logic};
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -50,8 +52,57 @@ fn run(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    tracing::error!("the daemon is not in this build");
-    Exit::Software
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the event loop cannot be started: {error}");
+            return Exit::Software;
+        }
+    };
+    let (show, _) = tokio::sync::watch::channel(None);
+    let ended = runtime.block_on(async {
+        match stop_signal() {
+            Ok(stop) => Ok(daemon::run(config, stop, show).await),
+            Err(error) => Err(error),
+        }
+    });
+    match ended {
+        Ok(logic::Exit::Stopped | logic::Exit::Restart) => Exit::Done,
+        Ok(logic::Exit::Reboot) => reboot(),
+        Err(error) => {
+            tracing::error!("signals cannot be heard: {error}");
+            Exit::Software
+        }
+    }
+}
+
+/// Completes on SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Asks systemd to restart the machine; the configuration has allowed it.
+fn reboot() -> Exit {
+    match std::process::Command::new("systemctl")
+        .arg("reboot")
+        .status()
+    {
+        Ok(status) if status.success() => Exit::Done,
+        other => {
+            tracing::error!("the machine cannot be restarted with systemctl: {other:?}");
+            Exit::Software
+        }
+    }
 }
 
 fn demo(_demo: cli::Demo) -> Exit {

@@ -1,0 +1,1 @@
+//! Looking into a backlog while no daemon runs.
