@@ -1,4 +1,5 @@
 //! The devices with real files: what a test on a desk can know of a sensor and an LED.
+#![allow(clippy::unwrap_used, clippy::panic)] // A test that fails may say so where it stands.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -86,6 +87,27 @@ fn each_request_has_one_answer() {
         assert_eq!(answer(&mut inputs), Input::Read(f64::from(light)));
     }
     assert_eq!(inputs.try_recv(), Err(TryRecvError::Empty));
+}
+
+#[test]
+fn a_file_that_is_rewritten_under_the_reader_is_read() {
+    let (_dir, path) = file("light", "5\n");
+    let mut sensor = sensor::open(&sensor(SensorDriver::Iio, path.clone())).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                fs::write(&path, "5\n").unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        })
+    };
+    for _ in 0..500 {
+        assert_eq!(sensor.read().unwrap(), 5.0);
+    }
+    done.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
 }
 
 #[test]
