@@ -167,9 +167,9 @@ struct Gate {
 
 impl Sensor for Gate {
     fn read(&mut self) -> Result<f64, SensorError> {
-        let gone = |_| SensorError::Configured("the test is over".to_owned());
+        let over = |_| SensorError::Configured("the test is over".to_owned());
         let _ = self.asked.send(());
-        self.let_go.recv().map_err(|error| gone(error.to_string()))
+        self.let_go.recv().map_err(over)
     }
 }
 
