@@ -82,6 +82,8 @@ pub enum Command {
     /// Check the configuration and say what the daemon would do with it
     #[command(after_help = CHECK_EXAMPLES)]
     Check(ConfigFile),
+    /// Show what the running daemon sees and does, and why the LED is as it is
+    Status(Status),
 }
 
 /// Which configuration.
@@ -90,6 +92,17 @@ pub struct ConfigFile {
     /// Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// How to show the status.
+#[derive(Debug, Args, PartialEq)]
+pub struct Status {
+    /// The configuration of the daemon: its backlog's folder is where it answers
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What the demonstration runs with.

@@ -17,7 +17,7 @@ use crate::io::broker::{Link, Session};
 use crate::io::clock::{BUILT_MS, Clock};
 use crate::io::led::Led;
 use crate::io::sensor::Reader;
-use crate::io::systemd;
+use crate::io::{systemd, web};
 use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
 
 /// At the end, the backlog may take so long to finish what it was told.
@@ -33,6 +33,11 @@ pub async fn run(
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let mut shell = Shell::start(&config, sender);
     let mut controller = Controller::new(settings(&config), shell.birth(), shell.clock.now());
+    let doors = tokio::spawn(web::serve(
+        config.backlog.path.clone(),
+        config.web_listen,
+        show.subscribe(),
+    ));
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut stop = std::pin::pin!(stop);
     let mut asked = false;
@@ -44,6 +49,7 @@ pub async fn run(
                 controller.handle(input, shell.clock.now());
             }
             if let Some(exit) = shell.exit {
+                doors.abort();
                 shell.leave().await;
                 return exit;
             }
@@ -59,7 +65,7 @@ pub async fn run(
                 Input::ShutdownAsked
             }
             Some(input) = inputs.recv() => input,
-            input = next(&mut shell.session) => shell.from_link(input),
+            input = next(&mut shell.session) => shell.heard(input),
             () = tokio::time::sleep_until(Instant::now() + wait) => Input::DeadlineReached,
             () = tick(&mut watchdog) => {
                 systemd::feed();
@@ -177,7 +183,7 @@ impl Shell {
     }
 
     /// What the link says; a session that is over is dropped.
-    fn from_link(&mut self, input: Input) -> Input {
+    fn heard(&mut self, input: Input) -> Input {
         if let Input::LinkDown { .. } = input
             && let Some(session) = self.session.take()
         {

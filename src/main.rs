@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
+use nightlight::io::web;
 use nightlight::{daemon, logic};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +38,10 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => checked(&config),
             Err(error) => refused(&error),
         },
+        Command::Status(status) => match load(status.file.config.as_deref()) {
+            Ok(config) => self::status(&config, status.json),
+            Err(error) => refused(&error),
+        },
     }
 }
 
@@ -52,10 +57,7 @@ fn run(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("the event loop cannot be started: {error}");
@@ -119,6 +121,41 @@ fn checked(config: &Config) -> Exit {
     // A closed pipe (`check | head`) takes nothing from the result.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Exit::Done
+}
+
+/// Asks the running daemon and shows its answer.
+fn status(config: &Config, json: bool) -> Exit {
+    let folder = &config.backlog.path;
+    let answer = match runtime() {
+        Ok(runtime) => runtime.block_on(web::ask(folder)),
+        Err(error) => Err(error),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let text = format!(
+                "nightlight: no daemon answers at {}: {error}\nIs it running, with this configuration, and may this user read that folder?\n",
+                folder.join(web::SOCKET).display()
+            );
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::Software,
+            };
+        }
+    };
+    let text = match serde_json::from_str::<logic::View>(&answer) {
+        Ok(view) if !json => format!("{view}\n"),
+        _ => answer,
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Done
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn refused(error: &ConfigError) -> Exit {

@@ -10,3 +10,4 @@ pub mod led;
 pub mod pi;
 pub mod sensor;
 pub mod systemd;
+pub mod web;

@@ -14,7 +14,8 @@ use super::delivery::{self, Delivery, Topic};
 use super::lighting::{self, Change, Lighting, Mode, State};
 use super::outage::{Cause, Outage};
 use super::telemetry::{self, Body, Book, Event, Keep, PlainNumber};
-use super::time::{Clock, ClockState, Now, Stamp};
+use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
+use super::view::View;
 use super::{Exit, Input, Level, Opened, Output, command};
 
 /// `state` is published at least so often.
@@ -85,43 +86,6 @@ pub struct Controller {
     link_why: String,
     commands_refused: u64,
     outputs: VecDeque<Output>,
-}
-
-/// The picture of the device at one moment, for `state`, the status page and the terminal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct View {
-    /// The LED.
-    pub led_on: bool,
-    /// Who decides: `start`, `fallback`, `remote` or `fail-safe`.
-    pub by: String,
-    /// Why the LED is as it is, in words.
-    pub why: String,
-    /// The last light, in the sensor's unit.
-    pub light: Option<f64>,
-    /// Who may decide.
-    pub mode: Mode,
-    /// Records that are not confirmed and not just being delivered live.
-    pub backlog: u64,
-    /// What the wall clock is worth.
-    pub clock: ClockState,
-    /// The version of the program.
-    pub version: String,
-    /// This run.
-    pub run: Uuid,
-    /// The number of its newest record.
-    pub last_seq: u64,
-    /// Whether the link is up.
-    pub link_up: bool,
-    /// Why the link is down, in words; empty when it is up.
-    pub link_why: String,
-    /// Whether the sensor gives readings.
-    pub sensor_ok: bool,
-    /// Seconds until the lease ends, if one runs.
-    pub lease_left: Option<f64>,
-    /// How long the outage under way lasts, in seconds.
-    pub outage: Option<f64>,
-    /// Commands refused since the start.
-    pub commands_refused: u64,
 }
 
 /// What a change of is announced.
@@ -285,6 +249,9 @@ impl Controller {
             lease_left: lease_left.map(|left| left.as_secs_f64()),
             outage: outage.map(|outage| outage.as_secs_f64()),
             commands_refused: self.commands_refused,
+            since: now.boot.saturating_sub(self.lighting.since()).as_secs_f64(),
+            backlog_oldest: self.delivery.oldest_ms().map(rfc3339),
+            last_outage: self.outage.last().cloned(),
         }
     }
 
@@ -404,7 +371,8 @@ impl Controller {
 
     fn backlog_opened(&mut self, opened: Opened, now: Now) {
         self.inbox.remember(opened.command_ids);
-        self.delivery.opened(opened.ordinal, opened.records);
+        self.delivery
+            .opened(opened.ordinal, opened.records, opened.oldest_ms);
         if opened.records > 0 {
             let text = format!(
                 "{} records of earlier runs wait in the backlog",
@@ -729,33 +697,5 @@ impl Controller {
 
     fn log(&mut self, level: Level, text: String) {
         self.outputs.push_back(Output::Log(level, text));
-    }
-}
-
-impl View {
-    /// The payload of the `state` topic.
-    pub fn announcement(&self) -> String {
-        #[derive(Serialize)]
-        struct Announcement<'a> {
-            led_on: bool,
-            by: &'a str,
-            why: &'a str,
-            light: Option<PlainNumber>,
-            mode: Mode,
-            backlog: u64,
-            clock: ClockState,
-            version: &'a str,
-        }
-        let announcement = Announcement {
-            led_on: self.led_on,
-            by: &self.by,
-            why: &self.why,
-            light: self.light.map(PlainNumber),
-            mode: self.mode,
-            backlog: self.backlog,
-            clock: self.clock,
-            version: &self.version,
-        };
-        serde_json::to_string(&announcement).unwrap_or_default()
     }
 }

@@ -227,6 +227,8 @@ struct Disk {
     ordinal: Option<u64>,
     /// Records on it, as it said last.
     records: u64,
+    /// When the oldest of them was made, as far as is known.
+    oldest_ms: Option<i64>,
     /// The last record read back in this session.
     after: Option<Key>,
     /// There is nothing behind that.
@@ -403,9 +405,10 @@ impl Delivery {
     }
 
     /// The backlog is open and this run has its ordinal there.
-    pub fn opened(&mut self, ordinal: u64, records: u64) {
+    pub fn opened(&mut self, ordinal: u64, records: u64, oldest_ms: Option<i64>) {
         self.disk.ordinal = Some(ordinal);
         self.disk.records = records;
+        self.disk.oldest_ms = oldest_ms;
         self.disk.end = false;
     }
 
@@ -528,6 +531,9 @@ impl Delivery {
                 records.push(held.record.clone());
             }
         }
+        if self.disk.records == 0 {
+            self.disk.oldest_ms = records.first().map(|record| record.stamp.wall_ms);
+        }
         self.disk.storing = true;
         self.disk.retry_at = None;
         self.orders.push_back(Output::Store {
@@ -601,6 +607,17 @@ impl Delivery {
             .filter(|held| held.lane == Lane::History && held.copy == Copy::None)
             .count();
         self.disk.records.saturating_sub(self.forget.records) + in_memory as u64
+    }
+
+    /// When the oldest record of the backlog was made, in milliseconds since 1970 on the clock of then.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        let of = |record: &Record| record.stamp.wall_ms;
+        let in_memory = self.live.iter().find(|held| held.lane == Lane::History);
+        self.page
+            .front()
+            .map(|replayed| of(&replayed.record))
+            .or(self.disk.oldest_ms.filter(|_| self.disk.records > 0))
+            .or(in_memory.map(|held| of(&held.record)))
     }
 
     /// Records of this run that are neither confirmed nor on the disk.

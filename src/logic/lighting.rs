@@ -58,6 +58,17 @@ pub enum Mode {
     Remote,
 }
 
+impl Mode {
+    /// Its name in configuration and commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Auto => "auto",
+            Mode::Local => "local",
+            Mode::Remote => "remote",
+        }
+    }
+}
+
 /// How long a command holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lease {
@@ -131,6 +142,7 @@ pub struct Lighting {
     last_good: Duration,
     read_at: Duration,
     decided: State,
+    decided_at: Duration,
     why: String,
 }
 
@@ -164,6 +176,7 @@ impl Lighting {
             last_good: now,
             read_at: now,
             decided: State::Starting,
+            decided_at: now,
             why: "no reading yet".into(),
         }
     }
@@ -308,6 +321,11 @@ impl Lighting {
         self.led_on
     }
 
+    /// Since when the LED is as it is by whom it is, on the boot clock.
+    pub fn since(&self) -> Duration {
+        self.decided_at
+    }
+
     /// Why it is as it is, in words.
     pub fn why(&self) -> &str {
         &self.why
@@ -355,6 +373,9 @@ impl Lighting {
         let changed = led_on != self.led_on;
         if (entered || changed || matches!(state, State::Remote { .. })) && !why.is_empty() {
             self.why = why;
+        }
+        if entered || changed {
+            self.decided_at = now;
         }
         if !changed {
             return None;

@@ -17,8 +17,10 @@ pub mod lighting;
 pub mod outage;
 pub mod telemetry;
 pub mod time;
+mod view;
 
-pub use controller::{Birth, Controller, Settings, View};
+pub use controller::{Birth, Controller, Settings};
+pub use view::View;
 
 use uuid::Uuid;
 
@@ -54,6 +56,8 @@ pub struct Opened {
     pub previous: Option<(Uuid, u64)>,
     /// Records in the store.
     pub records: u64,
+    /// When the oldest of them was made, in milliseconds since 1970 on the clock of then.
+    pub oldest_ms: Option<i64>,
     /// Ids of commands already obeyed, oldest first.
     pub command_ids: Vec<String>,
 }

@@ -328,6 +328,7 @@ impl World {
             ordinal: self.ordinal,
             previous: self.disk_runs.last().copied(),
             records: self.disk.len() as u64,
+            oldest_ms: self.disk.values().next().map(|record| record.stamp.wall_ms),
             command_ids: self.disk_ids.clone(),
         };
         self.disk_runs.push((self.run, 0));

@@ -135,6 +135,7 @@ impl Store {
     /// What the daemon is told of it.
     pub(super) fn opened(&self) -> Opened {
         Opened {
+            oldest_ms: None,
             ordinal: self.ordinal,
             previous: self
                 .runs
