@@ -66,11 +66,6 @@ impl Place {
         }
     }
 
-    /// The folder itself.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The sled store.
     pub(super) fn store(&self) -> PathBuf {
         self.path.join("store")
@@ -195,7 +190,7 @@ impl Place {
         let lay = || -> io::Result<()> {
             let mut file = File::create(self.ballast())?;
             // Not zeros: a file system may keep those without any space.
-            let block: Vec<u8> = (0..65_536_u32).map(|n| (n * 167 >> 3) as u8).collect();
+            let block: Vec<u8> = (0..65_536_u32).map(|n| ((n * 167) >> 3) as u8).collect();
             for _ in 0..BALLAST / 65_536 {
                 file.write_all(&block)?;
             }

@@ -39,10 +39,7 @@ pub(super) struct Opening<'a> {
 }
 
 /// Runs something that may panic inside sled.
-pub(super) fn guard<T>(
-    place: &Place,
-    work: impl FnOnce() -> Result<T, Fault>,
-) -> Result<T, Fault> {
+pub(super) fn guard<T>(place: &Place, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|what| Err(place.panic_fault(&*what)))
 }
 
@@ -63,7 +60,12 @@ impl Opening<'_> {
         let account = Account::read(&place.account());
         let there = place.store().symlink_metadata().is_ok();
         let mut store = if there && suspect {
-            self.rebuild(&place, &account, "the store failed again and again", progress)?
+            self.rebuild(
+                &place,
+                &account,
+                "the store failed again and again",
+                progress,
+            )?
         } else if there || account.generation == 0 {
             match self.load_whole(&place, &account) {
                 Err(Fault::Damaged(why)) => self.rebuild(&place, &account, &why, progress)?,
@@ -112,9 +114,7 @@ impl Opening<'_> {
     }
 
     fn load_whole(&self, place: &Place, account: &Account) -> Result<Store, Fault> {
-        let store = patiently(|| {
-            guard(place, || Store::load(place, &place.store(), self.bounds))
-        })?;
+        let store = patiently(|| guard(place, || Store::load(place, &place.store(), self.bounds)))?;
         if store.state.generation < account.generation {
             let why = format!(
                 "the store opened, but with its state of write {} where {} had been made",
@@ -156,7 +156,10 @@ impl Opening<'_> {
         let aside = place.quarantine()?;
         let kept = aside.as_deref().map_or(Path::new("nowhere"), |path| path);
         if nothing {
-            tracing::warn!("backlog: {why}; nothing to salvage; kept at {}", kept.display());
+            tracing::warn!(
+                "backlog: {why}; nothing to salvage; kept at {}",
+                kept.display()
+            );
         } else {
             tracing::warn!(
                 "backlog: {why}; {records} records salvaged, {losses} losses to tell; kept at {}",

@@ -66,22 +66,28 @@ impl Store {
                 Err(_) => bad.push(chunk),
             }
         }
-        let singles: Vec<Key> = match bound {
+        let mut singles: Vec<Key> = match bound {
             Some(bound) if bound > from => self.tail.range(from..bound),
             Some(_) => self.tail.range(from..from),
             None => self.tail.range(from..),
         }
         .map(|(key, _)| *key)
-        .take(limit + MAX_CHUNK)
+        .take(limit + MAX_CHUNK + 1)
         .collect();
-        // A tail longer than that: nothing after the last one taken can be in this page.
-        let cut = (singles.len() == limit + MAX_CHUNK)
-            .then(|| singles.last().copied())
-            .flatten();
+        // A tail longer than a page: nothing after the last one taken can be in this page.
+        let cut = (singles.len() > limit + MAX_CHUNK)
+            .then(|| singles.pop())
+            .and_then(|_| singles.last().copied());
         let mut bad_singles = Vec::new();
         for key in singles {
             match self.single(key)? {
-                Some((_, Line { record: Some(record), .. })) => {
+                Some((
+                    _,
+                    Line {
+                        record: Some(record),
+                        ..
+                    },
+                )) => {
                     found.insert(key, record);
                 }
                 _ => bad_singles.push(key),
@@ -156,8 +162,8 @@ impl Store {
         let fault = |error| self.place.sled_fault(error);
         let start = keys::chunks_from(from);
         // Chunks do not overlap: only the one that begins before `from` can reach into it.
-        let before = self.db.range(keys::chunks_from(LOWEST)..start.clone());
-        if let Some(item) = before.rev().next() {
+        let mut before = self.db.range(keys::chunks_from(LOWEST)..start.clone());
+        if let Some(item) = before.next_back() {
             let (key, _) = item.map_err(fault)?;
             let chunk = Chunk::parse(&key);
             if let Some(chunk) = chunk.filter(|chunk| chunk_end(chunk) >= from) {
@@ -190,20 +196,18 @@ impl Store {
     }
 
     /// What a chunk holds, what is forgotten of it included.
-    pub(super) fn lines(
-        &self,
-        chunk: &Chunk,
-    ) -> Result<Result<(Header, Lines), Broken>, Fault> {
+    pub(super) fn lines(&self, chunk: &Chunk) -> Result<Result<(Header, Lines), Broken>, Fault> {
         let value = self
             .db
             .get(chunk.bytes())
             .map_err(|error| self.place.sled_fault(error))?;
         Ok(match value {
-            Some(value) => format::unpack_lines(&value)
-                .and_then(|(header, lines)| match header.ordinal == chunk.ordinal {
+            Some(value) => format::unpack_lines(&value).and_then(|(header, lines)| {
+                match header.ordinal == chunk.ordinal {
                     true => Ok((header, lines)),
                     false => Err(Broken::Damaged),
-                }),
+                }
+            }),
             None => Err(Broken::Damaged),
         })
     }
@@ -293,11 +297,7 @@ impl Store {
     }
 
     /// Takes out a single record that cannot be read; it is a loss.
-    pub(super) fn drop_damaged_single(
-        &mut self,
-        batch: &mut Batch,
-        key: Key,
-    ) -> Result<(), Fault> {
+    pub(super) fn drop_damaged_single(&mut self, batch: &mut Batch, key: Key) -> Result<(), Fault> {
         let Some(bytes) = self.tail.remove(&key) else {
             return Ok(());
         };
@@ -409,7 +409,10 @@ impl Store {
                         Broken::Unknown => UNREADABLE,
                     };
                     let count = u64::from(chunk.count);
-                    self.add_loss(&mut batch, loss(run, chunk.first, chunk.last, count, reason))?;
+                    self.add_loss(
+                        &mut batch,
+                        loss(run, chunk.first, chunk.last, count, reason),
+                    )?;
                 }
             }
             self.write(batch)?;

@@ -27,9 +27,20 @@ pub(super) struct Round {
 /// A record that is to be stored: key, line (its record alone counts), value.
 pub(super) type New = (Key, Line, Vec<u8>);
 
-enum Unit {
+/// What the store holds records in.
+pub(super) enum Unit {
     Chunk(Chunk),
     Single(Key),
+}
+
+impl Unit {
+    /// Its last key.
+    pub(super) fn end(&self) -> Key {
+        match self {
+            Unit::Chunk(chunk) => chunk_end(chunk),
+            Unit::Single(key) => *key,
+        }
+    }
 }
 
 impl Store {
@@ -102,7 +113,10 @@ impl Store {
                     ),
                     None => (chunk.first, chunk.last, u64::from(chunk.count)),
                 };
-                self.add_loss(&mut batch, loss(run.unwrap_or_default(), from, to, count, FULL))?;
+                self.add_loss(
+                    &mut batch,
+                    loss(run.unwrap_or_default(), from, to, count, FULL),
+                )?;
                 for line in lines.unwrap_or_default() {
                     if left.as_ref().is_none_or(|left| left.contains(&line.seq)) {
                         self.carry_loss(&mut batch, &line);
@@ -185,7 +199,15 @@ impl Store {
         let ordinal = first.ordinal;
         let dropped: Vec<_> = dropped
             .into_iter()
-            .map(|line| (Key { ordinal, seq: line.seq }, line))
+            .map(|line| {
+                (
+                    Key {
+                        ordinal,
+                        seq: line.seq,
+                    },
+                    line,
+                )
+            })
             .collect();
         self.give_up(&mut batch, &dropped)?;
         self.refresh_low(ordinal, &gone)?;
@@ -226,7 +248,15 @@ impl Store {
         let ordinal = first.ordinal;
         let dropped: Vec<_> = dropped
             .into_iter()
-            .map(|line| (Key { ordinal, seq: line.seq }, line))
+            .map(|line| {
+                (
+                    Key {
+                        ordinal,
+                        seq: line.seq,
+                    },
+                    line,
+                )
+            })
             .collect();
         self.give_up(&mut batch, &dropped)?;
         for (key, _) in &dropped {
@@ -243,7 +273,7 @@ impl Store {
     }
 
     /// The chunk or single record that is first of those from `at` on.
-    fn unit_at(&self, at: Key) -> Result<Option<Unit>, Fault> {
+    pub(super) fn unit_at(&self, at: Key) -> Result<Option<Unit>, Fault> {
         let chunk = self.chunk_at(at)?;
         let single = self.tail.range(at..).next().map(|(key, _)| *key);
         Ok(match (chunk, single) {
@@ -251,6 +281,20 @@ impl Store {
             (Some(chunk), _) => Some(Unit::Chunk(chunk)),
             (None, Some(key)) => Some(Unit::Single(key)),
             (None, None) => None,
+        })
+    }
+
+    /// What a chunk or single record holds; `None` when it is damaged.
+    pub(super) fn unit_lines(&self, unit: &Unit) -> Result<Option<(Header, Vec<Line>)>, Fault> {
+        Ok(match unit {
+            Unit::Chunk(chunk) => {
+                let lines = self.lines(chunk)?.ok();
+                lines.map(|(header, lines)| (header, lines.lines))
+            }
+            Unit::Single(key) => {
+                let line = self.single(*key)?;
+                line.map(|(header, line)| (header, vec![line]))
+            }
         })
     }
 

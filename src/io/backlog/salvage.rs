@@ -18,8 +18,8 @@ use crate::logic::telemetry::Loss;
 use super::account::Account;
 use super::disk::Fault;
 use super::format::{self, HEADER, Header, Kind, Line, MAGIC, MAX_VALUE};
-use super::ledger::{DAMAGED, Run, State, pack_command};
 use super::keys;
+use super::ledger::{DAMAGED, Run, State, pack_command};
 use super::store::{Store, loss};
 
 const BLOCK: usize = 1024 * 1024;
@@ -82,6 +82,16 @@ impl Found {
     /// Whether nothing at all was found.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.runs.is_empty()
+    }
+
+    /// Values with records.
+    pub(super) fn values(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Records that the runs' accounts say were held.
+    pub(super) fn held(&self) -> u64 {
+        self.runs.values().map(|run| run.held).sum()
     }
 
     /// Writes what was found into a new, empty store; gives the records and the losses it made.
@@ -276,7 +286,10 @@ impl Found {
             }
             Kind::Loss => {
                 let loss: Loss = serde_json::from_slice(payload).ok()?;
-                let known = self.losses.entry(header.ordinal).or_insert_with(|| loss.clone());
+                let known = self
+                    .losses
+                    .entry(header.ordinal)
+                    .or_insert_with(|| loss.clone());
                 if known.count < loss.count {
                     *known = loss;
                 }
@@ -349,7 +362,7 @@ impl Writer<'_> {
         let lines = std::mem::take(&mut self.lines);
         self.store.insert_lines(&mut self.batch, &of, &lines);
         self.chunks += 1;
-        if self.chunks % CHUNKS == 0 {
+        if self.chunks.is_multiple_of(CHUNKS) {
             self.store.place.has_room()?;
             self.store.write(std::mem::take(&mut self.batch))?;
         }

@@ -373,7 +373,10 @@ impl Store {
             },
             _ => {
                 let mut batch = Batch::default();
-                self.add_loss(&mut batch, loss(record.run, record.seq, record.seq, 1, ledger::REFUSED))?;
+                self.add_loss(
+                    &mut batch,
+                    loss(record.run, record.seq, record.seq, 1, ledger::REFUSED),
+                )?;
                 self.write(batch)?;
                 return Ok(None);
             }
@@ -513,11 +516,6 @@ impl Store {
                 batch.remove(keys::numbered(keys::COMMAND, number));
             }
         }
-    }
-
-    /// The ordinal of the current run.
-    pub(super) fn ordinal(&self) -> u64 {
-        self.ordinal
     }
 }
 

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel};
 
+use super::account::Account;
 use super::*;
 use crate::config::OnFull;
 use crate::logic::Opened;
@@ -53,7 +54,10 @@ impl Open {
             match self.answers.try_recv() {
                 Ok(Input::Lost { id, loss }) => {
                     let before = self.lost.insert(id, loss.clone());
-                    assert!(before.is_none_or(|before| before == loss), "a told loss changed");
+                    assert!(
+                        before.is_none_or(|before| before == loss),
+                        "a told loss changed"
+                    );
                 }
                 Ok(other) => return other,
                 Err(TryRecvError::Empty) if Instant::now() < until => std::thread::yield_now(),
@@ -131,7 +135,7 @@ fn reading(run: Uuid, seq: u64) -> Record {
         },
         body: Body::Reading {
             light: (seq % 1000) as f64,
-            led_on: seq % 2 == 0,
+            led_on: seq.is_multiple_of(2),
         },
     }
 }
@@ -188,7 +192,9 @@ fn what_is_stored_comes_back_in_order_after_a_restart() {
     assert_eq!(first.opened.ordinal, 1);
     assert_eq!(first.opened.previous, None);
     assert_eq!(first.store([1, 2, 5]), 3);
-    first.backlog.store(Vec::new(), vec!["a".into(), "b".into()]);
+    first
+        .backlog
+        .store(Vec::new(), vec!["a".into(), "b".into()]);
     assert_eq!(first.answer(), Input::Stored { records: 3 });
     first.close();
 
@@ -222,7 +228,10 @@ fn sealing_keeps_order_and_count() {
     assert_eq!(open.seqs(), stored);
     // Handed over again after an answer that got lost: not kept twice.
     open.run = Uuid::from_u128(1);
-    assert_eq!(open.store(stored.iter().copied().take(40)), stored.len() as u64);
+    assert_eq!(
+        open.store(stored.iter().copied().take(40)),
+        stored.len() as u64
+    );
     assert_eq!(open.seqs(), stored);
     open.close();
 }
@@ -232,7 +241,11 @@ fn a_late_record_finds_its_place_between_sealed_ones() {
     let folder = tempfile::tempdir().unwrap();
     let mut open = Open::new(&settings(&folder), 1);
     let late = [50, 51, 130, 200];
-    for some in (1..=600).filter(|s| !late.contains(s)).collect::<Vec<_>>().chunks(100) {
+    for some in (1..=600)
+        .filter(|s| !late.contains(s))
+        .collect::<Vec<_>>()
+        .chunks(100)
+    {
         open.store(some.iter().copied());
     }
     open.store(late);
@@ -339,7 +352,10 @@ fn a_told_loss_never_changes_and_is_told_again_until_it_is_forgotten() {
     open.backlog.forget_loss(first);
     open.close();
     let mut open = Open::new(&settings, 2);
-    assert_eq!(open.losses().iter().map(|l| l.count).sum::<u64>(), 10 - count);
+    assert_eq!(
+        open.losses().iter().map(|l| l.count).sum::<u64>(),
+        10 - count
+    );
     open.close();
 }
 
@@ -404,13 +420,21 @@ fn filled(folder: &TempDir, closed: bool) -> config::Backlog {
     settings
 }
 
-/// Opens and counts: everything is there, or is told as lost. Gives the number that was kept.
+/// Opens and counts: everything is there, or is told as lost, but for what was stored after the last
+/// account of a store that was killed. Gives the number that was kept.
 fn opens_and_accounts(settings: &config::Backlog) -> usize {
+    let account = Account::read(&settings.path.join("account"));
+    let known = account.run.map_or(0, |run| run.high);
+    assert!(known == 0 || known > 1000 - 256);
     let mut open = Open::new(settings, 2);
-    let kept: BTreeSet<Key> = open.all().into_iter().filter(|k| k.ordinal < open.opened.ordinal).collect();
+    let kept: BTreeSet<Key> = open
+        .all()
+        .into_iter()
+        .filter(|k| k.ordinal < open.opened.ordinal)
+        .collect();
     let lost: u64 = open.losses().iter().map(|loss| loss.count).sum();
     assert!(
-        kept.len() as u64 + lost >= 1000,
+        kept.len() as u64 + lost >= known,
         "{} kept, {lost} lost: {:?}",
         kept.len(),
         open.lost
@@ -500,7 +524,10 @@ fn a_store_that_is_gone_is_a_loss_and_ordinals_go_on() {
     assert_eq!(open.opened.previous, Some((Uuid::from_u128(1), 1000)));
     let losses = open.losses();
     assert_eq!(losses.len(), 1);
-    assert_eq!((losses[0].from_seq, losses[0].to_seq, losses[0].count), (1, 1000, 1000));
+    assert_eq!(
+        (losses[0].from_seq, losses[0].to_seq, losses[0].count),
+        (1, 1000, 1000)
+    );
     assert_eq!(losses[0].reason, "damaged");
     open.close();
 }
@@ -640,6 +667,49 @@ fn the_last_256_command_ids_are_kept() {
     assert_eq!(open.opened.command_ids[0], "id144");
     assert_eq!(open.opened.command_ids[255], "id399");
     open.close();
+}
+
+#[test]
+fn a_stopped_backlog_can_be_looked_into() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(
+        inspect::stats(folder.path())
+            .unwrap_err()
+            .contains("no backlog")
+    );
+    let settings = filled(&folder, true);
+    let stats = inspect::stats(&settings.path).unwrap();
+    assert_eq!(
+        (stats.records, stats.runs.len(), stats.runs[0].held),
+        (1000, 1, 1000)
+    );
+    let mut out = Vec::new();
+    inspect::export(&settings.path, &mut out).unwrap();
+    let seqs: Vec<u64> = String::from_utf8(out)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["q"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(seqs, (1..=1000).collect::<Vec<_>>());
+    let mut out = Vec::new();
+    inspect::list(&settings.path, &mut out).unwrap();
+    assert!(String::from_utf8(out).unwrap().starts_with("1 1 128 128\n"));
+    let verified = inspect::verify(&settings.path).unwrap();
+    assert_eq!((verified.readable, verified.expected), (1000, 1000));
+    assert!(verified.problems.is_empty());
+    fs::write(
+        settings.path.join("store/conf"),
+        b"rubbish and nothing else",
+    )
+    .unwrap();
+    let verified = inspect::verify(&settings.path).unwrap();
+    assert_eq!(verified.problems.len(), 1);
+    assert_eq!(opens_and_accounts(&settings), 1000);
+    assert!(inspect::verify(&settings.path).unwrap().problems.is_empty());
 }
 
 #[derive(Debug, Clone)]

@@ -329,9 +329,7 @@ impl Worker {
         let suspect = self.strikes >= STRIKES;
         let counts = Arc::clone(&self.counts);
         let place = self.place.clone();
-        let opened = guard(&place, || {
-            self.opening().open(suspect, &|| counts.bump())
-        });
+        let opened = guard(&place, || self.opening().open(suspect, &|| counts.bump()));
         match opened {
             Ok(store) => {
                 if suspect {
