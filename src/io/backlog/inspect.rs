@@ -175,7 +175,9 @@ pub fn verify(path: &Path) -> Result<Verified, String> {
             Ok(verified)
         }
         Err(Fault::Damaged(why)) => {
-            let found = Found::scan(&Place::new(path).store(), &|| {});
+            let place = Place::new(path);
+            let found = Found::scan(&[place.store(), place.before()], &|| {});
+            // Sled may have made the store worse: the copy stays for the next start.
             Ok(Verified {
                 readable: 0,
                 expected: found.held(),
@@ -251,9 +253,14 @@ fn with_store<T>(
         max_bytes: u64::MAX,
         on_full: config::OnFull::DropOldest,
     };
+    place.not_held()?;
     remove_half_snapshots(&place.store());
+    place.copy_before();
     let mut store = guard(&place, || Store::load(&place, &place.store(), &bounds))?;
     let done = guard(&place, || work(&mut store));
     discard(store);
+    if done.is_ok() {
+        place.drop_before();
+    }
     done
 }

@@ -65,10 +65,12 @@ struct Gaps {
 }
 
 impl Found {
-    /// Scans all files in `dead`, or `dead` itself when it is a file.
-    pub(super) fn scan(dead: &Path, progress: &dyn Fn()) -> Found {
+    /// Scans these files, and all files in these folders.
+    pub(super) fn scan(dead: &[PathBuf], progress: &dyn Fn()) -> Found {
         let mut found = Found::default();
-        collect(dead, DEPTH, &mut found.files);
+        for path in dead {
+            collect(path, DEPTH, &mut found.files);
+        }
         let mut sort_at = SORT_AT;
         for file in 0..found.files.len() {
             if let Ok(open) = File::open(&found.files[file]) {

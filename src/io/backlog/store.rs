@@ -276,6 +276,7 @@ impl Store {
         let account = Account {
             generation: self.state.generation,
             ordinal: self.ordinal,
+            records: self.state.records > 0,
             run: self.runs.get(&self.ordinal).copied(),
         };
         account
