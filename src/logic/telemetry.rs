@@ -258,11 +258,7 @@ impl Book {
         if due && moved {
             // Keep the beat of the interval instead of drifting by each tick's lateness.
             let beat = at + interval;
-            let next = if now < beat + interval {
-                beat.max(at)
-            } else {
-                now
-            };
+            let next = if now < beat + interval { beat.max(at) } else { now };
             self.recorded = Some((next, light));
         }
         due && moved
