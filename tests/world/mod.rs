@@ -10,7 +10,7 @@ use std::time::Duration;
 use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode};
-use nightlight::logic::telemetry::{self, Keep, Loss, Record};
+use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
 use nightlight::logic::time::{ClockState, Now};
 use nightlight::logic::{
     Birth, Controller, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
@@ -340,7 +340,16 @@ impl World {
 
     /// The store is over its bound and gives up its oldest records.
     pub fn disk_drops_oldest(&mut self, count: usize) {
-        let keys: Vec<Key> = self.disk.keys().copied().take(count).collect();
+        // The word about an earlier loss is never given up.
+        let keys: Vec<Key> = self
+            .disk
+            .iter()
+            .take_while(|(_, record)| {
+                !matches!(record.body, Body::Event(telemetry::Event::Loss(_)))
+            })
+            .map(|(key, _)| *key)
+            .take(count)
+            .collect();
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
             return;
         };
