@@ -69,7 +69,6 @@ impl Default for Clock {
 /// may leave that flag set for ever only to keep the kernel from writing to the clock chip. Every
 /// service (timesyncd, chrony, ntpd, ntpd-rs) lowers `maxerror` when it has the time. A refused call,
 /// as under a system call filter, is "not known".
-#[allow(clippy::useless_conversion, reason = "the field is 32 bits wide on a 32-bit Pi")]
 fn synced() -> bool {
     // All zero modes: a question, which needs no privilege.
     let mut answer = Timex::new();
@@ -89,7 +88,6 @@ fn since(time: Timespec) -> Duration {
 
 // A long is 32 bits wide on half of the Pis, and the conversion does something there.
 #[allow(clippy::useless_conversion)]
-#[allow(clippy::useless_conversion, reason = "the field is 32 bits wide on a 32-bit Pi")]
 fn milliseconds(time: Timespec) -> i64 {
     time.tv_sec
         .saturating_mul(1000)
