@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::lighting::Mode;
+use super::lighting::{Mode, Rules};
 use super::time::Now;
 
 /// Larger payloads are refused unread.
@@ -76,7 +76,7 @@ pub enum Action {
     /// Read the sensor and answer with the reading.
     ReadNow,
     /// Change the rules.
-    Set(Rules),
+    Set(Wish),
     /// End the daemon, to be started again.
     Restart,
     /// Restart the machine.
@@ -85,13 +85,25 @@ pub enum Action {
 
 /// The rules that `set` changes; `None` leaves one as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rules {
-    /// The local rule switches on below this light.
-    pub on_below: Option<f64>,
-    /// It switches off above this light.
-    pub off_above: Option<f64>,
-    /// Who may decide.
-    pub mode: Option<Mode>,
+pub struct Wish {
+    on_below: Option<f64>,
+    off_above: Option<f64>,
+    mode: Option<Mode>,
+    interval: Option<Duration>,
+    /// Whether they outlive a restart.
+    pub persist: bool,
+}
+
+impl Wish {
+    /// The rules that come of it.
+    pub fn over(&self, rules: Rules) -> Rules {
+        Rules {
+            mode: self.mode.unwrap_or(rules.mode),
+            on_below: self.on_below.unwrap_or(rules.on_below),
+            off_above: self.off_above.unwrap_or(rules.off_above),
+            interval: self.interval.unwrap_or(rules.interval),
+        }
+    }
 }
 
 /// What is to become of a command.
@@ -481,7 +493,7 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
         (Some(_), Some(_)) => Err("both led_on and command in it".into()),
         (None, Some(Value::String(command))) => match command.as_str() {
             "read-now" => Ok(Action::ReadNow),
-            "set" => rules(fields).map(Action::Set),
+            "set" => wish(fields).map(Action::Set),
             "restart" => Ok(Action::Restart),
             "reboot" => Ok(Action::Reboot),
             _ => Err("unknown command; there are read-now, set, restart and reboot".into()),
@@ -490,17 +502,20 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
     }
 }
 
-fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
+fn wish(fields: &Map<String, Value>) -> Result<Wish, String> {
     const ENVELOPE: [&str; 6] = ["command", "id", "issued_at", "expires_at", "seq", "lease"];
-    const RULES: [&str; 3] = ["on_below", "off_above", "mode"];
-    if let Some(key) = fields
-        .keys()
-        .find(|key| !ENVELOPE.contains(&key.as_str()) && !RULES.contains(&key.as_str()))
-    {
+    const RULES: [&str; 4] = ["on_below", "off_above", "mode", "interval"];
+    const TAKES: &str = "set takes on_below, off_above, mode, interval and persist";
+    let known = |key: &&String| {
+        let key = key.as_str();
+        ENVELOPE.contains(&key) || RULES.contains(&key) || key == "persist"
+    };
+    if let Some(key) = fields.keys().find(|key| !known(key)) {
         let key: String = key.chars().take(40).collect();
-        return Err(format!(
-            "unknown key {key}; set takes on_below, off_above and mode"
-        ));
+        return Err(format!("unknown key {key}; {TAKES}"));
+    }
+    if RULES.iter().all(|key| present(fields, key).is_none()) {
+        return Err(format!("nothing to set; {TAKES}"));
     }
     let number = |key: &str| match present(fields, key) {
         None => Ok(None),
@@ -509,7 +524,7 @@ fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
             _ => Err(format!("{key} is not a number")),
         },
     };
-    let rules = Rules {
+    Ok(Wish {
         on_below: number("on_below")?,
         off_above: number("off_above")?,
         mode: match present(fields, "mode") {
@@ -518,11 +533,17 @@ fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
                 Mode::deserialize(value).map_err(|_| "mode is none of auto, local and remote")?,
             ),
         },
-    };
-    if rules == Rules::default() {
-        return Err("nothing to set; set takes on_below, off_above and mode".into());
-    }
-    Ok(rules)
+        interval: match present(fields, "interval") {
+            None => None,
+            Some(value) => {
+                Some(duration(value).ok_or("interval is not a duration such as \"5s\"")?)
+            }
+        },
+        persist: match present(fields, "persist") {
+            None => false,
+            Some(value) => value.as_bool().ok_or("persist is neither true nor false")?,
+        },
+    })
 }
 
 fn id(fields: &Map<String, Value>) -> Result<Option<String>, String> {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{Action, Command, Inbox, Outcome, Rules, Verdict};
+use super::command::{Action, Command, Inbox, Outcome, Verdict, Wish};
 use super::delivery::{self, Delivery, Topic};
-use super::lighting::{self, Change, Lighting, Mode, State};
+use super::lighting::{self, Change, Lighting, Mode, Rules, State};
 use super::outage::{Cause, Outage};
 use super::telemetry::{self, Body, Book, Event, Keep, PlainNumber};
 use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
@@ -77,6 +77,7 @@ pub struct Controller {
     /// The newest reading of an outage, with `keep = "latest"`.
     kept: Option<(Stamp, Body)>,
     reading: bool,
+    sensor_told_ok: bool,
     /// Commands that wait for the next reading.
     read_now: Vec<Command>,
     announced: Option<Announced>,
@@ -93,7 +94,7 @@ pub struct Controller {
 struct Announced {
     led_on: bool,
     by: String,
-    mode: Mode,
+    rules: Rules,
     clock: ClockState,
     sensor_ok: bool,
     backlog: bool,
@@ -125,6 +126,7 @@ impl Controller {
             starting,
             kept: None,
             reading: false,
+            sensor_told_ok: true,
             read_now: Vec::new(),
             announced: None,
             announce_at: now.boot,
@@ -237,7 +239,7 @@ impl Controller {
             by: self.lighting.state().by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
-            mode: self.lighting.settings().mode,
+            rules: self.lighting.settings().rules(),
             backlog: self.delivery.backlog(),
             clock: self.clock.state(),
             version: self.birth.version.clone(),
@@ -261,6 +263,7 @@ impl Controller {
             let was = self.lighting.state();
             let change = self.lighting.tick(now.boot);
             self.lease_over(was, now);
+            self.tell_sensor(now);
             self.apply(change, now);
         }
         if self.lighting.read_due(now.boot) && !self.reading && self.stopping.is_none() {
@@ -293,7 +296,6 @@ impl Controller {
 
     fn read(&mut self, light: f64, now: Now) {
         self.reading = false;
-        let was_ok = self.lighting.sensor_ok();
         let led_on = self.lighting.led_on();
         if self.book.takes(light, now.boot) {
             let body = Body::Reading { light, led_on };
@@ -304,9 +306,7 @@ impl Controller {
             }
         }
         let change = self.lighting.read(light, now.boot);
-        if !was_ok {
-            self.sensor_event(true, "it gives readings again".into(), now);
-        }
+        self.tell_sensor(now);
         self.apply(change, now);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Applied, "", Some(light));
@@ -315,19 +315,25 @@ impl Controller {
 
     fn read_failed(&mut self, why: &str, now: Now) {
         self.reading = false;
-        let was_ok = self.lighting.sensor_ok();
-        let change = self.lighting.read_failed(now.boot);
-        if was_ok && !self.lighting.sensor_ok() {
-            self.sensor_event(false, why.to_owned(), now);
-        }
+        let change = self.lighting.read_failed(why, now.boot);
+        self.tell_sensor(now);
         self.apply(change, now);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Rejected, why, None);
         }
     }
 
-    fn sensor_event(&mut self, ok: bool, why: String, now: Now) {
-        let level = if ok { Level::Info } else { Level::Warn };
+    /// Tells once when the sensor fails and once when it works again.
+    fn tell_sensor(&mut self, now: Now) {
+        let ok = self.lighting.sensor_ok();
+        if ok == self.sensor_told_ok {
+            return;
+        }
+        self.sensor_told_ok = ok;
+        let (level, why) = match ok {
+            true => (Level::Info, "it gives readings again".to_owned()),
+            false => (Level::Warn, self.lighting.sensor_why().to_owned()),
+        };
         self.log(level, format!("sensor: {why}"));
         self.tell(Body::Event(Event::Sensor { ok, why }), None, now);
     }
@@ -502,10 +508,7 @@ impl Controller {
                 }
                 self.read_now.push(command);
             }
-            Action::Set(rules) => {
-                let rules = rules.clone();
-                self.set(command.id, &rules, now);
-            }
+            Action::Set(wish) => self.set(command.id.clone(), wish, now),
             Action::Reboot if !self.allow_reboot => {
                 let reason = "not allowed here; the key commands.allow_reboot allows it";
                 self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
@@ -521,17 +524,16 @@ impl Controller {
         }
     }
 
-    fn set(&mut self, id: Option<String>, rules: &Rules, now: Now) {
-        let current = self.lighting.settings();
-        let on_below = rules.on_below.unwrap_or(current.on_below);
-        let off_above = rules.off_above.unwrap_or(current.off_above);
-        let mode = rules.mode.unwrap_or(current.mode);
-        if on_below > off_above {
-            let reason = format!("on_below {on_below} would be above off_above {off_above}");
+    fn set(&mut self, id: Option<String>, wish: &Wish, now: Now) {
+        let rules = wish.over(self.lighting.settings().rules());
+        if let Err(reason) = rules.check() {
             return self.finish(id, "set", Outcome::Rejected, &reason, now);
         }
-        let change = self.lighting.set_rules(mode, on_below, off_above, now.boot);
+        let change = self.lighting.set_rules(rules, now.boot);
         self.apply(change, now);
+        if wish.persist {
+            self.outputs.push_back(Output::KeepRules(rules));
+        }
         self.finish(id, "set", Outcome::Applied, "", now);
     }
 
@@ -623,7 +625,7 @@ impl Controller {
         let announced = Announced {
             led_on: view.led_on,
             by: view.by.clone(),
-            mode: view.mode,
+            rules: view.rules,
             clock: view.clock,
             sensor_ok: view.sensor_ok,
             backlog: view.backlog > 0,

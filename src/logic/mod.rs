@@ -25,6 +25,7 @@ pub use view::View;
 use uuid::Uuid;
 
 use delivery::Message;
+use lighting::Rules;
 use telemetry::{Loss, Record};
 
 /// The place of a record in the backlog: runs in the order of their start, records by `seq`.
@@ -155,6 +156,8 @@ pub enum Output {
         /// At most about this many.
         limit: usize,
     },
+    /// Keep these rules for the next runs.
+    KeepRules(Rules),
     /// Tell the operator.
     Log(Level, String),
     /// End the daemon; everything is told or stored.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::lighting::Mode;
+use super::lighting::{Mode, Rules};
 use super::telemetry::{OutageReport, PlainNumber};
 use super::time::ClockState;
 
@@ -25,8 +25,8 @@ pub struct View {
     pub since: f64,
     /// The last light, in the sensor's unit.
     pub light: Option<f64>,
-    /// Who may decide.
-    pub mode: Mode,
+    /// The rules in force.
+    pub rules: Rules,
     /// Records that are not confirmed and not just being delivered live.
     pub backlog: u64,
     /// When the oldest of them was made, RFC 3339, as the clock was then.
@@ -65,6 +65,9 @@ impl View {
             why: &'a str,
             light: Option<PlainNumber>,
             mode: Mode,
+            on_below: PlainNumber,
+            off_above: PlainNumber,
+            interval: String,
             backlog: u64,
             clock: ClockState,
             version: &'a str,
@@ -74,7 +77,10 @@ impl View {
             by: &self.by,
             why: &self.why,
             light: self.light.map(PlainNumber),
-            mode: self.mode,
+            mode: self.rules.mode,
+            on_below: PlainNumber(self.rules.on_below),
+            off_above: PlainNumber(self.rules.off_above),
+            interval: format!("{:?}", self.rules.interval),
             backlog: self.backlog,
             clock: self.clock,
             version: &self.version,
@@ -102,7 +108,17 @@ impl fmt::Display for View {
             Some(left) => writeln!(f, "lease     {} left", in_words(left))?,
             None => writeln!(f, "lease     none runs")?,
         }
-        writeln!(f, "mode      {}", self.mode.name())?;
+        let Rules {
+            mode,
+            on_below,
+            off_above,
+            interval,
+        } = self.rules;
+        let mode = mode.name();
+        writeln!(
+            f,
+            "rules     {mode}; on below {on_below}, off above {off_above}, read every {interval:?}"
+        )?;
         match self.link_up {
             true => writeln!(f, "link      up")?,
             false => writeln!(f, "link      down: {}", self.link_why)?,

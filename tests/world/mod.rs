@@ -32,6 +32,7 @@ pub fn settings() -> Settings {
             lease: Lease::For(Duration::from_secs(15)),
             fail_safe: FailSafe::Keep,
             interval: Duration::from_secs(1),
+            frozen_after: Duration::ZERO,
         },
         telemetry: telemetry::Settings {
             interval: Duration::ZERO,
@@ -393,6 +394,7 @@ impl World {
                     }
                 }
                 Output::ForgetLoss(_) | Output::Log(..) => {}
+                Output::KeepRules(rules) => self.settings.lighting.set_rules(rules),
                 Output::Fetch { after, limit } => {
                     let mut records: Vec<(Key, Record)> = self
                         .disk
