@@ -255,6 +255,7 @@ impl Controller {
             lease_left: lease_left.map(|left| left.as_secs_f64()),
             outage: outage.map(|outage| outage.as_secs_f64()),
             commands_refused: self.commands_refused,
+            results_dropped: self.delivery.results_dropped(),
             since: now.boot.saturating_sub(self.lighting.since()).as_secs_f64(),
             backlog_oldest: self.delivery.oldest_ms().map(rfc3339),
             last_outage: self.outage.last().cloned(),

@@ -128,7 +128,7 @@ pub struct Delivery {
     flight: VecDeque<Flight>,
     next_token: u64,
     control: VecDeque<Control>,
-    controls_dropped: u64,
+    results_dropped: u64,
     live: VecDeque<Held>,
     /// The first record of the run is finished; none is published or stored before it.
     begun: bool,
@@ -263,7 +263,7 @@ impl Delivery {
             flight: VecDeque::new(),
             next_token: 1,
             control: VecDeque::new(),
-            controls_dropped: 0,
+            results_dropped: 0,
             live: VecDeque::new(),
             begun: false,
             next_live: 0,
@@ -311,10 +311,17 @@ impl Delivery {
         if !self.is_up() {
             return;
         }
-        // Availability is told whatever else waits.
-        if self.control.len() >= CONTROL_WAITING && topic != Topic::Status {
-            self.controls_dropped += 1;
-            return;
+        // Of `state` the newest counts alone; of too many results the newest are the useful ones.
+        let control = &mut self.control;
+        if topic == Topic::State {
+            control.retain(|other| other.topic != Topic::State);
+        } else if control.len() >= CONTROL_WAITING
+            && let Some(oldest) = control
+                .iter()
+                .position(|other| other.topic == Topic::Results)
+        {
+            control.remove(oldest);
+            self.results_dropped += 1;
         }
         self.control.push_back(Control {
             topic,
@@ -597,6 +604,11 @@ impl Delivery {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Results that a flood of commands left no room for, since the start.
+    pub fn results_dropped(&self) -> u64 {
+        self.results_dropped
     }
 
     /// Whether a session stands.
