@@ -636,7 +636,7 @@ impl Model {
 
     fn decide(&mut self, now: Duration, settings: &Settings) {
         let over = |until: Option<Duration>| until.is_some_and(|until| now >= until);
-        if self.mode == Mode::Auto && self.word.is_some_and(|(_, _, until)| over(until)) {
+        if self.mode != Mode::Remote && self.word.is_some_and(|(_, _, until)| over(until)) {
             self.word = None;
         }
         let silent = now >= self.last_good + 3 * settings.lighting.interval;

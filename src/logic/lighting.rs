@@ -329,7 +329,8 @@ impl Lighting {
     }
 
     fn decide(&mut self, now: Duration) -> Option<Change> {
-        if self.settings.mode == Mode::Auto
+        // Mode `local` does not look at it, but must not keep it beyond its time for another mode.
+        if self.settings.mode != Mode::Remote
             && self
                 .held
                 .as_ref()
