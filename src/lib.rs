@@ -33,7 +33,6 @@
 
 pub mod cli;
 pub mod config;
-#[cfg(any())]
 pub mod daemon;
 pub mod io;
 pub mod logic;

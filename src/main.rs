@@ -10,6 +10,11 @@ use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
+use nightlight::io::backlog::inspect;
+use nightlight::io::clock::{BUILT_MS, Clock};
+use nightlight::io::web;
+use nightlight::{daemon, logic};
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -35,6 +40,11 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => checked(&config),
             Err(error) => refused(&error),
         },
+        Command::Backlog(how) => look_into(&how),
+        Command::Status(status) => match load(status.file.config.as_deref()) {
+            Ok(config) => self::status(&config, status.json),
+            Err(error) => refused(&error),
+        },
     }
 }
 
@@ -50,8 +60,54 @@ fn run(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    tracing::error!("the daemon is not in this build");
-    Exit::Software
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the event loop cannot be started: {error}");
+            return Exit::Software;
+        }
+    };
+    let (show, _) = tokio::sync::watch::channel(None);
+    let ended = runtime.block_on(async {
+        match stop_signal() {
+            Ok(stop) => Ok(daemon::run(config, stop, show).await),
+            Err(error) => Err(error),
+        }
+    });
+    match ended {
+        Ok(logic::Exit::Stopped | logic::Exit::Restart) => Exit::Done,
+        Ok(logic::Exit::Reboot) => reboot(),
+        Err(error) => {
+            tracing::error!("signals cannot be heard: {error}");
+            Exit::Software
+        }
+    }
+}
+
+/// Completes on SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Asks systemd to restart the machine; the configuration has allowed it.
+fn reboot() -> Exit {
+    match std::process::Command::new("systemctl")
+        .arg("reboot")
+        .status()
+    {
+        Ok(status) if status.success() => Exit::Done,
+        other => {
+            tracing::error!("the machine cannot be restarted with systemctl: {other:?}");
+            Exit::Software
+        }
+    }
 }
 
 fn demo(_demo: cli::Demo) -> Exit {
@@ -68,6 +124,70 @@ fn checked(config: &Config) -> Exit {
     // A closed pipe (`check | head`) takes nothing from the result.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Exit::Done
+}
+
+/// Asks the running daemon and shows its answer.
+fn status(config: &Config, json: bool) -> Exit {
+    let folder = &config.backlog.path;
+    let answer = match runtime() {
+        Ok(runtime) => runtime.block_on(web::ask(folder)),
+        Err(error) => Err(error),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let text = format!(
+                "nightlight: no daemon answers at {}: {error}\nIs it running, with this configuration, and may this user read that folder?\n",
+                folder.join(web::SOCKET).display()
+            );
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::Software,
+            };
+        }
+    };
+    let text = match serde_json::from_str::<logic::View>(&answer) {
+        Ok(view) if !json => format!("{view}\n"),
+        _ => answer,
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Done
+}
+
+/// Looks into a backlog at rest.
+fn look_into(how: &cli::Backlog) -> Exit {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match how {
+        cli::Backlog::Stats(folder) => inspect::stats(&folder.path)
+            .and_then(|stats| write!(out, "{stats}").map_err(|error| error.to_string())),
+        cli::Backlog::List(folder) => inspect::list(&folder.path, &mut out),
+        cli::Backlog::Export(folder) => {
+            let clocks = Clock::new();
+            let clock = logic::time::Clock::new(clocks.boot_id(), BUILT_MS, clocks.now());
+            inspect::export(&folder.path, &clock, &mut out)
+        }
+        cli::Backlog::Verify(folder) => inspect::verify(&folder.path).and_then(|verified| {
+            write!(out, "{verified}").map_err(|error| error.to_string())?;
+            match verified.problems.is_empty() {
+                true => Ok(()),
+                false => Err("the backlog is damaged".into()),
+            }
+        }),
+    };
+    match done.and_then(|()| out.flush().map_err(|error| error.to_string())) {
+        Ok(()) => Exit::Done,
+        Err(why) => {
+            tracing::error!("{why}");
+            Exit::Software
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn refused(error: &ConfigError) -> Exit {

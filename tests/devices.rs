@@ -1,11 +1,12 @@
 //! The devices with real files: what a test on a desk can know of a sensor and an LED.
+#![allow(clippy::unwrap_used, clippy::panic)] // A test that fails may say so where it stands.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nightlight::config::{self, AtExit, LedDriver, SensorDriver};
@@ -89,6 +90,27 @@ fn each_request_has_one_answer() {
 }
 
 #[test]
+fn a_file_that_is_rewritten_under_the_reader_is_read() {
+    let (_dir, path) = file("light", "5\n");
+    let mut sensor = sensor::open(&sensor(SensorDriver::Iio, path.clone())).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                fs::write(&path, "5\n").unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        })
+    };
+    for _ in 0..500 {
+        assert_eq!(sensor.read().unwrap(), 5.0);
+    }
+    done.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+}
+
+#[test]
 fn an_absent_sensor_fails_the_reading_and_is_found_when_it_comes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("light.csv");
@@ -135,6 +157,44 @@ fn a_hung_sensor_blocks_nothing_but_its_thread() {
     // And dropping a hung one does not wait either.
     reader.read();
     drop(reader);
+}
+
+/// Tells when it is asked, and answers when it is let.
+struct Gate {
+    asked: mpsc::Sender<()>,
+    let_go: mpsc::Receiver<f64>,
+}
+
+impl Sensor for Gate {
+    fn read(&mut self) -> Result<f64, SensorError> {
+        let over = |_| SensorError::Configured("the test is over".to_owned());
+        let _ = self.asked.send(());
+        self.let_go.recv().map_err(over)
+    }
+}
+
+#[test]
+fn asking_while_a_reading_is_under_way_does_nothing() {
+    let (sender, mut inputs) = unbounded_channel();
+    let (asked, was_asked) = mpsc::channel();
+    let (let_it_go, let_go) = mpsc::channel();
+    let gate = Mutex::new(Some(Gate { asked, let_go }));
+    let open = move || -> Result<Box<dyn Sensor>, SensorError> {
+        Ok(Box::new(gate.lock().unwrap().take().unwrap()))
+    };
+    let mut reader = Reader::with(open, sender);
+    for light in [1.0, 2.0] {
+        reader.read();
+        was_asked.recv_timeout(PATIENCE).unwrap();
+        for _ in 0..10 {
+            reader.read();
+        }
+        let_it_go.send(light).unwrap();
+        assert_eq!(answer(&mut inputs), Input::Read(light));
+    }
+    drop((reader, let_it_go));
+    // The thread ends, and with it the gate: nothing was asked beside the two.
+    assert_eq!(was_asked.iter().count(), 0);
 }
 
 struct Scripted(Arc<AtomicUsize>);

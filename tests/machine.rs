@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nightlight::logic::lighting::{Change, FailSafe, Lease, Lighting, Mode, Settings};
+use nightlight::logic::lighting::{Change, FailSafe, Lease, Lighting, Mode, Rules, Settings};
 
 const LOW: f64 = 100.0;
 const MIDDLE: f64 = 320.0;
@@ -227,7 +227,6 @@ struct Machine {
     lighting: Lighting,
     now: Duration,
     led_on: bool,
-    mode: Mode,
 }
 
 impl Machine {
@@ -248,13 +247,13 @@ impl Machine {
             lease,
             fail_safe,
             interval: Duration::from_secs(1),
+            frozen_after: Duration::ZERO,
         };
         let now = Duration::from_secs(50);
         Self {
             lighting: Lighting::new(settings, false, now),
             now,
             led_on: false,
-            mode,
         }
     }
 
@@ -329,10 +328,7 @@ impl Machine {
             "set auto" => self.set(Mode::Auto),
             "set local" => self.set(Mode::Local),
             "set remote" => self.set(Mode::Remote),
-            "set thresholds up" => {
-                let change = self.lighting.set_rules(Mode::Auto, 330.0, 340.0, self.now);
-                self.check(change);
-            }
+            "set thresholds up" => self.set_rules(Mode::Auto, 330.0, 340.0),
             _ => panic!("no such input: {input}"),
         }
     }
@@ -343,7 +339,7 @@ impl Machine {
     }
 
     fn read_failed(&mut self) {
-        let change = self.lighting.read_failed(self.now);
+        let change = self.lighting.read_failed("no answer", self.now);
         self.check(change);
     }
 
@@ -364,8 +360,17 @@ impl Machine {
     }
 
     fn set(&mut self, mode: Mode) {
-        self.mode = mode;
-        let change = self.lighting.set_rules(mode, 300.0, 350.0, self.now);
+        self.set_rules(mode, 300.0, 350.0);
+    }
+
+    fn set_rules(&mut self, mode: Mode, on_below: f64, off_above: f64) {
+        let rules = Rules {
+            mode,
+            on_below,
+            off_above,
+            interval: Duration::from_secs(1),
+        };
+        let change = self.lighting.set_rules(rules, self.now);
         self.check(change);
     }
 

@@ -1,6 +1,7 @@
 //! Reads the machine's clocks. What a record may claim from them is decided in `logic/time.rs`; the
 //! daemon calls [`Clock::now`] for each input.
 
+use std::ffi::c_long;
 use std::fs;
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ pub const BUILT_MS: i64 = match i64::from_str_radix(env!("NIGHTLIGHT_BUILT_MS"),
 };
 
 /// The kernel's estimate of the clock's error from which on it is not synchronised, in microseconds
-/// (`NTP_PHASE_LIMIT`): the estimate starts there, and grows back to it in 8 hours when nobody
-/// disciplines the clock any more.
-const UNSYNCED_US: i64 = 16_000_000;
+/// (`NTP_PHASE_LIMIT`): the estimate starts there, and grows back to it in 9 hours (500 ppm) when
+/// nobody disciplines the clock any more.
+const UNSYNCED_US: c_long = 16_000_000;
 
 /// The clocks of this machine.
 #[derive(Debug, Clone, Copy)]
@@ -71,10 +72,10 @@ impl Default for Clock {
 fn synced() -> bool {
     // All zero modes: a question, which needs no privilege.
     let mut answer = Timex::new();
-    adjtimex(&mut answer).is_ok() && is_synced(answer.0.maxerror.into())
+    adjtimex(&mut answer).is_ok() && is_synced(answer.0.maxerror)
 }
 
-fn is_synced(maxerror_us: i64) -> bool {
+fn is_synced(maxerror_us: c_long) -> bool {
     maxerror_us < UNSYNCED_US
 }
 
@@ -85,6 +86,8 @@ fn since(time: Timespec) -> Duration {
     )
 }
 
+// A long is 32 bits wide on half of the Pis, and the conversion does something there.
+#[allow(clippy::useless_conversion)]
 fn milliseconds(time: Timespec) -> i64 {
     time.tv_sec
         .saturating_mul(1000)
@@ -111,9 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn the_build_is_in_the_past_and_of_this_program() {
-        assert!(BUILT_MS > 1_577_836_800_000 || option_env!("SOURCE_DATE_EPOCH").is_some());
-        assert!(BUILT_MS <= jiff::Timestamp::now().as_millisecond());
+    fn the_build_is_in_the_past_and_known() {
+        let built = BUILT_MS..=jiff::Timestamp::now().as_millisecond();
+        assert!(!built.is_empty(), "built after now: {BUILT_MS}");
+        assert_ne!(*built.start(), 0);
     }
 
     #[test]

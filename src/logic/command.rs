@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::lighting::Mode;
+use super::lighting::{Mode, Rules};
 use super::time::Now;
 
 /// Larger payloads are refused unread.
@@ -76,7 +76,7 @@ pub enum Action {
     /// Read the sensor and answer with the reading.
     ReadNow,
     /// Change the rules.
-    Set(Rules),
+    Set(Wish),
     /// End the daemon, to be started again.
     Restart,
     /// Restart the machine.
@@ -85,13 +85,25 @@ pub enum Action {
 
 /// The rules that `set` changes; `None` leaves one as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rules {
-    /// The local rule switches on below this light.
-    pub on_below: Option<f64>,
-    /// It switches off above this light.
-    pub off_above: Option<f64>,
-    /// Who may decide.
-    pub mode: Option<Mode>,
+pub struct Wish {
+    on_below: Option<f64>,
+    off_above: Option<f64>,
+    mode: Option<Mode>,
+    interval: Option<Duration>,
+    /// Whether they outlive a restart.
+    pub persist: bool,
+}
+
+impl Wish {
+    /// The rules that come of it.
+    pub fn over(&self, rules: Rules) -> Rules {
+        Rules {
+            mode: self.mode.unwrap_or(rules.mode),
+            on_below: self.on_below.unwrap_or(rules.on_below),
+            off_above: self.off_above.unwrap_or(rules.off_above),
+            interval: self.interval.unwrap_or(rules.interval),
+        }
+    }
 }
 
 /// What is to become of a command.
@@ -495,7 +507,7 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
         (Some(_), Some(_)) => Err("both led_on and command in it".into()),
         (None, Some(Value::String(command))) => match command.as_str() {
             "read-now" => Ok(Action::ReadNow),
-            "set" => rules(fields).map(Action::Set),
+            "set" => wish(fields).map(Action::Set),
             "restart" => Ok(Action::Restart),
             "reboot" => Ok(Action::Reboot),
             _ => Err("unknown command; there are read-now, set, restart and reboot".into()),
@@ -504,17 +516,20 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
     }
 }
 
-fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
+fn wish(fields: &Map<String, Value>) -> Result<Wish, String> {
     const ENVELOPE: [&str; 6] = ["command", "id", "issued_at", "expires_at", "seq", "lease"];
-    const RULES: [&str; 3] = ["on_below", "off_above", "mode"];
-    if let Some(key) = fields
-        .keys()
-        .find(|key| !ENVELOPE.contains(&key.as_str()) && !RULES.contains(&key.as_str()))
-    {
+    const RULES: [&str; 4] = ["on_below", "off_above", "mode", "interval"];
+    const TAKES: &str = "set takes on_below, off_above, mode, interval and persist";
+    let known = |key: &&String| {
+        let key = key.as_str();
+        ENVELOPE.contains(&key) || RULES.contains(&key) || key == "persist"
+    };
+    if let Some(key) = fields.keys().find(|key| !known(key)) {
         let key: String = key.chars().take(40).collect();
-        return Err(format!(
-            "unknown key {key}; set takes on_below, off_above and mode"
-        ));
+        return Err(format!("unknown key {key}; {TAKES}"));
+    }
+    if RULES.iter().all(|key| present(fields, key).is_none()) {
+        return Err(format!("nothing to set; {TAKES}"));
     }
     let number = |key: &str| match present(fields, key) {
         None => Ok(None),
@@ -523,7 +538,7 @@ fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
             _ => Err(format!("{key} is not a number")),
         },
     };
-    let rules = Rules {
+    Ok(Wish {
         on_below: number("on_below")?,
         off_above: number("off_above")?,
         mode: match present(fields, "mode") {
@@ -532,11 +547,17 @@ fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
                 Mode::deserialize(value).map_err(|_| "mode is none of auto, local and remote")?,
             ),
         },
-    };
-    if rules == Rules::default() {
-        return Err("nothing to set; set takes on_below, off_above and mode".into());
-    }
-    Ok(rules)
+        interval: match present(fields, "interval") {
+            None => None,
+            Some(value) => {
+                Some(duration(value).ok_or("interval is not a duration such as \"5s\"")?)
+            }
+        },
+        persist: match present(fields, "persist") {
+            None => false,
+            Some(value) => value.as_bool().ok_or("persist is neither true nor false")?,
+        },
+    })
 }
 
 fn id(fields: &Map<String, Value>) -> Result<Option<String>, String> {
@@ -740,6 +761,59 @@ mod tests {
         );
         send(&mut inbox, 2, 5_011);
         assert_eq!(verdicts(&mut inbox), ["Superseded "]);
+    }
+
+    #[test]
+    fn each_hole_in_a_sequence_is_passed_in_its_turn() {
+        let mut inbox = Inbox::new(Settings {
+            order: Order::Sequence,
+            ..settings()
+        });
+        for seq in [1, 3, 5] {
+            let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
+            inbox.receive(payload.as_bytes(), false, at(0), true);
+        }
+        for ms in [5_000, 10_000] {
+            assert_eq!(inbox.next_deadline(), Some(at(ms).boot));
+            inbox.tick(at(ms));
+        }
+        assert_eq!(inbox.next_deadline(), None);
+        let passed = [
+            "obey Led(true)",
+            "missing 2..2",
+            "obey Led(true)",
+            "missing 4..4",
+            "obey Led(true)",
+        ];
+        assert_eq!(verdicts(&mut inbox), passed);
+    }
+
+    #[test]
+    fn a_command_behind_a_hole_is_not_forgotten_when_the_server_was_silent() {
+        let mut inbox = Inbox::new(Settings {
+            order: Order::Sequence,
+            ..settings()
+        });
+        for seq in [1, 3] {
+            let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
+            inbox.receive(payload.as_bytes(), false, at(0), true);
+        }
+        inbox.forget_order();
+        inbox.tick(at(5_000));
+        assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "obey Led(true)"]);
+        assert_eq!(inbox.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_command_that_waited_at_the_broker_is_too_late_after_a_newer_one() {
+        let mut inbox = Inbox::new(settings());
+        let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
+        let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
+        inbox.receive(newer, false, at(0), true);
+        inbox.link_up(at(1).boot);
+        inbox.receive(older, false, at(2), true);
+        inbox.tick(at(2_000));
+        assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{Action, Command, Inbox, Outcome, Rules, Verdict};
+use super::command::{Action, Command, Inbox, Outcome, Verdict, Wish};
 use super::delivery::{self, Delivery, Topic};
-use super::lighting::{self, Change, Lighting, Mode, State};
+use super::lighting::{self, Change, Lighting, Mode, Rules, State};
 use super::outage::{Cause, Outage};
 use super::telemetry::{self, Body, Book, Event, Keep, PlainNumber};
-use super::time::{Clock, ClockState, Now, Stamp};
+use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
+use super::view::View;
 use super::{Exit, Input, Level, Opened, Output, command};
 
 /// `state` is published at least so often.
@@ -78,8 +79,7 @@ pub struct Controller {
     /// The newest reading of an outage, with `keep = "latest"`.
     kept: Option<(Stamp, Body)>,
     reading: bool,
-    /// Why the last try to read failed, in words; empty when it did not.
-    read_failure: String,
+    sensor_told_ok: bool,
     /// Commands that wait for the next reading.
     read_now: Vec<Command>,
     announced: Option<Announced>,
@@ -91,49 +91,12 @@ pub struct Controller {
     outputs: VecDeque<Output>,
 }
 
-/// The picture of the device at one moment, for `state`, the status page and the terminal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct View {
-    /// The LED.
-    pub led_on: bool,
-    /// Who decides: `start`, `fallback`, `remote` or `fail-safe`.
-    pub by: String,
-    /// Why the LED is as it is, in words.
-    pub why: String,
-    /// The last light, in the sensor's unit.
-    pub light: Option<f64>,
-    /// Who may decide.
-    pub mode: Mode,
-    /// Records that are not confirmed and not just being delivered live.
-    pub backlog: u64,
-    /// What the wall clock is worth.
-    pub clock: ClockState,
-    /// The version of the program.
-    pub version: String,
-    /// This run.
-    pub run: Uuid,
-    /// The number of its newest record.
-    pub last_seq: u64,
-    /// Whether the link is up.
-    pub link_up: bool,
-    /// Why the link is down, in words; empty when it is up.
-    pub link_why: String,
-    /// Whether the sensor gives readings.
-    pub sensor_ok: bool,
-    /// Seconds until the lease ends, if one runs.
-    pub lease_left: Option<f64>,
-    /// How long the outage under way lasts, in seconds.
-    pub outage: Option<f64>,
-    /// Commands refused since the start.
-    pub commands_refused: u64,
-}
-
 /// What a change of is announced.
 #[derive(Debug, Clone, PartialEq)]
 struct Announced {
     led_on: bool,
     by: &'static str,
-    mode: Mode,
+    rules: Rules,
     clock: ClockState,
     sensor_ok: bool,
     backlog: bool,
@@ -165,7 +128,7 @@ impl Controller {
             starting,
             kept: None,
             reading: false,
-            read_failure: String::new(),
+            sensor_told_ok: true,
             read_now: Vec::new(),
             announced: None,
             announce_at: now.boot,
@@ -280,7 +243,7 @@ impl Controller {
             by: self.lighting.state().by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
-            mode: self.lighting.settings().mode,
+            rules: self.lighting.settings().rules(),
             backlog: self.delivery.backlog(),
             clock: self.clock.state(),
             version: self.birth.version.clone(),
@@ -292,6 +255,9 @@ impl Controller {
             lease_left: lease_left.map(|left| left.as_secs_f64()),
             outage: outage.map(|outage| outage.as_secs_f64()),
             commands_refused: self.commands_refused,
+            since: now.boot.saturating_sub(self.lighting.since()).as_secs_f64(),
+            backlog_oldest: self.delivery.oldest_ms().map(rfc3339),
+            last_outage: self.outage.last().cloned(),
         }
     }
 
@@ -314,16 +280,9 @@ impl Controller {
     /// The LED as it is to be at this moment.
     fn decide(&mut self, now: Now) {
         let was = self.lighting.state();
-        let was_ok = self.lighting.sensor_ok();
         let change = self.lighting.tick(now.boot);
         self.lease_over(was, now);
-        if was_ok && !self.lighting.sensor_ok() {
-            let why = match self.read_failure.is_empty() {
-                true => "it does not answer".to_owned(),
-                false => self.read_failure.clone(),
-            };
-            self.sensor_event(false, why, now);
-        }
+        self.tell_sensor(now);
         self.apply(change, now);
     }
 
@@ -351,8 +310,6 @@ impl Controller {
 
     fn read(&mut self, light: f64, now: Now) {
         self.reading = false;
-        self.read_failure.clear();
-        let was_ok = self.lighting.sensor_ok();
         let led_on = self.lighting.led_on();
         if self.book.takes(light, now.boot) {
             let body = Body::Reading { light, led_on };
@@ -363,9 +320,7 @@ impl Controller {
             }
         }
         let change = self.lighting.read(light, now.boot);
-        if !was_ok {
-            self.sensor_event(true, "it gives readings again".into(), now);
-        }
+        self.tell_sensor(now);
         self.apply(change, now);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Applied, "", Some(light));
@@ -374,20 +329,25 @@ impl Controller {
 
     fn read_failed(&mut self, why: &str, now: Now) {
         self.reading = false;
-        why.clone_into(&mut self.read_failure);
-        let was_ok = self.lighting.sensor_ok();
-        let change = self.lighting.read_failed(now.boot);
-        if was_ok && !self.lighting.sensor_ok() {
-            self.sensor_event(false, why.to_owned(), now);
-        }
+        let change = self.lighting.read_failed(why, now.boot);
+        self.tell_sensor(now);
         self.apply(change, now);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Rejected, why, None);
         }
     }
 
-    fn sensor_event(&mut self, ok: bool, why: String, now: Now) {
-        let level = if ok { Level::Info } else { Level::Warn };
+    /// Tells once when the sensor fails and once when it works again.
+    fn tell_sensor(&mut self, now: Now) {
+        let ok = self.lighting.sensor_ok();
+        if ok == self.sensor_told_ok {
+            return;
+        }
+        self.sensor_told_ok = ok;
+        let (level, why) = match ok {
+            true => (Level::Info, "it gives readings again".to_owned()),
+            false => (Level::Warn, self.lighting.sensor_why().to_owned()),
+        };
         self.log(level, format!("sensor: {why}"));
         self.tell(Body::Event(Event::Sensor { ok, why }), None, now);
     }
@@ -436,7 +396,8 @@ impl Controller {
 
     fn backlog_opened(&mut self, opened: Opened, now: Now) {
         self.inbox.remember(opened.command_ids);
-        self.delivery.opened(opened.ordinal, opened.records);
+        self.delivery
+            .opened(opened.ordinal, opened.records, opened.oldest_ms);
         if opened.records > 0 {
             let text = format!(
                 "{} records of earlier runs wait in the backlog",
@@ -571,10 +532,7 @@ impl Controller {
                 }
                 self.read_now.push(command);
             }
-            Action::Set(rules) => {
-                let rules = rules.clone();
-                self.set(command.id, &rules, now);
-            }
+            Action::Set(wish) => self.set(command.id.clone(), wish, now),
             Action::Reboot if !self.allow_reboot => {
                 let reason = "not allowed here; the key commands.allow_reboot allows it";
                 self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
@@ -590,17 +548,16 @@ impl Controller {
         }
     }
 
-    fn set(&mut self, id: Option<String>, rules: &Rules, now: Now) {
-        let current = self.lighting.settings();
-        let on_below = rules.on_below.unwrap_or(current.on_below);
-        let off_above = rules.off_above.unwrap_or(current.off_above);
-        let mode = rules.mode.unwrap_or(current.mode);
-        if on_below > off_above {
-            let reason = format!("on_below {on_below} would be above off_above {off_above}");
+    fn set(&mut self, id: Option<String>, wish: &Wish, now: Now) {
+        let rules = wish.over(self.lighting.settings().rules());
+        if let Err(reason) = rules.check() {
             return self.finish(id, "set", Outcome::Rejected, &reason, now);
         }
-        let change = self.lighting.set_rules(mode, on_below, off_above, now.boot);
+        let change = self.lighting.set_rules(rules, now.boot);
         self.apply(change, now);
+        if wish.persist {
+            self.outputs.push_back(Output::KeepRules(rules));
+        }
         self.finish(id, "set", Outcome::Applied, "", now);
     }
 
@@ -691,7 +648,7 @@ impl Controller {
         let announced = Announced {
             led_on: self.lighting.led_on(),
             by: self.lighting.state().by(),
-            mode: self.lighting.settings().mode,
+            rules: self.lighting.settings().rules(),
             clock: self.clock.state(),
             sensor_ok: self.lighting.sensor_ok(),
             backlog: self.delivery.has_backlog(),
@@ -767,33 +724,5 @@ impl Controller {
 
     fn log(&mut self, level: Level, text: String) {
         self.outputs.push_back(Output::Log(level, text));
-    }
-}
-
-impl View {
-    /// The payload of the `state` topic.
-    pub fn announcement(&self) -> String {
-        #[derive(Serialize)]
-        struct Announcement<'a> {
-            led_on: bool,
-            by: &'a str,
-            why: &'a str,
-            light: Option<PlainNumber>,
-            mode: Mode,
-            backlog: u64,
-            clock: ClockState,
-            version: &'a str,
-        }
-        let announcement = Announcement {
-            led_on: self.led_on,
-            by: &self.by,
-            why: &self.why,
-            light: self.light.map(PlainNumber),
-            mode: self.mode,
-            backlog: self.backlog,
-            clock: self.clock,
-            version: &self.version,
-        };
-        serde_json::to_string(&announcement).unwrap_or_default()
     }
 }

@@ -235,6 +235,8 @@ struct Disk {
     ordinal: Option<u64>,
     /// Records on it, as it said last.
     records: u64,
+    /// When the oldest of them was made, as far as is known.
+    oldest_ms: Option<i64>,
     /// The last record read back in this session.
     after: Option<Key>,
     /// There is nothing behind that.
@@ -428,9 +430,10 @@ impl Delivery {
     }
 
     /// The backlog is open and this run has its ordinal there.
-    pub fn opened(&mut self, ordinal: u64, records: u64) {
+    pub fn opened(&mut self, ordinal: u64, records: u64, oldest_ms: Option<i64>) {
         self.disk.ordinal = Some(ordinal);
         self.disk.records = records;
+        self.disk.oldest_ms = oldest_ms;
         self.disk.end = false;
     }
 
@@ -558,6 +561,9 @@ impl Delivery {
                 records.push(held.record.clone());
             }
         }
+        if self.disk.records == 0 {
+            self.disk.oldest_ms = records.first().map(|record| record.stamp.wall_ms);
+        }
         self.disk.storing = true;
         self.disk.removing = 0;
         self.disk.retry_at = None;
@@ -634,6 +640,17 @@ impl Delivery {
     /// Whether there are such records.
     pub fn has_backlog(&self) -> bool {
         self.on_disk() > 0 || self.live.iter().any(Held::is_backlog)
+    }
+
+    /// When the oldest record of the backlog was made, in milliseconds since 1970 on the clock of then.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        let of = |record: &Record| record.stamp.wall_ms;
+        let in_memory = self.live.iter().find(|held| held.lane == Lane::History);
+        self.page
+            .front()
+            .map(|replayed| of(&replayed.record))
+            .or(self.disk.oldest_ms.filter(|_| self.disk.records > 0))
+            .or(in_memory.map(|held| of(&held.record)))
     }
 
     /// Records of this run that are neither confirmed nor on the disk.

@@ -51,6 +51,17 @@ pub enum ClockState {
     Unsynced,
 }
 
+impl ClockState {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClockState::Synced => "synced",
+            ClockState::Corrected => "corrected",
+            ClockState::Unsynced => "unsynced",
+        }
+    }
+}
+
 /// The machine's clocks as the records see them.
 #[derive(Debug)]
 pub struct Clock {

@@ -3,6 +3,7 @@
 //! Time jumps to the next thing that happens; nothing sleeps and nothing is random beyond the seed.
 //! A step limit turns a livelock into a failure. Stories play in it and read its log.
 #![allow(dead_code, reason = "each test file uses a part of the world")]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub fn settings() -> Settings {
             lease: Lease::For(Duration::from_secs(15)),
             fail_safe: FailSafe::Keep,
             interval: Duration::from_secs(1),
+            frozen_after: Duration::ZERO,
         },
         telemetry: telemetry::Settings {
             interval: Duration::ZERO,
@@ -535,6 +537,7 @@ impl World {
             ordinal: self.ordinal,
             previous: self.disk_runs.last().copied(),
             records: self.disk.len() as u64,
+            oldest_ms: self.disk.values().next().map(|record| record.stamp.wall_ms),
             command_ids: self.disk_ids.clone(),
         };
         self.disk_runs.push((self.run, 0));
@@ -660,6 +663,7 @@ impl World {
                     }
                     self.exit = Some(exit);
                 }
+                Output::KeepRules(rules) => self.settings.lighting.set_rules(rules),
             }
         }
     }

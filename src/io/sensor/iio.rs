@@ -8,12 +8,16 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::excerpt;
 use super::{Sensor, SensorError};
 
 /// No number is longer; a file that is, is another file.
 const LONGEST: usize = 64;
+
+/// What it takes to fill a file that was just emptied, and much more than that.
+const REWRITTEN: Duration = Duration::from_millis(10);
 
 /// A sensor behind a file.
 #[derive(Debug)]
@@ -67,10 +71,14 @@ fn absent_is(result: Result<f64, SensorError>, default: f64) -> Result<f64, Sens
 }
 
 fn number(path: &Path) -> Result<f64, SensorError> {
-    let mut bytes = Vec::with_capacity(LONGEST);
-    File::open(path)
-        .and_then(|file| file.take(LONGEST as u64).read_to_end(&mut bytes))
-        .map_err(|error| SensorError::file(path, error))?;
+    let mut bytes = beginning(path)?;
+    // An ordinary file that somebody rewrites is empty for a moment; a kernel's file never is.
+    for _ in 0..4 {
+        if bytes.is_empty() {
+            std::thread::sleep(REWRITTEN);
+            bytes = beginning(path)?;
+        }
+    }
     if bytes.len() == LONGEST {
         let what = format!(
             "begins with {} and goes on; one number was expected",
@@ -90,6 +98,14 @@ fn number(path: &Path) -> Result<f64, SensorError> {
             let what = format!("holds {}; one number was expected", excerpt(text));
             rubbish(path, &what)
         })
+}
+
+fn beginning(path: &Path) -> Result<Vec<u8>, SensorError> {
+    let mut bytes = Vec::with_capacity(LONGEST);
+    File::open(path)
+        .and_then(|file| file.take(LONGEST as u64).read_to_end(&mut bytes))
+        .map_err(|error| SensorError::file(path, error))?;
+    Ok(bytes)
 }
 
 fn rubbish(path: &Path, what: &str) -> SensorError {

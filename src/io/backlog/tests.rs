@@ -1,0 +1,833 @@
+//! Tests of the backlog as the daemon sees it: through the handle and its answers. No sleeps; every
+//! wait is for an answer, with a limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel};
+
+use super::account::Account;
+use super::*;
+use crate::config::OnFull;
+use crate::logic::Opened;
+use crate::logic::telemetry::{Body, Event, Loss};
+use crate::logic::time::{Clock, Now, Stamp};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const BOOT: Uuid = Uuid::from_u128(0xb007);
+
+/// A backlog, its answers, and the losses it told.
+struct Open {
+    backlog: Backlog,
+    answers: UnboundedReceiver<Input>,
+    opened: Opened,
+    lost: BTreeMap<u64, Loss>,
+    run: Uuid,
+}
+
+impl Open {
+    fn new(settings: &config::Backlog, run: u128) -> Open {
+        let (inputs, answers) = unbounded_channel();
+        let run = Uuid::from_u128(run);
+        let mut open = Open {
+            backlog: Backlog::open(settings, run, BOOT, inputs),
+            answers,
+            opened: Opened::default(),
+            lost: BTreeMap::new(),
+            run,
+        };
+        open.opened = match open.answer() {
+            Input::BacklogOpened(opened) => opened,
+            other => panic!("not opened: {other:?}"),
+        };
+        open
+    }
+
+    /// The next answer that is no loss.
+    fn answer(&mut self) -> Input {
+        let until = Instant::now() + LIMIT;
+        loop {
+            match self.answers.try_recv() {
+                Ok(Input::Lost { id, loss }) => {
+                    let before = self.lost.insert(id, loss.clone());
+                    assert!(
+                        before.is_none_or(|before| before == loss),
+                        "a told loss changed"
+                    );
+                }
+                Ok(other) => return other,
+                Err(TryRecvError::Empty) if Instant::now() < until => std::thread::yield_now(),
+                Err(error) => panic!("no answer: {error}"),
+            }
+        }
+    }
+
+    fn store(&mut self, seqs: impl IntoIterator<Item = u64>) -> u64 {
+        let records: Vec<Record> = seqs.into_iter().map(|seq| reading(self.run, seq)).collect();
+        self.backlog.store(records, Vec::new(), 0);
+        match self.answer() {
+            Input::Stored { records } => records,
+            other => panic!("not stored: {other:?}"),
+        }
+    }
+
+    fn fetch(&mut self, after: Option<Key>, limit: usize) -> (Vec<(Key, Record)>, bool) {
+        self.backlog.fetch(after, limit);
+        match self.answer() {
+            Input::Fetched { records, end } => (records, end),
+            other => panic!("not fetched: {other:?}"),
+        }
+    }
+
+    /// All keys, read in pages.
+    fn all(&mut self) -> Vec<Key> {
+        let mut all: Vec<Key> = Vec::new();
+        loop {
+            let (page, end) = self.fetch(all.last().copied(), 50);
+            for (key, record) in &page {
+                assert_eq!(key.seq, record.seq);
+                assert_eq!(record.body, reading(record.run, record.seq).body);
+                assert!(all.last().is_none_or(|last| last < key), "out of order");
+                all.push(*key);
+            }
+            if end {
+                return all;
+            }
+            assert!(!page.is_empty());
+        }
+    }
+
+    fn seqs(&mut self) -> Vec<u64> {
+        self.all().into_iter().map(|key| key.seq).collect()
+    }
+
+    fn forget(&mut self, from: u64, to: u64) {
+        let ordinal = self.opened.ordinal;
+        self.backlog.forget(vec![KeyRange { ordinal, from, to }]);
+    }
+
+    /// Every loss told so far.
+    fn losses(&mut self) -> Vec<Loss> {
+        // A fetch makes the store tell what it held back; the next answer comes after the telling.
+        self.fetch(None, 1);
+        self.fetch(None, 1);
+        self.lost.values().cloned().collect()
+    }
+
+    fn close(self) {
+        assert!(self.backlog.close(LIMIT));
+    }
+}
+
+fn reading(run: Uuid, seq: u64) -> Record {
+    Record {
+        run,
+        seq,
+        boot_id: BOOT,
+        stamp: Stamp {
+            boot_ms: seq * 5000,
+            wall_ms: 1_795_194_191_250 + seq as i64 * 5000,
+            synced: true,
+        },
+        body: Body::Reading {
+            light: (seq % 1000) as f64,
+            led_on: seq.is_multiple_of(2),
+        },
+    }
+}
+
+fn settings(folder: &TempDir) -> config::Backlog {
+    config::Backlog {
+        path: folder.path().join("deep/down"),
+        max_records: 1_000_000,
+        max_bytes: 1 << 30,
+        on_full: OnFull::DropOldest,
+    }
+}
+
+fn seqs(keys: &[Key]) -> Vec<u64> {
+    keys.iter().map(|key| key.seq).collect()
+}
+
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    all
+}
+
+fn copy(from: &Path, to: &Path) {
+    for (path, bytes) in files(from) {
+        let path = to.join(path.strip_prefix(from).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+fn quarantined(settings: &config::Backlog) -> usize {
+    fs::read_dir(&settings.path)
+        .unwrap()
+        .filter(|e| {
+            let name = e.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("store.damaged-")
+        })
+        .count()
+}
+
+#[test]
+fn what_is_stored_comes_back_in_order_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut first = Open::new(&settings, 1);
+    assert_eq!(first.opened.ordinal, 1);
+    assert_eq!(first.opened.previous, None);
+    assert_eq!(first.store([1, 2, 5]), 3);
+    first
+        .backlog
+        .store(Vec::new(), vec!["a".into(), "b".into()], 9);
+    assert_eq!(first.answer(), Input::Stored { records: 3 });
+    first.close();
+
+    let mut second = Open::new(&settings, 2);
+    assert_eq!(second.opened.ordinal, 2);
+    assert_eq!(second.opened.previous, Some((Uuid::from_u128(1), 9)));
+    assert_eq!(second.opened.records, 3);
+    assert_eq!(second.opened.command_ids, ["a", "b"]);
+    second.store([1, 2]);
+    let keys = second.all();
+    assert_eq!(seqs(&keys), [1, 2, 5, 1, 2]);
+    assert_eq!(keys[4].ordinal, 2);
+    let (page, end) = second.fetch(Some(keys[4]), 10);
+    assert!(page.is_empty() && end);
+    second.close();
+}
+
+#[test]
+fn sealing_keeps_order_and_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    let stored: Vec<u64> = (1..=2000).filter(|seq| seq % 7 != 0).collect();
+    for some in stored.chunks(33) {
+        open.store(some.iter().copied());
+    }
+    assert_eq!(open.seqs(), stored);
+    open.close();
+    let mut open = Open::new(&settings, 2);
+    assert_eq!(open.opened.records, stored.len() as u64);
+    assert_eq!(open.seqs(), stored);
+    // Handed over again after an answer that got lost: not kept twice.
+    open.run = Uuid::from_u128(1);
+    assert_eq!(
+        open.store(stored.iter().copied().take(40)),
+        stored.len() as u64
+    );
+    assert_eq!(open.seqs(), stored);
+    open.close();
+}
+
+#[test]
+fn a_late_record_finds_its_place_between_sealed_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut open = Open::new(&settings(&folder), 1);
+    let late = [50, 51, 130, 200];
+    for some in (1..=600)
+        .filter(|s| !late.contains(s))
+        .collect::<Vec<_>>()
+        .chunks(100)
+    {
+        open.store(some.iter().copied());
+    }
+    open.store(late);
+    assert_eq!(open.seqs(), (1..=600).collect::<Vec<_>>());
+    open.close();
+}
+
+#[test]
+fn a_partly_forgotten_chunk_hides_its_records_and_a_crash_makes_duplicates_not_losses() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    for from in (1..=600).step_by(100) {
+        open.store(from..from + 100);
+    }
+    open.forget(1, 200);
+    assert_eq!(open.seqs(), (201..=600).collect::<Vec<_>>());
+    assert_eq!(open.store([601]), 401);
+    let copied = tempfile::tempdir().unwrap();
+    copy(&settings.path, &copied.path().join("deep/down"));
+    let mut crashed = Open::new(&self::settings(&copied), 2);
+    let seqs = crashed.seqs();
+    assert!(seqs.len() > 401 && seqs.len() < 601);
+    assert!((201..=601).all(|seq| seqs.contains(&seq)));
+    open.forget(201, 260);
+    assert_eq!(open.seqs(), (261..=601).collect::<Vec<_>>());
+    open.forget(1, u64::MAX);
+    assert!(open.seqs().is_empty());
+    assert_eq!(open.store([602]), 1);
+    open.close();
+    crashed.close();
+}
+
+/// Stored, kept and lost must be the same records, in every policy.
+fn accounts_for_every_record(on_full: OnFull, max_records: u64, max_bytes: u64) -> Vec<u64> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder);
+    settings.on_full = on_full;
+    settings.max_records = max_records;
+    settings.max_bytes = max_bytes;
+    let mut open = Open::new(&settings, 1);
+    for from in (1..=3000).step_by(20) {
+        assert!(open.store(from..from + 20) <= max_records);
+    }
+    let kept = open.seqs();
+    let losses = open.losses();
+    open.close();
+    let mut again = Open::new(&settings, 2);
+    let again_losses = again.losses();
+    again.close();
+    assert_eq!(losses, again_losses);
+    let lost: u64 = losses.iter().map(|loss| loss.count).sum();
+    assert_eq!(lost + kept.len() as u64, 3000, "{losses:?}");
+    for loss in &losses {
+        assert_eq!(loss.reason, "backlog-full");
+        assert!(loss.count <= loss.to_seq - loss.from_seq + 1);
+    }
+    let in_ranges = |seq: &u64| losses.iter().any(|l| (l.from_seq..=l.to_seq).contains(seq));
+    let kept_set: BTreeSet<u64> = kept.iter().copied().collect();
+    assert!((1..=3000).all(|seq| kept_set.contains(&seq) || in_ranges(&seq)));
+    kept
+}
+
+#[test]
+fn drop_oldest_accounts_for_every_record() {
+    let kept = accounts_for_every_record(OnFull::DropOldest, 1000, 1 << 30);
+    assert_eq!(kept.last(), Some(&3000));
+    assert!(kept.len() > 800);
+    assert!(kept.windows(2).all(|w| w[0] + 1 == w[1]));
+    let tiny = accounts_for_every_record(OnFull::DropOldest, 7, 1 << 30);
+    assert_eq!(tiny, (2994..=3000).collect::<Vec<_>>());
+    let bytes = accounts_for_every_record(OnFull::DropOldest, 1_000_000, 40_000);
+    assert_eq!(bytes.last(), Some(&3000));
+}
+
+#[test]
+fn drop_newest_accounts_for_every_record() {
+    let kept = accounts_for_every_record(OnFull::DropNewest, 1000, 1 << 30);
+    assert_eq!(kept, (1..=1000).collect::<Vec<_>>());
+}
+
+#[test]
+fn thin_accounts_for_every_record_and_keeps_old_and_new() {
+    let kept = accounts_for_every_record(OnFull::Thin, 1000, 1 << 30);
+    assert_eq!(kept.last(), Some(&3000));
+    assert!(kept[0] < 200, "{kept:?}");
+    assert!(kept.len() > 500);
+    accounts_for_every_record(OnFull::Thin, 7, 1 << 30);
+}
+
+#[test]
+fn a_told_loss_never_changes_and_is_told_again_until_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder);
+    settings.max_records = 10;
+    let mut open = Open::new(&settings, 1);
+    open.store(1..=15);
+    let losses = open.losses();
+    assert_eq!(losses.iter().map(|l| l.count).sum::<u64>(), 5);
+    open.store(16..=20);
+    assert_eq!(open.losses().iter().map(|l| l.count).sum::<u64>(), 10);
+    let first = *open.lost.keys().next().unwrap();
+    let count = open.lost[&first].count;
+    open.backlog.forget_loss(first);
+    open.close();
+    let mut open = Open::new(&settings, 2);
+    assert_eq!(
+        open.losses().iter().map(|l| l.count).sum::<u64>(),
+        10 - count
+    );
+    open.close();
+}
+
+#[test]
+fn a_loss_record_that_is_dropped_is_told_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder);
+    settings.max_records = 10;
+    let mut open = Open::new(&settings, 1);
+    let told = Loss {
+        of_run: Uuid::from_u128(9),
+        from_seq: 3,
+        to_seq: 4,
+        count: 2,
+        reason: "memory-full".into(),
+    };
+    let record = Record {
+        body: Body::Event(Event::Loss(told.clone())),
+        ..reading(open.run, 1)
+    };
+    open.backlog.store(vec![record], Vec::new(), 0);
+    open.answer();
+    open.store(2..=20);
+    assert!(open.losses().contains(&told));
+    open.close();
+}
+
+#[test]
+fn a_store_killed_while_open_has_everything_that_was_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    for from in (1..=900).step_by(30) {
+        open.store(from..from + 30);
+        let copied = tempfile::tempdir().unwrap();
+        copy(&settings.path, &copied.path().join("deep/down"));
+        if from % 9 == 1 {
+            let mut crashed = Open::new(&self::settings(&copied), 2);
+            assert_eq!(crashed.seqs(), (1..from + 30).collect::<Vec<_>>());
+            assert_eq!(crashed.opened.previous, Some((open.run, from + 29)));
+            crashed.close();
+        }
+    }
+    open.close();
+}
+
+/// A store with 1,000 records of run 1, closed or killed.
+fn filled(folder: &TempDir, closed: bool) -> config::Backlog {
+    let settings = settings(folder);
+    let source = tempfile::tempdir().unwrap();
+    let mut open = Open::new(&self::settings(&source), 1);
+    for from in (1..=1000).step_by(50) {
+        open.store(from..from + 50);
+    }
+    if closed {
+        open.close();
+        copy(&self::settings(&source).path, &settings.path);
+    } else {
+        copy(&self::settings(&source).path, &settings.path);
+        open.close();
+    }
+    settings
+}
+
+/// Opens and counts: everything is there, or is told as lost, but for what was stored after the last
+/// account of a store that was killed. Gives the number that was kept.
+fn opens_and_accounts(settings: &config::Backlog) -> usize {
+    let account = Account::read(&settings.path.join("account"));
+    let known = account.run.map_or(0, |run| run.high);
+    assert!(known == 0 || known > 1000 - 256);
+    let mut open = Open::new(settings, 2);
+    let kept: BTreeSet<Key> = open
+        .all()
+        .into_iter()
+        .filter(|k| k.ordinal < open.opened.ordinal)
+        .collect();
+    let lost: u64 = open.losses().iter().map(|loss| loss.count).sum();
+    assert!(
+        kept.len() as u64 + lost >= known,
+        "{} kept, {lost} lost: {:?}",
+        kept.len(),
+        open.lost
+    );
+    let next = open.store(1..=10);
+    assert_eq!(next, kept.len() as u64 + 10);
+    open.close();
+    kept.len()
+}
+
+#[test]
+fn flipped_bytes_and_zeroed_pages_are_salvaged() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut kept = 0;
+    let mut moved = 0;
+    for round in 0..24 {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = filled(&folder, round % 2 == 0);
+        let db = settings.path.join("store/db");
+        let mut bytes = fs::read(&db).unwrap();
+        let used = bytes.iter().rposition(|b| *b != 0).unwrap();
+        let at = random.usize(..used);
+        if round % 4 < 2 {
+            bytes[at] ^= 1 << random.u8(..8);
+        } else {
+            let at = at & !4095;
+            let end = (at + 4096).min(bytes.len());
+            bytes[at..end].fill(0);
+        }
+        fs::write(&db, &bytes).unwrap();
+        kept += opens_and_accounts(&settings);
+        moved += quarantined(&settings);
+    }
+    assert!(moved > 5, "{moved}");
+    println!("{kept} of 24000 kept, {moved} moved aside");
+    assert!(kept > 24 * 900, "{kept}");
+}
+
+#[test]
+fn a_store_rolled_back_by_less_than_its_account_knows_is_noticed_by_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, false);
+    let mut open = Open::new(&settings, 2);
+    for seq in 1..=20 {
+        open.store([seq]);
+    }
+    let killed = tempfile::tempdir().unwrap();
+    let other = self::settings(&killed);
+    copy(&settings.path, &other.path);
+    open.close();
+    let account = Account::read(&other.path.join("account")).run.unwrap();
+    assert_eq!(account.high, 0);
+    let db = other.path.join("store/db");
+    let mut bytes = fs::read(&db).unwrap();
+    // Sled takes this record of run 2 for the end of the log, and would forget the ten after it.
+    let mut key = b"nL\xB5\x10\x01\x01\x00\x01".to_vec();
+    key.extend_from_slice(&2_u64.to_be_bytes());
+    for at in 0..bytes.len() - 80 {
+        if bytes[at..].starts_with(&key) && bytes[at + 48..at + 56] == 10_u64.to_be_bytes() {
+            bytes[at + 75] ^= 1;
+        }
+    }
+    fs::write(&db, &bytes).unwrap();
+    let mut open = Open::new(&other, 3);
+    let of_run_2 = open.all().iter().filter(|key| key.ordinal == 2).count();
+    let lost: u64 = open.losses().iter().map(|loss| loss.count).sum();
+    assert_eq!((of_run_2, lost), (19, 1));
+    assert_eq!(quarantined(&other), 1);
+    open.close();
+}
+
+#[test]
+fn a_truncated_file_is_salvaged() {
+    for part in [2, 3, 10] {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = filled(&folder, part == 3);
+        let db = settings.path.join("store/db");
+        let bytes = fs::read(&db).unwrap();
+        let used = bytes.iter().rposition(|b| *b != 0).unwrap();
+        fs::write(&db, &bytes[..used - used / part]).unwrap();
+        opens_and_accounts(&settings);
+    }
+}
+
+#[test]
+fn rubbish_in_any_file_of_the_store_is_survived() {
+    for closed in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = filled(&folder, closed);
+        for name in files(&settings.path.join("store")).into_keys() {
+            let again = tempfile::tempdir().unwrap();
+            let other = self::settings(&again);
+            copy(&settings.path, &other.path);
+            let name = other.path.join(name.strip_prefix(&settings.path).unwrap());
+            fs::write(&name, b"rubbish and nothing but rubbish").unwrap();
+            opens_and_accounts(&other);
+        }
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_the_store_is_moved_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    fs::create_dir_all(&settings.path).unwrap();
+    fs::write(settings.path.join("store"), b"rubbish").unwrap();
+    let mut open = Open::new(&settings, 1);
+    assert_eq!(open.opened.records, 0);
+    assert_eq!(open.store([1]), 1);
+    open.close();
+    assert_eq!(quarantined(&settings), 1);
+}
+
+#[test]
+fn a_store_that_is_gone_is_a_loss_and_ordinals_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, true);
+    fs::remove_dir_all(settings.path.join("store")).unwrap();
+    let mut open = Open::new(&settings, 2);
+    assert_eq!(open.opened.ordinal, 2);
+    assert_eq!(open.opened.previous, Some((Uuid::from_u128(1), 1000)));
+    let losses = open.losses();
+    assert_eq!(losses.len(), 1);
+    assert_eq!(
+        (losses[0].from_seq, losses[0].to_seq, losses[0].count),
+        (1, 1000, 1000)
+    );
+    assert_eq!(losses[0].reason, "damaged");
+    open.close();
+}
+
+#[test]
+fn a_half_written_snapshot_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, false);
+    let half = settings.path.join("store/snap.0000000000000123.generating");
+    fs::write(&half, b"half").unwrap();
+    assert_eq!(opens_and_accounts(&settings), 1000);
+    assert_eq!(quarantined(&settings), 0);
+}
+
+#[test]
+fn a_store_rolled_back_to_nothing_is_noticed_by_its_account() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, true);
+    let empty = tempfile::tempdir().unwrap();
+    Open::new(&self::settings(&empty), 1).close();
+    let store = settings.path.join("store");
+    let kept_db = fs::read(store.join("db")).unwrap();
+    fs::remove_dir_all(&store).unwrap();
+    copy(&self::settings(&empty).path.join("store"), &store);
+    // The records lie in a file that sled does not look at.
+    fs::write(store.join("stray"), kept_db).unwrap();
+    assert_eq!(opens_and_accounts(&settings), 1000);
+    assert_eq!(quarantined(&settings), 1);
+}
+
+#[test]
+fn a_salvage_interrupted_by_a_power_cut_is_begun_again_or_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, true);
+    let store = settings.path.join("store");
+    // Cut while the new one was written: it is thrown away.
+    copy(&store, &settings.path.join("store.new"));
+    fs::write(settings.path.join("store.new/db"), b"half").unwrap();
+    assert_eq!(opens_and_accounts(&settings), 1000);
+    // Cut between the two renames: the new one is taken.
+    fs::rename(&store, settings.path.join("store.new")).unwrap();
+    let mut open = Open::new(&settings, 3);
+    assert_eq!(open.opened.records, 1010);
+    open.store([1]);
+    open.close();
+    assert!(!settings.path.join("store.new").exists());
+}
+
+#[test]
+fn a_lock_is_waited_for_and_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut first = Open::new(&settings, 1);
+    first.store([1, 2]);
+    let (inputs, answers) = unbounded_channel();
+    let backlog = Backlog::open(&settings, Uuid::from_u128(2), BOOT, inputs);
+    let mut second = Open {
+        backlog,
+        answers,
+        opened: Opened::default(),
+        lost: BTreeMap::new(),
+        run: Uuid::from_u128(2),
+    };
+    match second.answer() {
+        Input::StoreFailed(why) => assert!(why.contains("held by a running nightlight"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // A fetch waits for the store.
+    second.backlog.fetch(None, 10);
+    first.close();
+    match second.answer() {
+        Input::BacklogOpened(opened) => assert_eq!(opened.records, 2),
+        other => panic!("{other:?}"),
+    }
+    match second.answer() {
+        Input::Fetched { records, end } => assert!(records.len() == 2 && end),
+        other => panic!("{other:?}"),
+    }
+    second.close();
+    assert_eq!(quarantined(&settings), 0);
+}
+
+#[test]
+fn a_healthy_link_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    let before = files(&settings.path);
+    for from in 1..200 {
+        open.forget(from, from);
+        open.backlog.forget_loss(from);
+        open.fetch(None, 100);
+    }
+    assert!(files(&settings.path) == before, "something was written");
+    open.close();
+}
+
+#[test]
+fn an_emptied_large_store_gives_its_space_back_and_keeps_what_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    open.backlog.store(Vec::new(), vec!["known".into()], 0);
+    open.answer();
+    let mut last = 0;
+    while disk::tree_bytes(&settings.path.join("store")) <= 5 * 1024 * 1024 {
+        open.store(last + 1..=last + 2000);
+        last += 2000;
+    }
+    open.forget(1, last);
+    let (page, end) = open.fetch(None, 1);
+    assert!(page.is_empty() && end);
+    let left = disk::tree_bytes(&settings.path.join("store"));
+    assert!(left <= 3 * 1024 * 1024, "{left}");
+    assert_eq!(open.store([last + 1]), 1);
+    open.close();
+    let open = Open::new(&settings, 2);
+    assert_eq!(open.opened.ordinal, 2);
+    assert_eq!(open.opened.previous, Some((Uuid::from_u128(1), last + 1)));
+    assert_eq!(open.opened.command_ids, ["known"]);
+    open.close();
+}
+
+#[test]
+fn the_last_256_command_ids_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    for from in [0, 200] {
+        let ids = (from..from + 200).map(|n| format!("id{n}")).collect();
+        open.backlog.store(Vec::new(), ids, 0);
+        open.answer();
+    }
+    open.close();
+    let open = Open::new(&settings, 2);
+    assert_eq!(open.opened.command_ids.len(), 256);
+    assert_eq!(open.opened.command_ids[0], "id144");
+    assert_eq!(open.opened.command_ids[255], "id399");
+    open.close();
+}
+
+#[test]
+fn a_stopped_backlog_can_be_looked_into() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(
+        inspect::stats(folder.path())
+            .unwrap_err()
+            .contains("no backlog")
+    );
+    let settings = filled(&folder, true);
+    let stats = inspect::stats(&settings.path).unwrap();
+    assert_eq!(
+        (stats.records, stats.runs.len(), stats.runs[0].held),
+        (1000, 1, 1000)
+    );
+    let mut out = Vec::new();
+    let now = Now {
+        boot: Duration::ZERO,
+        wall_ms: 0,
+        synced: false,
+    };
+    let clock = Clock::new(Uuid::nil(), 0, now);
+    inspect::export(&settings.path, &clock, &mut out).unwrap();
+    let seqs: Vec<u64> = String::from_utf8(out)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(seqs, (1..=1000).collect::<Vec<_>>());
+    let mut out = Vec::new();
+    inspect::list(&settings.path, &mut out).unwrap();
+    assert!(String::from_utf8(out).unwrap().starts_with("1 1 128 128\n"));
+    let verified = inspect::verify(&settings.path).unwrap();
+    assert_eq!((verified.readable, verified.expected), (1000, 1000));
+    assert!(verified.problems.is_empty());
+    fs::write(
+        settings.path.join("store/conf"),
+        b"rubbish and nothing else",
+    )
+    .unwrap();
+    let verified = inspect::verify(&settings.path).unwrap();
+    assert_eq!(verified.problems.len(), 1);
+    assert_eq!(opens_and_accounts(&settings), 1000);
+    assert!(inspect::verify(&settings.path).unwrap().problems.is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Store(u8, u8),
+    Forget(u16, u16),
+    Fetch(u16, u8),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (0..4_u8, 1..200_u8).prop_map(|(hole, count)| Step::Store(hole, count)),
+        3 => (0..1500_u16, 0..300_u16).prop_map(|(from, more)| Step::Forget(from, more)),
+        2 => (0..1500_u16, 1..200_u8).prop_map(|(after, limit)| Step::Fetch(after, limit)),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_behaves_as_a_sorted_map(steps in proptest::collection::vec(step(), 1..40)) {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(&folder);
+        let mut run = 1;
+        let mut open = Open::new(&settings, run);
+        let mut model: BTreeSet<Key> = BTreeSet::new();
+        // Forgotten, but perhaps still on the disk: may come back after a restart.
+        let mut ghosts: BTreeSet<Key> = BTreeSet::new();
+        let mut seq = 0;
+        for step in steps {
+            let ordinal = open.opened.ordinal;
+            match step {
+                Step::Store(hole, count) => {
+                    let from = seq + 1 + u64::from(hole);
+                    seq = from + u64::from(count) - 1;
+                    let records = open.store(from..=seq);
+                    model.extend((from..=seq).map(|seq| Key { ordinal, seq }));
+                    prop_assert_eq!(records, model.len() as u64);
+                }
+                Step::Forget(from, more) => {
+                    let of = 1 + u64::from(from) % ordinal;
+                    let (from, to) = (u64::from(from), u64::from(from + more));
+                    open.backlog.forget(vec![KeyRange { ordinal: of, from, to }]);
+                    let range = Key { ordinal: of, seq: from }..=Key { ordinal: of, seq: to };
+                    let gone: Vec<Key> = model.range(range).copied().collect();
+                    for key in gone {
+                        model.remove(&key);
+                        ghosts.insert(key);
+                    }
+                }
+                Step::Fetch(after, limit) => {
+                    let after = Key { ordinal: 1 + u64::from(after) % ordinal, seq: u64::from(after) };
+                    let (page, end) = open.fetch(Some(after), usize::from(limit));
+                    let page: Vec<Key> = page.into_iter().map(|(key, _)| key).collect();
+                    let expected: Vec<Key> = model.range(after..).filter(|k| **k != after).copied().collect();
+                    prop_assert!(expected.starts_with(&page));
+                    prop_assert_eq!(end, page.len() == expected.len());
+                    prop_assert!(end || page.len() >= usize::from(limit));
+                }
+                Step::Reopen => {
+                    open.close();
+                    run += 1;
+                    seq = 0;
+                    open = Open::new(&settings, run);
+                    prop_assert_eq!(open.opened.ordinal, run as u64);
+                    let all: BTreeSet<Key> = open.all().into_iter().collect();
+                    prop_assert!(all.is_superset(&model));
+                    prop_assert!(all.iter().all(|key| model.contains(key) || ghosts.contains(key)));
+                    model = all;
+                }
+            }
+        }
+        let all: Vec<Key> = model.iter().copied().collect();
+        prop_assert_eq!(open.all(), all);
+        prop_assert!(open.lost.is_empty());
+        open.close();
+    }
+}

@@ -1,0 +1,507 @@
+//! The stage for tests with real things: a mosquitto of one's own, the real program as a process, files
+//! as sensor and LED, and an independent client that listens.
+//!
+//! Each test has its own ports and folders; everything is ended when it is dropped. Nothing sleeps for
+//! luck: [`eventually`] waits for a condition, up to a limit that only a failure reaches.
+#![allow(dead_code, reason = "each test file uses a part of the stage")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, Once};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rumqttc::{Client, Event, Incoming, MqttOptions, QoS};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Waits until `met`, for at most `limit`; tells whether it was.
+pub fn within(limit: Duration, mut met: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        if met() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    met()
+}
+
+/// Waits until `met`; fails after half a minute.
+#[track_caller]
+pub fn eventually(what: &str, met: impl FnMut() -> bool) {
+    assert!(within(Duration::from_secs(30), met), "never: {what}");
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A mosquitto of one's own.
+pub struct Broker {
+    pub port: u16,
+    folder: TempDir,
+    child: Option<Child>,
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        let mut broker = Self::absent();
+        broker.restart();
+        broker
+    }
+
+    /// A port on which there is no broker yet.
+    pub fn absent() -> Self {
+        Self {
+            port: free_port(),
+            folder: tempfile::tempdir().expect("a folder"),
+            child: None,
+        }
+    }
+
+    /// With these lines in its configuration.
+    pub fn start_with(lines: &str) -> Self {
+        let mut broker = Self::absent();
+        fs::write(broker.folder.path().join("more.conf"), lines).expect("written");
+        broker.restart();
+        broker
+    }
+
+    pub fn restart(&mut self) {
+        self.kill();
+        let more = fs::read_to_string(self.folder.path().join("more.conf"))
+            .unwrap_or_else(|_| "allow_anonymous true\n".into());
+        let file = self.folder.path().join("mosquitto.conf");
+        let folder = self.folder.path().display();
+        // Sessions outlive it, so that a listener misses nothing of what comes before it is back.
+        let text = format!(
+            "listener {} 127.0.0.1\nuser root\npersistence true\npersistence_location {folder}/\n\
+             autosave_interval 1\nmax_queued_messages 0\n{more}",
+            self.port
+        );
+        fs::write(&file, text).expect("written");
+        let child = Command::new(mosquitto())
+            .arg("-c")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mosquitto starts");
+        self.child = Some(child);
+        let port = self.port;
+        eventually("mosquitto listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    }
+
+    /// Without warning.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+    }
+
+    /// As a service is stopped: it keeps its sessions.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "TERM");
+            child.wait().expect("ended");
+        }
+    }
+
+    /// Stops it without ending it: connections stand, nothing is answered.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("a broker");
+        signal(child.id(), name);
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The real program, with a file as sensor and a file as LED.
+pub struct Agent {
+    pub folder: TempDir,
+    pub id: String,
+    port: u16,
+    more: String,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Not started yet. `more` is further configuration; a section of it replaces the default one.
+    pub fn prepare(id: &str, port: u16, more: &str) -> Self {
+        let agent = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            id: id.into(),
+            port,
+            more: more.into(),
+            child: None,
+        };
+        agent.set_light("500");
+        fs::write(agent.path("led"), "0\n").expect("written");
+        agent
+    }
+
+    pub fn start(id: &str, port: u16, more: &str) -> Self {
+        let mut agent = Self::prepare(id, port, more);
+        agent.run();
+        agent
+    }
+
+    pub fn run(&mut self) {
+        let folder = self.folder.path().display();
+        let defaults = [
+            ("[device]", format!("id = \"{}\"", self.id)),
+            (
+                "[broker]",
+                format!(
+                    "url = \"mqtt://127.0.0.1:{}\"\nkeep_alive = \"5s\"",
+                    self.port
+                ),
+            ),
+            (
+                "[sensor]",
+                format!("driver = \"iio\"\npath = \"{folder}/light\"\ninterval = \"100ms\""),
+            ),
+            (
+                "[led]",
+                format!("driver = \"sysfs\"\npath = \"{folder}/led\""),
+            ),
+            ("[control]", "lease = \"2s\"\nhold = \"0s\"".into()),
+            ("[backlog]", format!("path = \"{folder}/backlog\"")),
+            ("[delivery]", "replay_jitter = \"200ms\"".into()),
+        ];
+        let mut text = self.more.replace("{folder}", &folder.to_string());
+        for (section, keys) in defaults {
+            if !self.more.contains(section) {
+                text.push_str(&format!("\n{section}\n{keys}\n"));
+            }
+        }
+        fs::write(self.path("nightlight.toml"), text).expect("written");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+            .arg("run")
+            .arg("--config")
+            .arg(self.path("nightlight.toml"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("nightlight starts");
+        self.child = Some(child);
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn set_light(&self, light: &str) {
+        // In one step, so that no reader sees a half-written file.
+        let next = self.path("light.next");
+        fs::write(&next, light).expect("written");
+        fs::rename(next, self.path("light")).expect("renamed");
+    }
+
+    pub fn led_on(&self) -> bool {
+        read(&self.path("led")).trim() == "1"
+    }
+
+    pub fn log(&self) -> String {
+        read(&self.path("log"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a process").id()
+    }
+
+    /// SIGTERM, and how it ended; fails after 5 s.
+    pub fn stop(&mut self) -> ExitStatus {
+        signal(self.pid(), "TERM");
+        let mut child = self.child.take().expect("a process");
+        let mut status = None;
+        let ended = within(Duration::from_secs(5), || {
+            status = child.try_wait().expect("a status");
+            status.is_some()
+        });
+        if !ended {
+            let _ = child.kill();
+        }
+        status.unwrap_or_else(|| panic!("still running 5 s after SIGTERM: {}", self.log()))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.id, self.log());
+        }
+    }
+}
+
+/// Something that the listener heard.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub retained: bool,
+    pub at: Instant,
+}
+
+impl Heard {
+    /// The objects in it: one, or those of an array.
+    pub fn objects(&self) -> Vec<Value> {
+        match serde_json::from_slice(&self.payload) {
+            Ok(Value::Array(objects)) => objects,
+            Ok(object) => vec![object],
+            Err(_) => vec![],
+        }
+    }
+}
+
+/// An independent client: hears everything of a device, and can publish. It comes back by itself when
+/// the broker does.
+pub struct Listener {
+    id: String,
+    client: Client,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    listening: Arc<Mutex<bool>>,
+}
+
+impl Listener {
+    pub fn start(id: &str, port: u16) -> Self {
+        Self::start_and(id, port, |_, _| None)
+    }
+
+    /// The lesson's server: answers each live reading with a command.
+    pub fn lesson_server(id: &str, port: u16) -> Self {
+        let telemetry = format!("{id}/telemetry");
+        Self::start_and(id, port, move |id, heard| {
+            let reading: Value = serde_json::from_slice(&heard.payload).ok()?;
+            let light = reading["light"].as_f64()?;
+            let answer = format!("{{\"led_on\": {}}}", light < 300.0);
+            (heard.topic == telemetry).then(|| (format!("{id}/commands"), answer))
+        })
+    }
+
+    fn start_and(
+        id: &str,
+        port: u16,
+        answer: impl Fn(&str, &Heard) -> Option<(String, String)> + Send + 'static,
+    ) -> Self {
+        let mut options = MqttOptions::new(format!("listener-{id}"), "127.0.0.1", port);
+        options.set_keep_alive(Duration::from_secs(5));
+        options.set_clean_session(false);
+        options.set_max_packet_size(1 << 20, 1 << 20);
+        let (client, mut connection) = Client::new(options, 1_000);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let listening = Arc::new(Mutex::new(false));
+        let (notes, up, own) = (Arc::clone(&heard), Arc::clone(&listening), client.clone());
+        let (device, filter) = (id.to_owned(), format!("{id}/#"));
+        thread::spawn(move || {
+            for event in connection.iter() {
+                match event {
+                    Ok(Event::Incoming(Incoming::ConnAck(_))) => {
+                        let _ = own.try_subscribe(&filter, QoS::AtLeastOnce);
+                    }
+                    Ok(Event::Incoming(Incoming::SubAck(_))) => *up.lock().expect("sound") = true,
+                    Ok(Event::Incoming(Incoming::Publish(publish))) => {
+                        let heard = Heard {
+                            topic: publish.topic.clone(),
+                            payload: publish.payload.to_vec(),
+                            retained: publish.retain,
+                            at: Instant::now(),
+                        };
+                        if let Some((topic, payload)) = answer(&device, &heard) {
+                            let _ = own.try_publish(topic, QoS::AtLeastOnce, false, payload);
+                        }
+                        notes.lock().expect("sound").push(heard);
+                    }
+                    Ok(_) => {}
+                    Err(_) => {
+                        *up.lock().expect("sound") = false;
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            }
+        });
+        let listener = Self {
+            id: id.into(),
+            client,
+            heard,
+            listening,
+        };
+        listener
+    }
+
+    pub fn listens(&self) -> bool {
+        *self.listening.lock().expect("sound")
+    }
+
+    pub fn publish(&self, name: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("{}/{name}", self.id);
+        self.client
+            .publish(topic, QoS::AtLeastOnce, false, payload.into())
+            .expect("published");
+    }
+
+    pub fn publish_retained(&self, name: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("{}/{name}", self.id);
+        self.client
+            .publish(topic, QoS::AtLeastOnce, true, payload.into())
+            .expect("published");
+    }
+
+    /// What came on `{id}/name`, one entry an object.
+    pub fn on(&self, name: &str) -> Vec<Value> {
+        let topic = format!("{}/{name}", self.id);
+        self.heard
+            .lock()
+            .expect("sound")
+            .iter()
+            .filter(|heard| heard.topic == topic)
+            .flat_map(Heard::objects)
+            .collect()
+    }
+
+    /// The last text on `{id}/name`.
+    pub fn last_text(&self, name: &str) -> String {
+        let topic = format!("{}/{name}", self.id);
+        let heard = self.heard.lock().expect("sound");
+        let last = heard.iter().rfind(|heard| heard.topic == topic);
+        last.map(|heard| String::from_utf8_lossy(&heard.payload).into_owned())
+            .unwrap_or_default()
+    }
+
+    pub fn all(&self) -> Vec<Heard> {
+        self.heard.lock().expect("sound").clone()
+    }
+
+    /// All records heard.
+    pub fn records(&self) -> Vec<Value> {
+        ["telemetry", "telemetry/history", "events"]
+            .into_iter()
+            .flat_map(|name| self.on(name))
+            .collect()
+    }
+
+    /// For each run: its numbers and how often each was heard.
+    pub fn account(&self) -> BTreeMap<String, BTreeMap<u64, u64>> {
+        let mut runs: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
+        for record in self.records() {
+            if let (Some(run), Some(seq)) = (record["run"].as_str(), record["seq"].as_u64()) {
+                *runs.entry(run.into()).or_default().entry(seq).or_default() += 1;
+            }
+        }
+        runs
+    }
+
+    /// Numbers of `run` below its highest that were neither heard nor told as lost.
+    pub fn missing(&self, run: &str) -> Vec<u64> {
+        let account = self.account().remove(run).unwrap_or_default();
+        let lost: BTreeSet<u64> = self
+            .records()
+            .iter()
+            .filter(|record| record["event"] == "loss" && record["of_run"] == run)
+            .flat_map(|loss| {
+                loss["from_seq"].as_u64().unwrap_or(1)..=loss["to_seq"].as_u64().unwrap_or(0)
+            })
+            .collect();
+        let last = account.keys().next_back().copied().unwrap_or(0);
+        (1..=last)
+            .filter(|seq| !account.contains_key(seq) && !lost.contains(seq))
+            .collect()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.client.try_disconnect();
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
+    assert!(status.expect("kill runs").success());
+}
+
+/// The mosquitto of the system; installed, and said so, when there is none.
+fn mosquitto() -> PathBuf {
+    static LOOK: Once = Once::new();
+    let find = || {
+        [
+            "/usr/sbin/mosquitto",
+            "/usr/local/sbin/mosquitto",
+            "/usr/bin/mosquitto",
+        ]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.exists())
+    };
+    LOOK.call_once(|| {
+        if find().is_none() {
+            install_mosquitto();
+        }
+    });
+    find().expect("mosquitto is needed: apt-get install mosquitto")
+}
+
+/// Tests of several processes may come here at once; apt's own lock lets one at a time.
+fn install_mosquitto() {
+    eprintln!("mosquitto is missing: installing it with apt-get");
+    let script = "S=; [ \"$(id -u)\" = 0 ] || S='sudo -n'; \
+        O='-o DPkg::Lock::Timeout=300'; $S apt-get $O -q update; \
+        DEBIAN_FRONTEND=noninteractive $S apt-get $O install -y -q mosquitto";
+    let status = Command::new("sh").arg("-c").arg(script).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "mosquitto could not be installed: apt-get install mosquitto"
+    );
+}
