@@ -1,5 +1,6 @@
 //! The bytes that leave the Pi, written out. Consumers read exactly this: if one of these tests fails,
 //! the change is wrong, not the test.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod world;
 
