@@ -764,6 +764,59 @@ mod tests {
     }
 
     #[test]
+    fn each_hole_in_a_sequence_is_passed_in_its_turn() {
+        let mut inbox = Inbox::new(Settings {
+            order: Order::Sequence,
+            ..settings()
+        });
+        for seq in [1, 3, 5] {
+            let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
+            inbox.receive(payload.as_bytes(), false, at(0), true);
+        }
+        for ms in [5_000, 10_000] {
+            assert_eq!(inbox.next_deadline(), Some(at(ms).boot));
+            inbox.tick(at(ms));
+        }
+        assert_eq!(inbox.next_deadline(), None);
+        let passed = [
+            "obey Led(true)",
+            "missing 2..2",
+            "obey Led(true)",
+            "missing 4..4",
+            "obey Led(true)",
+        ];
+        assert_eq!(verdicts(&mut inbox), passed);
+    }
+
+    #[test]
+    fn a_command_behind_a_hole_is_not_forgotten_when_the_server_was_silent() {
+        let mut inbox = Inbox::new(Settings {
+            order: Order::Sequence,
+            ..settings()
+        });
+        for seq in [1, 3] {
+            let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
+            inbox.receive(payload.as_bytes(), false, at(0), true);
+        }
+        inbox.forget_order();
+        inbox.tick(at(5_000));
+        assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "obey Led(true)"]);
+        assert_eq!(inbox.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_command_that_waited_at_the_broker_is_too_late_after_a_newer_one() {
+        let mut inbox = Inbox::new(settings());
+        let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
+        let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
+        inbox.receive(newer, false, at(0), true);
+        inbox.link_up(at(1).boot);
+        inbox.receive(older, false, at(2), true);
+        inbox.tick(at(2_000));
+        assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
+    }
+
+    #[test]
     fn a_command_overtaken_by_a_newer_one_does_nothing() {
         let mut inbox = Inbox::new(settings());
         let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;

@@ -46,6 +46,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(1);
 const STORE_RETRY: Duration = Duration::from_secs(2);
 /// No replay rate is so slow that the pause between two records is longer, in seconds.
 const LONGEST_PAUSE: f64 = 86_400.0;
+/// Late acks are looked for so often within `ack_timeout`.
+const ACK_LOOKS: u32 = 16;
 /// First and longest wait between two tries to connect; the refused wait longer.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -134,6 +136,10 @@ pub struct Delivery {
     begun: bool,
     /// Records before this one have left the live lane.
     next_live: u64,
+    /// No record before this one is history for memory to send.
+    next_history: u64,
+    /// With the server's word: no ack is late before this.
+    acks_due: Option<Duration>,
     page: VecDeque<Replayed>,
     replay_at: Duration,
     disk: Disk,
@@ -267,6 +273,8 @@ impl Delivery {
             live: VecDeque::new(),
             begun: false,
             next_live: 0,
+            next_history: 0,
+            acks_due: None,
             page: VecDeque::new(),
             replay_at: now,
             disk: Disk::default(),
@@ -293,6 +301,7 @@ impl Delivery {
         // The first record of a run may be finished after others: it names the run before.
         let place = self.place_of(held.record.seq);
         self.next_live = self.next_live.min(held.record.seq);
+        self.next_history = self.next_history.min(held.record.seq);
         self.begun |= held.record.seq == 1;
         self.live.insert(place, held);
         self.bound_memory();
@@ -365,6 +374,8 @@ impl Delivery {
         self.control.clear();
         self.page.clear();
         self.disk.stale = self.disk.fetching;
+        self.next_history = 0;
+        self.acks_due = None;
         self.live.retain(|held| held.copy != Copy::OnDisk);
         for held in &mut self.live {
             held.lane = Lane::History;
@@ -390,7 +401,11 @@ impl Delivery {
         }
         let phase = match self.settings.confirm {
             Confirm::Broker => Phase::Confirmed,
-            Confirm::Server => Phase::Published(now),
+            Confirm::Server => {
+                let due = now + self.settings.ack_timeout;
+                self.acks_due.get_or_insert(due);
+                Phase::Published(now)
+            }
         };
         match cargo {
             Cargo::Control => {}
@@ -442,6 +457,7 @@ impl Delivery {
             }
         }
         // The disk has them now; those that could not be published in time come back as history.
+        self.next_history = 0;
         let disk = &mut self.disk;
         let mut left = self.live.len();
         self.live.retain(|held| {
@@ -460,6 +476,7 @@ impl Delivery {
         self.disk.storing = false;
         self.disk.removing = 0;
         self.disk.retry_at = Some(now + STORE_RETRY);
+        self.next_history = 0;
         for held in &mut self.live {
             if held.copy == Copy::Storing {
                 held.copy = Copy::None;
@@ -594,16 +611,16 @@ impl Delivery {
             && self.flight.len() < self.settings.window
             && self.has_history())
         .then_some(self.replay_at);
-        let ack = match (self.is_up(), self.settings.confirm) {
-            (true, Confirm::Server) => self
-                .oldest_published()
-                .map(|at| at + self.settings.ack_timeout),
-            _ => None,
-        };
-        [link, replay, ack, self.commit_at(), self.forget_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            link,
+            replay,
+            self.acks_due,
+            self.commit_at(),
+            self.forget_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Results that a flood of commands left no room for, since the start.
@@ -708,9 +725,10 @@ impl Delivery {
         }
     }
 
-    /// What the server has not acked in time is sent again.
+    /// What the server has not acked in time is sent again, or a little later: all of memory is looked
+    /// at for it, so not too often.
     fn time_out_acks(&mut self, now: Duration) {
-        if self.settings.confirm != Confirm::Server {
+        if self.acks_due.is_none_or(|due| now < due) {
             return;
         }
         let timeout = self.settings.ack_timeout;
@@ -726,6 +744,9 @@ impl Delivery {
                 replayed.phase = Phase::Waiting;
             }
         }
+        self.next_history = 0;
+        let next = self.oldest_published().map(|at| at + timeout);
+        self.acks_due = next.map(|at| at.max(now + timeout / ACK_LOOKS));
     }
 
     fn send_control(&mut self, now: Duration) {
@@ -818,9 +839,13 @@ impl Delivery {
         if self.disk_first() {
             return 0;
         }
-        let Some(held) = self.live.iter_mut().find(|held| held.is_history()) else {
+        let place = self.place_of(self.next_history);
+        let mut rest = self.live.range_mut(place..);
+        let Some(held) = rest.find(|held| held.is_history()) else {
+            self.next_history = self.live.back().map_or(0, |held| held.record.seq + 1);
             return 0;
         };
+        self.next_history = held.record.seq + 1;
         held.phase = Phase::Sent;
         let payload = held.record.wire(clock, true).into_bytes();
         let cargo = Cargo::Own(held.record.seq);
@@ -877,7 +902,12 @@ impl Delivery {
         let in_page = |phase: Phase| self.page.iter().any(|replayed| replayed.phase == phase);
         self.can_fetch()
             || in_page(Phase::Waiting)
-            || !self.disk_first() && self.live.iter().any(Held::is_history)
+            || !self.disk_first() && self.memory_has_history()
+    }
+
+    fn memory_has_history(&self) -> bool {
+        let place = self.place_of(self.next_history);
+        self.live.range(place..).any(Held::is_history)
     }
 
     /// Whether the disk may have history that is older than what memory has.

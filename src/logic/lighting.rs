@@ -207,6 +207,8 @@ pub struct Lighting {
     sensor: Sensor,
     light: Option<f64>,
     failures: u32,
+    /// Why the last try to read failed, in words.
+    failure: String,
     last_good: Duration,
     moved_at: Duration,
     sensor_why: String,
@@ -243,6 +245,7 @@ impl Lighting {
             sensor: Sensor::Unknown,
             light: None,
             failures: 0,
+            failure: String::new(),
             last_good: now,
             moved_at: now,
             sensor_why: String::new(),
@@ -275,6 +278,7 @@ impl Lighting {
     /// The sensor gave nothing, and why.
     pub fn read_failed(&mut self, why: &str, now: Duration) -> Option<Change> {
         self.failures = self.failures.saturating_add(1);
+        why.clone_into(&mut self.failure);
         if self.failures >= FAULT_AFTER {
             self.fault(why.to_owned());
         }
@@ -433,7 +437,8 @@ impl Lighting {
     }
 
     fn decide(&mut self, now: Duration) -> Option<Change> {
-        if self.settings.mode == Mode::Auto
+        // Mode `local` does not look at it, but must not keep it beyond its time for another mode.
+        if self.settings.mode != Mode::Remote
             && self
                 .held
                 .as_ref()
@@ -442,7 +447,10 @@ impl Lighting {
             self.held = None;
         }
         if now >= self.fault_at() {
-            self.fault("no reading for three intervals".into());
+            self.fault(match self.failures {
+                0 => "no reading for three intervals".into(),
+                _ => self.failure.clone(),
+            });
         }
         let state = self.state();
         let (led_on, why) = match state {
