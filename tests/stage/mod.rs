@@ -4,11 +4,7 @@
 //! Each test has its own ports and folders; everything is ended when it is dropped. Nothing sleeps for
 //! luck: [`eventually`] waits for a condition, up to a limit that only a failure reaches.
 #![allow(dead_code, reason = "each test file uses a part of the stage")]
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a stage that cannot be set up is a failed test"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -365,12 +361,13 @@ impl Listener {
                 }
             }
         });
-        Self {
+        let listener = Self {
             id: id.into(),
             client,
             heard,
             listening,
-        }
+        };
+        listener
     }
 
     pub fn listens(&self) -> bool {
