@@ -181,7 +181,8 @@ fn install(say: impl Fn(&str)) -> Result<PathBuf, String> {
     };
     let wanted = ["install", "-y", "mosquitto"];
     // A fresh system has no lists of packages yet.
-    if !apt(&wanted) && !(apt(&["update"]) && apt(&wanted)) {
+    let installed = apt(&wanted) || apt(&["update"]) && apt(&wanted);
+    if !installed {
         return Err(format!("mosquitto could not be installed; {BY_HAND}"));
     }
     find().ok_or_else(|| format!("mosquitto is installed, but nowhere to be found; {BY_HAND}"))

@@ -158,8 +158,9 @@ mod tests {
                 .find(|line| line.trim().starts_with(name))
                 .unwrap()
         };
-        assert_eq!(row("LED").matches('○').count(), 24);
-        assert_eq!(row("LED").matches('●').count(), 47);
+        // A column shows its last moment.
+        assert_eq!(row("LED").matches('○').count(), 23);
+        assert_eq!(row("LED").matches('●').count(), 48);
         assert_eq!(row("decides").matches('P').count(), 24);
         assert!(row("cable").contains("━   "));
         assert!(
