@@ -3,6 +3,8 @@
 //! Needs mosquitto; where it is missing these tests say so and do nothing, because a test does not
 //! install packages.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! The account of the demonstration: what the server received, held against what the agent took.
 //!
-//! Collects records as they come, and judges them once, at the end. It believes the server alone:
-//! of the agent's own word it takes the number of its newest record, and when it was off line. No I/O. Fed and
-//! asked by `story`; `verdict` puts it into words.
+//! Collects records as they come, and judges them once, at the end. It believes the server alone: of
+//! the agent's own word it takes the number of its newest record, and when it was off line. No I/O.
+//! Fed by `story`, closed by `demo::run`; `verdict` puts it into words.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

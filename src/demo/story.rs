@@ -344,12 +344,13 @@ impl<'a> Story<'a> {
         // Before the first reading there is nothing to tell.
         let is_begun = view.light.is_some() && (view.link_up || !self.moments.is_empty());
         if is_begun && now >= self.moment_at && !self.agent.has_ended() {
-            self.moment_at = now + MOMENT_EVERY;
+            self.moment_at = (self.moment_at + MOMENT_EVERY).max(now + MOMENT_EVERY / 2);
             let moment = moment();
             self.moments.push(moment);
         }
         if is_begun && now >= self.line_at && !self.agent.has_ended() {
-            self.line_at = now + LINE_EVERY;
+            // The beat of the clock is kept, and a beat that was missed is not made up for.
+            self.line_at = (self.line_at + LINE_EVERY).max(now + LINE_EVERY / 2);
             self.screen.line(&moment());
         }
     }
