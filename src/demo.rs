@@ -6,8 +6,8 @@
 //!
 //! - `broker`, `cable`, `server`, `agent`: the pieces
 //! - `light`: what the sensor sees, so that the light changes while the cable is out
-//! - `story`: the five parts;  `screen`, `plot`: what is shown
-//! - `account`, `rule`, `verdict`: whether all of it was right
+//! - `story`: the five parts, on the `stage`;  `screen`, `plot`: what is shown
+//! - `record`, `account`, `rule`, `verdict`: whether all of it was right
 
 mod account;
 mod agent;
@@ -16,9 +16,11 @@ mod cable;
 mod folder;
 mod light;
 mod plot;
+mod record;
 mod rule;
 mod screen;
 mod server;
+mod stage;
 mod story;
 mod verdict;
 
@@ -39,7 +41,7 @@ use folder::Folder;
 use light::Light;
 use screen::Screen;
 use server::Server;
-use story::Story;
+use stage::Story;
 
 /// The server's threshold, and the local rule's two.
 const ON_BELOW: f64 = 300.0;

@@ -1,5 +1,7 @@
 //! Tests of the account: each kind of wrong is found, and only that.
 
+use jiff::Timestamp;
+
 use super::*;
 
 const RUN: Uuid = Uuid::from_u128(7);

@@ -4,7 +4,7 @@
 //! below one threshold, off above the other, unchanged between, no change soon after the last. Called
 //! by `account`.
 
-use super::account::{Received, Tells};
+use super::record::{Received, Tells};
 use super::{HOLD, OFF_ABOVE, ON_BELOW};
 
 /// What the records say.
@@ -79,7 +79,7 @@ fn on_off(on: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::account::Lane;
+    use super::super::record::Lane;
     use super::*;
 
     /// Records a quarter of a second apart: a reading, or (light none) a change of the LED.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::ON_BELOW;
-use super::account::Lane;
+use super::record::Lane;
 use crate::config::Topics;
 
 /// Connecting and saying goodbye may take so long.
