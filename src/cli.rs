@@ -84,6 +84,9 @@ pub enum Command {
     Check(ConfigFile),
     /// Show what the running daemon sees and does, and why the LED is as it is
     Status(Status),
+    /// Look into the backlog of a daemon that does not run
+    #[command(subcommand)]
+    Backlog(Backlog),
 }
 
 /// Which configuration.
@@ -103,6 +106,27 @@ pub struct Status {
     /// As one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Ways to look into a backlog at rest.
+#[derive(Debug, Subcommand, PartialEq)]
+pub enum Backlog {
+    /// How much is in it, and of which runs
+    Stats(Folder),
+    /// Its chunks and single records: run, first seq, last seq, count
+    List(Folder),
+    /// Each record as a line of JSON, as it would be replayed, oldest first
+    Export(Folder),
+    /// Read everything and compare it with the store's own account
+    Verify(Folder),
+}
+
+/// Where the backlog is.
+#[derive(Debug, Args, PartialEq)]
+pub struct Folder {
+    /// The folder that backlog.path names
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nightlight")]
+    pub path: PathBuf,
 }
 
 /// What the demonstration runs with.

@@ -154,8 +154,8 @@ impl Shell {
             Output::Store {
                 records,
                 command_ids,
-                ..
-            } => self.with_backlog(|backlog| backlog.store(records, command_ids)),
+                last_seq,
+            } => self.with_backlog(|backlog| backlog.store(records, command_ids, last_seq)),
             Output::Forget(ranges) => self.with_backlog(|backlog| backlog.forget(ranges)),
             Output::ForgetLoss(id) => self.with_backlog(|backlog| backlog.forget_loss(id)),
             Output::Fetch { after, limit } => {

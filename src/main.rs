@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
+use nightlight::io::backlog::inspect;
+use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::web;
 use nightlight::{daemon, logic};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +45,7 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => checked(&config),
             Err(error) => refused(&error),
         },
+        Command::Backlog(how) => look_into(&how),
         Command::Status(status) => match load(status.file.config.as_deref()) {
             Ok(config) => self::status(&config, status.json),
             Err(error) => refused(&error),
@@ -150,6 +153,35 @@ fn status(config: &Config, json: bool) -> Exit {
     };
     let _ = std::io::stdout().write_all(text.as_bytes());
     Exit::Done
+}
+
+/// Looks into a backlog at rest.
+fn look_into(how: &cli::Backlog) -> Exit {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match how {
+        cli::Backlog::Stats(folder) => inspect::stats(&folder.path)
+            .and_then(|stats| write!(out, "{stats}").map_err(|error| error.to_string())),
+        cli::Backlog::List(folder) => inspect::list(&folder.path, &mut out),
+        cli::Backlog::Export(folder) => {
+            let clocks = Clock::new();
+            let clock = logic::time::Clock::new(clocks.boot_id(), BUILT_MS, clocks.now());
+            inspect::export(&folder.path, &clock, &mut out)
+        }
+        cli::Backlog::Verify(folder) => inspect::verify(&folder.path).and_then(|verified| {
+            write!(out, "{verified}").map_err(|error| error.to_string())?;
+            match verified.problems.is_empty() {
+                true => Ok(()),
+                false => Err("the backlog is damaged".into()),
+            }
+        }),
+    };
+    match done.and_then(|()| out.flush().map_err(|error| error.to_string())) {
+        Ok(()) => Exit::Done,
+        Err(why) => {
+            tracing::error!("{why}");
+            Exit::Software
+        }
+    }
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -151,6 +151,8 @@ pub struct Inbox {
     settings: Settings,
     known_ids: VecDeque<String>,
     fresh_ids: Vec<String>,
+    /// So many of them are on their way to the disk.
+    storing_ids: usize,
     settling: Option<Duration>,
     settled_by: Duration,
     /// Newest LED command while settling (order `latest`), or those after a hole (`sequence`).
@@ -174,6 +176,7 @@ impl Inbox {
             settings,
             known_ids: VecDeque::new(),
             fresh_ids: Vec::new(),
+            storing_ids: 0,
             settling: None,
             settled_by: Duration::ZERO,
             waiting: Vec::new(),
@@ -193,14 +196,18 @@ impl Inbox {
         }
     }
 
-    /// Ids obeyed since the last call, for the disk.
-    pub fn take_fresh_ids(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.fresh_ids)
+    /// Ids that the disk does not know yet, to be stored now; then [`Inbox::ids_stored`] is told.
+    pub fn fresh_ids(&mut self) -> Vec<String> {
+        self.storing_ids = self.fresh_ids.len();
+        self.fresh_ids.clone()
     }
 
-    /// Whether there are ids for the disk.
-    pub fn has_fresh_ids(&self) -> bool {
-        !self.fresh_ids.is_empty()
+    /// The disk knows those handed over last, or it failed and gets them again.
+    pub fn ids_stored(&mut self, stored: bool) {
+        let known = std::mem::take(&mut self.storing_ids);
+        if stored {
+            self.fresh_ids.drain(..known.min(self.fresh_ids.len()));
+        }
     }
 
     /// The link is up: what waited at the broker comes now.
@@ -240,7 +247,7 @@ impl Inbox {
         }
         self.note(&command);
         match (&command.action, self.settings.order) {
-            (Action::Led(_), Order::Latest) => self.latest(command, now.boot),
+            (Action::Led(_), Order::Latest) => self.latest(command, now),
             (Action::Led(_), Order::Sequence) => self.sequence(command, now),
             _ => self.verdicts.push_back(Verdict::Obey(command)),
         }
@@ -252,12 +259,12 @@ impl Inbox {
             self.settling = None;
             if self.settings.order == Order::Latest {
                 for command in std::mem::take(&mut self.waiting) {
-                    self.obey(command, now.wall_ms);
+                    self.obey_unless_overtaken(command, now.wall_ms);
                 }
             }
         }
         if self.hole_until.is_some_and(|until| now.boot >= until) {
-            self.pass_hole(now.wall_ms);
+            self.pass_hole(now);
         }
     }
 
@@ -271,10 +278,10 @@ impl Inbox {
         [self.settling, self.hole_until].into_iter().flatten().min()
     }
 
-    fn latest(&mut self, command: Command, now: Duration) {
+    fn latest(&mut self, command: Command, now: Now) {
         if let Some(until) = &mut self.settling {
-            if now < *until {
-                *until = (now + SETTLE).min(self.settled_by);
+            if now.boot < *until {
+                *until = (now.boot + SETTLE).min(self.settled_by);
             }
             match self.waiting.pop() {
                 Some(other) if command.is_before(other.place()) => {
@@ -297,15 +304,16 @@ impl Inbox {
             }
             return;
         }
+        self.obey_unless_overtaken(command, now.wall_ms);
+    }
+
+    fn obey_unless_overtaken(&mut self, command: Command, wall_ms: i64) {
         match self.last {
             Some(last) if command.is_before(last) => {
                 let reason = "a newer command was obeyed before it came";
                 self.refuse(command.id, Outcome::Superseded, reason.into());
             }
-            _ => {
-                self.last = Some(command.place());
-                self.verdicts.push_back(Verdict::Obey(command));
-            }
+            _ => self.obey(command, wall_ms),
         }
     }
 
@@ -345,9 +353,11 @@ impl Inbox {
     }
 
     /// Gives the hole up and goes on behind it.
-    fn pass_hole(&mut self, wall_ms: i64) {
+    fn pass_hole(&mut self, now: Now) {
+        let wall_ms = now.wall_ms;
         self.hole_until = None;
         let first = self.waiting.first().and_then(|command| command.seq);
+        // After a silence of the server nobody knows which number is next: the first that waits is.
         if let (Some(first), Some(last)) = (first, self.last.and_then(|last| last.seq)) {
             self.verdicts.push_back(Verdict::Missing {
                 from: last.saturating_add(1),
@@ -357,7 +367,10 @@ impl Inbox {
                 seq: Some(first.saturating_sub(1)),
                 issued_at: None,
             });
-            self.obey_run(wall_ms);
+        }
+        self.obey_run(wall_ms);
+        if !self.waiting.is_empty() {
+            self.hole_until = Some(now.boot + self.settings.gap_wait);
         }
     }
 
@@ -402,6 +415,7 @@ impl Inbox {
             }
             if self.fresh_ids.len() > IDS_KNOWN {
                 self.fresh_ids.remove(0);
+                self.storing_ids = self.storing_ids.saturating_sub(1);
             }
         }
     }

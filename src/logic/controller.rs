@@ -27,6 +27,8 @@ const LED_RETRY: Duration = Duration::from_secs(1);
 /// At a stop, publications have so long to be confirmed, and all of it may take so long.
 const STOP_QUIET: Duration = Duration::from_millis(500);
 const STOP_MAX: Duration = Duration::from_secs(3);
+/// Commands that wait for one reading; a sensor that does not answer must not pile them up.
+const READ_NOW_WAITING: usize = 16;
 /// Larger acks are not read.
 const MAX_ACK: usize = 64 * 1024;
 
@@ -93,7 +95,7 @@ pub struct Controller {
 #[derive(Debug, Clone, PartialEq)]
 struct Announced {
     led_on: bool,
-    by: String,
+    by: &'static str,
     rules: Rules,
     clock: ClockState,
     sensor_ok: bool,
@@ -147,7 +149,10 @@ impl Controller {
         if self.is_closed_to(&input) {
             return;
         }
-        self.observe_clock(now);
+        if self.stopping.is_none() {
+            self.observe_clock(now);
+            self.decide(now);
+        }
         match input {
             Input::Read(light) => self.read(light, now),
             Input::ReadFailed(why) => self.read_failed(&why, now),
@@ -168,6 +173,7 @@ impl Controller {
             Input::ServerStatus(payload) => self.server_status(&payload, now),
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records } => {
+                self.inbox.ids_stored(true);
                 self.delivery.stored(records);
                 if let Some(stopping) = &mut self.stopping {
                     stopping.done = stopping.stored;
@@ -175,6 +181,7 @@ impl Controller {
             }
             Input::StoreFailed(why) => {
                 self.log(Level::Warn, format!("the backlog cannot be written: {why}"));
+                self.inbox.ids_stored(false);
                 self.delivery.store_failed(now.boot);
                 self.started(None, now);
                 if let Some(stopping) = &mut self.stopping {
@@ -201,27 +208,24 @@ impl Controller {
     /// When to come back with [`Input::DeadlineReached`] if nothing else happens, on the boot clock.
     pub fn next_deadline(&self) -> Duration {
         let announce = self.delivery.is_up().then_some(self.announce_at);
-        let starting = self.starting.as_ref().map(|(_, until)| *until);
-        let stopping = self
-            .stopping
-            .as_ref()
-            .map(|stopping| match stopping.stored {
-                false => stopping.quiet_by,
-                true => stopping.over_by,
-            });
-        [
-            Some(self.lighting.next_deadline()),
-            self.inbox.next_deadline(),
-            self.delivery.next_deadline(),
-            announce,
-            starting,
-            stopping,
-            self.led_retry_at,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or_default()
+        let own = match &self.stopping {
+            Some(stopping) if stopping.stored => Some(stopping.over_by),
+            Some(stopping) => Some(stopping.quiet_by),
+            None => [
+                Some(self.lighting.next_deadline()),
+                self.inbox.next_deadline(),
+                self.starting.as_ref().map(|(_, until)| *until),
+                self.led_retry_at,
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+        };
+        [self.delivery.next_deadline(), announce, own]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_default()
     }
 
     /// The picture of the device at `now`.
@@ -259,14 +263,31 @@ impl Controller {
 
     /// Lets every part do what is due.
     fn advance(&mut self, now: Now) {
+        // At a stop nothing more is decided or recorded: it could be neither told nor stored.
         if self.stopping.is_none() {
-            let was = self.lighting.state();
-            let change = self.lighting.tick(now.boot);
-            self.lease_over(was, now);
-            self.tell_sensor(now);
-            self.apply(change, now);
+            self.decide(now);
+            self.read_and_obey(now);
         }
-        if self.lighting.read_due(now.boot) && !self.reading && self.stopping.is_none() {
+        if self.delivery.commit_due(now.boot) {
+            let ids = self.inbox.fresh_ids();
+            self.delivery.commit(ids, self.book.last_seq(), now.boot);
+        }
+        self.announce(now);
+        self.delivery.pump(now.boot, &self.clock);
+        self.go_on_stopping(now);
+    }
+
+    /// The LED as it is to be at this moment.
+    fn decide(&mut self, now: Now) {
+        let was = self.lighting.state();
+        let change = self.lighting.tick(now.boot);
+        self.lease_over(was, now);
+        self.tell_sensor(now);
+        self.apply(change, now);
+    }
+
+    fn read_and_obey(&mut self, now: Now) {
+        if self.lighting.read_due(now.boot) && !self.reading {
             self.reading = true;
             self.outputs.push_back(Output::ReadSensor);
         }
@@ -285,13 +306,6 @@ impl Controller {
         if let Some(loss) = self.delivery.take_lost() {
             self.tell(Body::Event(Event::Loss(loss)), None, now);
         }
-        if self.delivery.commit_due(now.boot) {
-            let ids = self.inbox.take_fresh_ids();
-            self.delivery.commit(ids, self.book.last_seq(), now.boot);
-        }
-        self.announce(now);
-        self.delivery.pump(now.boot, &self.clock);
-        self.go_on_stopping(now);
     }
 
     fn read(&mut self, light: f64, now: Now) {
@@ -354,14 +368,19 @@ impl Controller {
             self.log(Level::Warn, format!("link down: {why}"));
             self.link_why = why.to_owned();
         }
+        self.delivery.link_down(refused, now.boot);
+        if self.stopping.is_some() {
+            return;
+        }
         // A link that never was is an outage since the start.
         let began = match self.starting {
             Some((stamp, _)) => stamp,
             None => self.clock.stamp(now),
         };
         self.outage.begin(Cause::Link, why, began, now.boot);
-        self.delivery.link_down(refused, now.boot);
+        let was = self.lighting.state();
         let change = self.lighting.link_down(now.boot);
+        self.lease_over(was, now);
         self.apply(change, now);
     }
 
@@ -501,6 +520,11 @@ impl Controller {
                 self.apply(change, now);
                 self.reply(command.id, Outcome::Applied, "", None);
             }
+            Action::ReadNow if self.read_now.len() >= READ_NOW_WAITING => {
+                self.commands_refused += 1;
+                let reason = "the sensor has not answered those before it";
+                self.reply(command.id, Outcome::Rejected, reason, None);
+            }
             Action::ReadNow => {
                 if !self.reading {
                     self.reading = true;
@@ -621,22 +645,22 @@ impl Controller {
         if !self.delivery.is_up() {
             return;
         }
-        let view = self.view(now);
         let announced = Announced {
-            led_on: view.led_on,
-            by: view.by.clone(),
-            rules: view.rules,
-            clock: view.clock,
-            sensor_ok: view.sensor_ok,
-            backlog: view.backlog > 0,
+            led_on: self.lighting.led_on(),
+            by: self.lighting.state().by(),
+            rules: self.lighting.settings().rules(),
+            clock: self.clock.state(),
+            sensor_ok: self.lighting.sensor_ok(),
+            backlog: self.delivery.has_backlog(),
         };
         if now.boot < self.announce_at && self.announced.as_ref() == Some(&announced) {
             return;
         }
         self.announced = Some(announced);
         self.announce_at = now.boot + ANNOUNCE_EVERY;
+        let announcement = self.view(now).announcement();
         self.delivery
-            .tell(Topic::State, view.announcement().into_bytes(), true);
+            .tell(Topic::State, announcement.into_bytes(), true);
     }
 
     fn stop(&mut self, exit: Exit, now: Now) {
@@ -677,7 +701,7 @@ impl Controller {
         let quiet = self.delivery.is_quiet() || now.boot >= stopping.quiet_by;
         if quiet && !stopping.stored {
             self.delivery.hand_over_forgets();
-            let ids = self.inbox.take_fresh_ids();
+            let ids = self.inbox.fresh_ids();
             stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
             if !stopping.stored {
                 stopping.quiet_by = (now.boot + STOP_QUIET).min(stopping.over_by);
@@ -688,6 +712,7 @@ impl Controller {
             // Said once; a later deadline has nothing to add.
             stopping.over_by = Duration::MAX;
             stopping.done = false;
+            self.delivery.hand_over_forgets();
             let left = self.delivery.only_in_memory();
             if left > 0 {
                 let text = format!("{left} records could not be stored and are lost");

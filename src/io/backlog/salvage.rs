@@ -86,14 +86,9 @@ impl Found {
         self.entries.is_empty() && self.runs.is_empty()
     }
 
-    /// Values with records.
-    pub(super) fn values(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Records that the runs' accounts say were held.
-    pub(super) fn held(&self) -> u64 {
-        self.runs.values().map(|run| run.held).sum()
+    /// The last write that was surely on the disk.
+    pub(super) fn synced(&self) -> u64 {
+        self.state.synced
     }
 
     /// Writes what was found into a new, empty store; gives the records and the losses it made.
@@ -113,6 +108,7 @@ impl Found {
             }
         }
         store.state.generation = self.state.generation.max(account.generation);
+        store.state.synced = store.state.generation;
         let last_loss = self.losses.keys().next_back().copied().unwrap_or(0);
         store.state.last_loss = self.state.last_loss.max(last_loss);
         let oldest = self.state.oldest_loss;
