@@ -59,6 +59,10 @@ impl Opening<'_> {
         place.has_room()?;
         let account = Account::read(&place.account());
         let there = place.store().symlink_metadata().is_ok();
+        patiently(|| place.not_held())?;
+        if account.records || account.generation == 0 {
+            place.copy_before();
+        }
         let mut store = if there && suspect {
             self.rebuild(
                 &place,
@@ -72,8 +76,7 @@ impl Opening<'_> {
                 other => other?,
             }
         } else {
-            let why = "the store is gone";
-            self.rebuild(&place, &account, why, progress)?
+            self.rebuild(&place, &account, "the store is gone", progress)?
         };
         let begun = guard(&place, || {
             store.begin(self.run, self.boot_id, account.ordinal.saturating_add(1))
@@ -82,6 +85,7 @@ impl Opening<'_> {
             discard(store);
             return Err(fault);
         }
+        place.drop_before();
         place.lay_ballast();
         Ok(store)
     }
@@ -136,7 +140,7 @@ impl Opening<'_> {
     ) -> Result<Store, Fault> {
         place.above_floor()?;
         let new = place.new_store();
-        let mut found = Found::scan(&place.store(), progress);
+        let mut found = Found::scan(&[place.store(), place.before()], progress);
         let nothing = found.is_empty();
         let refilled = guard(place, || {
             remove_any(&new).map_err(|error| place.fault(&error))?;
@@ -192,7 +196,7 @@ fn copy(from: &Store, to: &mut Store) -> Result<(), Fault> {
 }
 
 /// Tries again while the lock is held.
-fn patiently(load: impl Fn() -> Result<Store, Fault>) -> Result<Store, Fault> {
+fn patiently<T>(load: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     let mut tries = 0;
     loop {
         match load() {

@@ -65,10 +65,12 @@ struct Gaps {
 }
 
 impl Found {
-    /// Scans all files in `dead`, or `dead` itself when it is a file.
-    pub(super) fn scan(dead: &Path, progress: &dyn Fn()) -> Found {
+    /// Scans these files, and all files in these folders.
+    pub(super) fn scan(dead: &[PathBuf], progress: &dyn Fn()) -> Found {
         let mut found = Found::default();
-        collect(dead, DEPTH, &mut found.files);
+        for path in dead {
+            collect(path, DEPTH, &mut found.files);
+        }
         let mut sort_at = SORT_AT;
         for file in 0..found.files.len() {
             if let Ok(open) = File::open(&found.files[file]) {
@@ -82,6 +84,16 @@ impl Found {
     /// Whether nothing at all was found.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.runs.is_empty()
+    }
+
+    /// Values with records.
+    pub(super) fn values(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Records that the runs' accounts say were held.
+    pub(super) fn held(&self) -> u64 {
+        self.runs.values().map(|run| run.held).sum()
     }
 
     /// Writes what was found into a new, empty store; gives the records and the losses it made.
@@ -352,7 +364,7 @@ impl Writer<'_> {
         let lines = std::mem::take(&mut self.lines);
         self.store.insert_lines(&mut self.batch, &of, &lines);
         self.chunks += 1;
-        if self.chunks % CHUNKS == 0 {
+        if self.chunks.is_multiple_of(CHUNKS) {
             self.store.place.has_room()?;
             self.store.write(std::mem::take(&mut self.batch))?;
         }

@@ -276,6 +276,7 @@ impl Store {
         let account = Account {
             generation: self.state.generation,
             ordinal: self.ordinal,
+            records: self.state.records > 0,
             run: self.runs.get(&self.ordinal).copied(),
         };
         account
@@ -516,11 +517,6 @@ impl Store {
                 batch.remove(keys::numbered(keys::COMMAND, number));
             }
         }
-    }
-
-    /// The ordinal of the current run.
-    pub(super) fn ordinal(&self) -> u64 {
-        self.ordinal
     }
 }
 
