@@ -9,7 +9,8 @@
 mod powercut;
 
 use powercut::cuts::Card;
-use powercut::disk::{Logged, folder};
+use powercut::check::open_and_read;
+use powercut::disk::{Logged, Mounted, folder};
 use powercut::notes::Notes;
 use powercut::tally::{Tally, empty_disk};
 use powercut::tools::{number, ready};
@@ -53,4 +54,24 @@ fn what_was_called_durable_survives_a_power_cut_at_any_moment() {
     }
     eprintln!("{total}");
     assert_eq!(total.failed, 0, "{total}");
+}
+
+/// Opens the store on an image that a failure has left, and tells what the store says of it.
+#[test]
+#[ignore = "for a person who looks into a failure: POWER_CUT_IMAGE=<file>"]
+fn an_image_is_looked_at() {
+    let Ok(image) = std::env::var("POWER_CUT_IMAGE") else {
+        return;
+    };
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
+    let work = folder();
+    let copy = work.path().join("image");
+    std::fs::copy(image, &copy).expect("a copy");
+    let disk = Mounted::new(&copy, &work.path().join("mounted")).expect("mounted");
+    let found = open_and_read(disk.path(), uuid::Uuid::from_u128(1), 0);
+    match found {
+        Ok(found) => eprintln!("{:?}\n{} records\n{:?}", found.opened, found.records.len(), found.losses),
+        Err(why) => eprintln!("{why}"),
+    }
+    disk.end().expect("unmounted");
 }

@@ -81,7 +81,7 @@ pub fn open_and_close(folder: &Path, run: Uuid) -> Result<(), String> {
     open_and_read(folder, run, 0).map(drop)
 }
 
-fn open_and_read(folder: &Path, run: Uuid, more: u64) -> Result<Found, String> {
+pub fn open_and_read(folder: &Path, run: Uuid, more: u64) -> Result<Found, String> {
     let settings = settings(folder);
     let mut asked = Asked::open(&settings, run);
     let mut found = Found::default();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::check::{Verdict, check, open_and_close};
-use super::cuts::{Card, Cut, Replay, random};
+use super::cuts::{Card, Replay, random};
 use super::disk::{Logged, Mounted, folder, format};
 use super::log::Log;
 use super::notes::{Notes, Promise};
