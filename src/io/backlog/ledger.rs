@@ -41,6 +41,8 @@ pub(super) struct Run {
 pub(super) struct State {
     /// Writes so far.
     pub(super) generation: u64,
+    /// The last write known to be on the disk when this one was made.
+    pub(super) synced: u64,
     /// Records held, those of partly forgotten chunks included.
     pub(super) records: u64,
     /// Bytes of their values.

@@ -71,7 +71,14 @@ impl Opening<'_> {
                 progress,
             )?
         } else if there || account.generation == 0 {
-            match self.load_whole(&place, &account) {
+            // The account is written now and then, the log with every write: it knows more.
+            let copied = place.before().is_file();
+            let synced = if copied {
+                Found::scan(&[place.before()], progress).synced()
+            } else {
+                0
+            };
+            match self.load_whole(&place, account.generation.max(synced)) {
                 Err(Fault::Damaged(why)) => self.rebuild(&place, &account, &why, progress)?,
                 other => other?,
             }
@@ -111,18 +118,17 @@ impl Opening<'_> {
         discard(store);
         copied?;
         place.replace()?;
-        let account = Account::read(&place.account());
-        let mut store = self.load_whole(&place, &account)?;
+        let mut store = self.load_whole(&place, Account::read(&place.account()).generation)?;
         guard(&place, || store.begin(self.run, self.boot_id, 1))?;
         Ok(store)
     }
 
-    fn load_whole(&self, place: &Place, account: &Account) -> Result<Store, Fault> {
+    fn load_whole(&self, place: &Place, least: u64) -> Result<Store, Fault> {
         let store = patiently(|| guard(place, || Store::load(place, &place.store(), self.bounds)))?;
-        if store.state.generation < account.generation {
+        if store.state.generation < least {
             let why = format!(
                 "the store opened, but with its state of write {} where {} had been made",
-                store.state.generation, account.generation
+                store.state.generation, least
             );
             discard(store);
             return Err(Fault::Damaged(why));

@@ -86,6 +86,11 @@ impl Found {
         self.entries.is_empty() && self.runs.is_empty()
     }
 
+    /// The last write that was surely on the disk.
+    pub(super) fn synced(&self) -> u64 {
+        self.state.synced
+    }
+
     /// Values with records.
     pub(super) fn values(&self) -> usize {
         self.entries.len()
@@ -113,6 +118,7 @@ impl Found {
             }
         }
         store.state.generation = self.state.generation.max(account.generation);
+        store.state.synced = store.state.generation;
         let last_loss = self.losses.keys().next_back().copied().unwrap_or(0);
         store.state.last_loss = self.state.last_loss.max(last_loss);
         let oldest = self.state.oldest_loss;

@@ -267,6 +267,7 @@ impl Store {
                 .sync_data()
                 .map_err(|error| self.place.fault(&error))?;
         }
+        self.state.synced = self.state.generation;
         Ok(())
     }
 

@@ -474,6 +474,39 @@ fn flipped_bytes_and_zeroed_pages_are_salvaged() {
 }
 
 #[test]
+fn a_store_rolled_back_by_less_than_its_account_knows_is_noticed_by_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, false);
+    let mut open = Open::new(&settings, 2);
+    for seq in 1..=20 {
+        open.store([seq]);
+    }
+    let killed = tempfile::tempdir().unwrap();
+    let other = self::settings(&killed);
+    copy(&settings.path, &other.path);
+    open.close();
+    let account = Account::read(&other.path.join("account")).run.unwrap();
+    assert_eq!(account.high, 0);
+    let db = other.path.join("store/db");
+    let mut bytes = fs::read(&db).unwrap();
+    // Sled takes this record of run 2 for the end of the log, and would forget the ten after it.
+    let mut key = b"nL\xB5\x10\x01\x01\x00\x01".to_vec();
+    key.extend_from_slice(&2_u64.to_be_bytes());
+    for at in 0..bytes.len() - 80 {
+        if bytes[at..].starts_with(&key) && bytes[at + 48..at + 56] == 10_u64.to_be_bytes() {
+            bytes[at + 75] ^= 1;
+        }
+    }
+    fs::write(&db, &bytes).unwrap();
+    let mut open = Open::new(&other, 3);
+    let of_run_2 = open.all().iter().filter(|key| key.ordinal == 2).count();
+    let lost: u64 = open.losses().iter().map(|loss| loss.count).sum();
+    assert_eq!((of_run_2, lost), (19, 1));
+    assert_eq!(quarantined(&other), 1);
+    open.close();
+}
+
+#[test]
 fn a_truncated_file_is_salvaged() {
     for part in [2, 3, 10] {
         let folder = tempfile::tempdir().unwrap();
