@@ -8,52 +8,94 @@
 
 mod powercut;
 
-use powercut::cuts::Card;
 use powercut::check::open_and_read;
+use powercut::control::{self, Sync};
+use powercut::cuts::Card;
 use powercut::disk::{Logged, Mounted, folder};
 use powercut::notes::Notes;
-use powercut::tally::{Tally, empty_disk};
+use powercut::tally::{Checker, Tally, empty_disk};
 use powercut::tools::{number, ready};
-use powercut::writer::{STORY, live};
+use powercut::writer::{Life, STORIES, live};
 
 /// Cuts of a test that nobody asked for more.
 const CUTS: u64 = 200;
-/// Cuts of one story; more cuts are of several stories.
-const CUTS_OF_A_STORY: u64 = 1_000;
+/// Cuts of one story, at the most; more cuts are of several stories.
+const CUTS_OF_A_STORY: u64 = 500;
 
 #[test]
 fn what_was_called_durable_survives_a_power_cut_at_any_moment() {
     if !ready() {
         return;
     }
-    let cuts = number("POWER_CUTS", CUTS);
+    let mut left = number("POWER_CUTS", CUTS);
     let seed = number("POWER_CUTS_SEED", 1);
     let mut total = Tally::default();
-    let mut left = cuts;
     for story in 0.. {
-        if left == 0 {
+        // Three quarters of the cuts are of the first story.
+        let lives = STORIES[usize::from(story % 4 == 1)];
+        let wanted = if story == 0 { left * 3 / 4 } else { left };
+        let count = wanted.clamp(left.min(1), CUTS_OF_A_STORY);
+        if count == 0 {
             break;
         }
-        let count = left.min(CUTS_OF_A_STORY);
         left -= count;
         let mut rng = fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003) + story);
+        total.join(cut_a_story(lives, Card::Honest, count as usize, &mut rng));
+        eprintln!("{total}");
+    }
+    assert_eq!(total.failed, 0, "{total}");
+    assert_eq!(total.lost, 0);
+}
+
+/// Else a rig that sees nothing would prove nothing.
+#[test]
+fn the_rig_notices_a_card_that_ignores_flushes() {
+    if !ready() {
+        return;
+    }
+    let mut rng = fastrand::Rng::with_seed(number("POWER_CUTS_SEED", 1) + 2);
+    let cuts = number("POWER_CUTS_CONTROL", 60) as usize;
+    let total = cut_a_story(STORIES[0], Card::Lying(12), cuts, &mut rng);
+    eprintln!("a card that ignores the last 12 flushes, the real store:\n{total}");
+    assert!(total.losing > 0, "{total}");
+}
+
+#[test]
+fn the_rig_notices_that_the_flush_of_sled_alone_is_not_durable() {
+    if !ready() {
+        return;
+    }
+    let cuts = number("POWER_CUTS_CONTROL", 60) as usize;
+    let mut losing = Vec::new();
+    for sync in [Sync::FlushAlone, Sync::FlushAndFdatasync] {
+        let mut rng = fastrand::Rng::with_seed(number("POWER_CUTS_SEED", 1) + 3);
         let work = folder();
         let base = empty_disk(work.path());
         let disk = Logged::start(&base);
         let mut notes = Notes::new(&disk.log());
-        for life in STORY {
-            live(life, &disk.mounted(), &mut rng, &mut notes);
-        }
+        control::write(&disk.mounted(), sync, &mut rng, &mut notes);
         let ended = disk.finish();
         notes.finish(&ended.log());
-        let tally = Tally::cut(&notes, &base, Card::Honest, count as usize, &mut rng);
-        total.join(tally);
-        if cuts > CUTS_OF_A_STORY {
-            eprintln!("{total}");
-        }
+        let total = Tally::cut(&notes, &base, Card::Honest, cuts, &mut rng, Checker::Sled);
+        eprintln!("sled itself, {sync:?}:\n{total}");
+        losing.push(total.losing);
     }
-    eprintln!("{total}");
-    assert_eq!(total.failed, 0, "{total}");
+    assert!(losing[0] > 0, "flush alone lost nothing");
+    assert_eq!(losing[1], 0, "fdatasync loses nothing");
+}
+
+/// Lives a story on a logged disk, and cuts it.
+fn cut_a_story(lives: &[Life], card: Card, cuts: usize, rng: &mut fastrand::Rng) -> Tally {
+    let work = folder();
+    let base = empty_disk(work.path());
+    let disk = Logged::start(&base);
+    let mut notes = Notes::new(&disk.log());
+    for life in lives {
+        live(*life, &disk.mounted(), rng, &mut notes);
+    }
+    let ended = disk.finish();
+    notes.finish(&ended.log());
+    Tally::cut(&notes, &base, card, cuts, rng, Checker::Store)
 }
 
 /// Opens the store on an image that a failure has left, and tells what the store says of it.
@@ -63,14 +105,21 @@ fn an_image_is_looked_at() {
     let Ok(image) = std::env::var("POWER_CUT_IMAGE") else {
         return;
     };
-    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .try_init();
     let work = folder();
     let copy = work.path().join("image");
     std::fs::copy(image, &copy).expect("a copy");
     let disk = Mounted::new(&copy, &work.path().join("mounted")).expect("mounted");
     let found = open_and_read(disk.path(), uuid::Uuid::from_u128(1), 0);
     match found {
-        Ok(found) => eprintln!("{:?}\n{} records\n{:?}", found.opened, found.records.len(), found.losses),
+        Ok(found) => eprintln!(
+            "{:?}\n{} records\n{:?}",
+            found.opened,
+            found.records.len(),
+            found.losses
+        ),
         Err(why) => eprintln!("{why}"),
     }
     disk.end().expect("unmounted");

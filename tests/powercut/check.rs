@@ -49,10 +49,7 @@ pub struct Verdict {
 /// Opens the store that lies in `folder` as the daemon does, reads it and stores more; then once more.
 pub fn check(folder: &Path, promise: &Promise, given_up: &BTreeSet<Uuid>) -> Verdict {
     let mut rng = fastrand::Rng::with_seed(promise.required.len() as u64 ^ 0x0c4e);
-    let (first, second) = (
-        Uuid::from_u128(rng.u128(..)),
-        Uuid::from_u128(rng.u128(..)),
-    );
+    let (first, second) = (Uuid::from_u128(rng.u128(..)), Uuid::from_u128(rng.u128(..)));
     let found = match open_and_read(folder, first, MORE) {
         Ok(found) => found,
         Err(why) => return Verdict::failed(promise, format!("the store cannot be used: {why}")),
@@ -120,7 +117,9 @@ pub fn open_and_read(folder: &Path, run: Uuid, more: u64) -> Result<Found, Strin
     }
     if found.opened.records != found.records.len() as u64 && found.losses.is_empty() {
         let (said, has) = (found.opened.records, found.records.len());
-        return Err(format!("it says that it holds {said} records and holds {has}"));
+        return Err(format!(
+            "it says that it holds {said} records and holds {has}"
+        ));
     }
     if more > 0 {
         let records = (1..=more).map(|seq| record(run, seq)).collect();
@@ -160,9 +159,8 @@ fn compare(promise: &Promise, found: &Found, given_up: &BTreeSet<Uuid>) -> Verdi
         if found.records.contains_key(key) {
             continue;
         }
-        let in_loss = |loss: &&&Loss| {
-            loss.of_run == key.0 && (loss.from_seq..=loss.to_seq).contains(&key.1)
-        };
+        let in_loss =
+            |loss: &&&Loss| loss.of_run == key.0 && (loss.from_seq..=loss.to_seq).contains(&key.1);
         if told.iter().any(|loss| in_loss(&loss)) {
             verdict.told += 1;
         } else {
@@ -181,7 +179,9 @@ fn compare(promise: &Promise, found: &Found, given_up: &BTreeSet<Uuid>) -> Verdi
         if promise.given.get(&run).is_none_or(|given| seq > *given) || seq == 0 {
             verdict.failures.push(format!("{key:?} is invented"));
         } else if *found != record(run, seq) {
-            verdict.failures.push(format!("{key:?} has another content"));
+            verdict
+                .failures
+                .push(format!("{key:?} has another content"));
         }
         if promise.forgotten.contains(key) {
             verdict.again += 1;

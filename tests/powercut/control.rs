@@ -69,7 +69,9 @@ pub fn check(folder: &Path, promise: &Promise) -> Verdict {
             ..Verdict::default()
         };
         for (run, seq) in &promise.required {
-            let found = db.get(seq.to_be_bytes()).map_err(|error| error.to_string())?;
+            let found = db
+                .get(seq.to_be_bytes())
+                .map_err(|error| error.to_string())?;
             if found.is_none_or(|found| found != value(*run, *seq)) {
                 verdict.lost += 1;
             }
@@ -79,7 +81,9 @@ pub fn check(folder: &Path, promise: &Promise) -> Verdict {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(mut verdict)) => {
             if verdict.lost > 0 {
-                verdict.failures.push(format!("{} records lost", verdict.lost));
+                verdict
+                    .failures
+                    .push(format!("{} records lost", verdict.lost));
             }
             verdict
         }

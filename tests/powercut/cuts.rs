@@ -28,11 +28,17 @@ pub struct Cut {
     pub seed: u64,
 }
 
-/// So many cuts between two moments of a log, in order.
-pub fn random(rng: &mut fastrand::Rng, from: usize, to: usize, count: usize) -> Vec<Cut> {
+/// So many cuts of a log, in order. Every second one comes just before a flush, when most is uncertain;
+/// the others come at any moment.
+pub fn random(rng: &mut fastrand::Rng, log: &Log, count: usize) -> Vec<Cut> {
+    let is_flush = |at: &usize| log.entries[*at].flags & FLUSH != 0;
+    let flushes: Vec<usize> = (0..log.entries.len()).filter(is_flush).collect();
     let mut cuts: Vec<Cut> = (0..count)
-        .map(|_| Cut {
-            at: rng.usize(from..=to),
+        .map(|n| Cut {
+            at: match n % 2 {
+                0 => rng.usize(0..=log.entries.len()),
+                _ => flushes[rng.usize(..flushes.len())],
+            },
             seed: rng.u64(..),
         })
         .collect();

@@ -66,7 +66,10 @@ impl Logged {
         );
         let daemon = Command::new("qemu-storage-daemon")
             .args(["--blockdev", &node("disk"), "--blockdev", &node("log")])
-            .args(["--blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log"])
+            .args([
+                "--blockdev",
+                "driver=blklogwrites,node-name=logged,file=disk,log=log",
+            ])
             .args(["--export", &export])
             .stdin(Stdio::null())
             .spawn()

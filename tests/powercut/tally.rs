@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::check::{Verdict, check, open_and_close};
+use super::control;
 use super::cuts::{Card, Replay, random};
 use super::disk::{Logged, Mounted, folder, format};
 use super::log::Log;
@@ -20,7 +20,7 @@ use super::tools::run;
 const DESCRIBED: usize = 5;
 /// One cut in so many is opened on a logged disk, and that opening is cut, too.
 const SECOND: usize = 20;
-const SECOND_CUTS: usize = 4;
+const SECOND_CUTS: usize = 8;
 
 /// What was cut, and what became of it.
 #[derive(Debug, Default)]
@@ -47,13 +47,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Cuts the log of a writer so many times, and looks with the real store at each disk.
+    /// Cuts the log of a writer so many times, and looks with `checker` at each disk.
     pub fn cut(
         notes: &Notes,
         base: &Path,
         card: Card,
         count: usize,
         rng: &mut fastrand::Rng,
+        checker: Checker,
     ) -> Tally {
         let begun = Instant::now();
         let work = folder();
@@ -65,16 +66,16 @@ impl Tally {
             ..Tally::default()
         };
         let mut replay = Replay::new(notes.log(), base, card);
-        for (n, cut) in random(rng, 0, entries, count).into_iter().enumerate() {
+        for (n, cut) in random(rng, notes.log(), count).into_iter().enumerate() {
             tally.uncertain += replay.image(cut, &image) as u64;
             let promise = notes.promise(cut.at);
-            if n % SECOND == SECOND - 1 && card == Card::Honest {
+            if checker == Checker::Store && n % SECOND == SECOND - 1 && card == Card::Honest {
                 tally.cut_again(&image, work.path(), &promise, &given_up, rng);
                 tally.uncertain += replay.image(cut, &image) as u64;
             }
             let kept = work.path().join("kept");
-            fs::copy(&image, &kept).ok();
-            let verdict = look(&image, work.path(), &promise, &given_up);
+            copy(&image, &kept);
+            let verdict = checker.look(&image, work.path(), &promise, &given_up);
             tally.add(&format!("{cut:?}"), promise.part, verdict, &kept);
         }
         tally.took = begun.elapsed();
@@ -91,7 +92,7 @@ impl Tally {
         rng: &mut fastrand::Rng,
     ) {
         let base = work.join("base");
-        fs::copy(image, &base).expect("a copy");
+        copy(image, &base);
         let disk = Logged::start(&base);
         let opened = open_and_close(&disk.mounted(), Uuid::from_u128(rng.u128(..)));
         let ended = disk.finish();
@@ -104,15 +105,22 @@ impl Tally {
         log.verify(&ended.log());
         let mut replay = Replay::new(&log, &base, Card::Honest);
         let second = work.join("second");
-        for cut in random(rng, 0, log.entries.len(), SECOND_CUTS) {
+        for cut in random(rng, &log, SECOND_CUTS) {
             self.uncertain += replay.image(cut, &second) as u64;
             let kept = work.join("kept");
-            fs::copy(&second, &kept).ok();
-            let mut verdict = look(&second, work, promise, given_up);
+            copy(&second, &kept);
+            let mut verdict = Checker::Store.look(&second, work, promise, given_up);
             // The run that was being opened is not the writer's.
-            verdict.failures.retain(|why| !why.contains("the run before"));
+            verdict
+                .failures
+                .retain(|why| !why.contains("the run before"));
             self.second += 1;
-            self.add(&format!("second {cut:?}"), "opening after a cut", verdict, &kept);
+            self.add(
+                &format!("second {cut:?}"),
+                "opening after a cut",
+                verdict,
+                &kept,
+            );
         }
     }
 
@@ -193,15 +201,35 @@ pub fn empty_disk(folder: &Path) -> PathBuf {
     base
 }
 
-fn look(image: &Path, work: &Path, promise: &Promise, given_up: &BTreeSet<Uuid>) -> Verdict {
-    let disk = match Mounted::new(image, &work.join("mounted")) {
-        Ok(disk) => disk,
-        Err(why) => return Verdict::failed(promise, why),
-    };
-    let verdict = check(disk.path(), promise, given_up);
-    match disk.end() {
-        Ok(()) => verdict,
-        Err(why) => Verdict::failed(promise, why),
+/// Who looks at a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checker {
+    /// The real store.
+    Store,
+    /// Sled without the store.
+    Sled,
+}
+
+impl Checker {
+    fn look(
+        self,
+        image: &Path,
+        work: &Path,
+        promise: &Promise,
+        given_up: &BTreeSet<Uuid>,
+    ) -> Verdict {
+        let disk = match Mounted::new(image, &work.join("mounted")) {
+            Ok(disk) => disk,
+            Err(why) => return Verdict::failed(promise, why),
+        };
+        let verdict = match self {
+            Checker::Store => check(disk.path(), promise, given_up),
+            Checker::Sled => control::check(disk.path(), promise),
+        };
+        match disk.end() {
+            Ok(()) => verdict,
+            Err(why) => Verdict::failed(promise, why),
+        }
     }
 }
 
@@ -209,7 +237,12 @@ fn keep(image: &Path) -> PathBuf {
     static KEPT: AtomicUsize = AtomicUsize::new(0);
     let n = KEPT.fetch_add(1, Ordering::Relaxed);
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("power-cut-{n}.img"));
-    let (from, to) = (image.to_string_lossy(), kept.to_string_lossy());
-    let _ = run("cp", &["--sparse=always", &from, &to]);
+    copy(image, &kept);
     kept
+}
+
+/// With its holes.
+fn copy(from: &Path, to: &Path) {
+    let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
+    run("cp", &["--sparse=always", &from, &to]).expect("a copy");
 }

@@ -124,17 +124,24 @@ pub struct Life {
     pub most: u64,
 }
 
-/// The story that is cut: it comes by everything that the store does to its files.
-pub const STORY: [Life; 6] = [
-    life("an outage", 300, 6, 0, false),
-    life("a restart in the outage", 60, 40, 0, false),
-    life("the drain", 60, 4, 2, true),
-    life("a second outage", 120, 20, 7, false),
-    Life {
-        most: 300,
-        ..life("no room", 100, 12, 9, false)
-    },
-    life("the second drain", 20, 4, 1, true),
+/// The stories that are cut. They come by everything that the store does to its files.
+pub const STORIES: [&[Life]; 2] = [
+    &[
+        life("an outage", 300, 6, 0, false),
+        life("a restart in the outage", 60, 40, 0, false),
+        life("the drain", 60, 4, 2, true),
+        life("a second outage", 120, 20, 7, false),
+        Life {
+            most: 300,
+            ..life("no room", 100, 12, 0, false)
+        },
+        life("the second drain", 20, 4, 1, true),
+    ],
+    &[
+        life("a long outage", 40, 600, 0, false),
+        life("the end of a large store", 6, 4, 1, true),
+        life("a small store in its place", 40, 6, 0, false),
+    ],
 ];
 
 const fn life(

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::config;
 use crate::logic::{Key, KeyRange};
 
-use super::disk::{Fault, Place, remove_half_snapshots, tree_bytes};
+use super::disk::{Fault, Place, finish_snapshots, tree_bytes};
 use super::opening::{discard, guard};
 use super::pages::{chunk_end, next};
 use super::salvage::Found;
@@ -254,7 +254,7 @@ fn with_store<T>(
         on_full: config::OnFull::DropOldest,
     };
     place.not_held()?;
-    remove_half_snapshots(&place.store());
+    finish_snapshots(&place.store()).map_err(|error| place.fault(&error))?;
     place.copy_before();
     let mut store = guard(&place, || Store::load(&place, &place.store(), &bounds))?;
     let done = guard(&place, || work(&mut store));

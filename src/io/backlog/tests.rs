@@ -576,6 +576,44 @@ fn a_half_written_snapshot_is_no_damage() {
     assert_eq!(quarantined(&settings), 0);
 }
 
+/// Found by cutting the power while a store was opened: sled had zeroed what the older snapshot needs.
+#[test]
+fn a_whole_snapshot_that_has_not_got_its_name_yet_is_not_thrown_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, true);
+    Open::new(&settings, 2).close();
+    let snapshots: Vec<PathBuf> = fs::read_dir(settings.path.join("store"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains("/snap."))
+        .collect();
+    assert_eq!(snapshots.len(), 1);
+    let unnamed = format!("{}.generating", snapshots[0].display());
+    fs::rename(&snapshots[0], unnamed).unwrap();
+    assert_eq!(opens_and_accounts(&settings), 1000);
+    assert_eq!(quarantined(&settings), 0);
+}
+
+/// Found by cutting the power while a store was opened: nothing of the copy was on the disk.
+#[test]
+fn a_part_of_a_copy_of_the_log_is_not_taken_for_the_copy() {
+    for part in [0, 3, 10_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = filled(&folder, true);
+        let store = settings.path.join("store");
+        for entry in fs::read_dir(&store).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("/snap.") {
+                // Sled then zeroes its log.
+                fs::remove_file(path).unwrap();
+            }
+        }
+        let log = fs::read(store.join("db")).unwrap();
+        fs::write(settings.path.join("store.before"), &log[..part]).unwrap();
+        assert_eq!(opens_and_accounts(&settings), 1000);
+    }
+}
+
 #[test]
 fn a_store_rolled_back_to_nothing_is_noticed_by_its_account() {
     let folder = tempfile::tempdir().unwrap();
