@@ -8,6 +8,9 @@
 
 mod powercut;
 
+use std::sync::Mutex;
+use std::thread;
+
 use powercut::check::open_and_read;
 use powercut::control::{self, Sync};
 use powercut::cuts::Card;
@@ -21,28 +24,52 @@ use powercut::writer::{Life, STORIES, live};
 const CUTS: u64 = 200;
 /// Cuts of one story, at the most; more cuts are of several stories.
 const CUTS_OF_A_STORY: u64 = 500;
+/// Stories that are cut at the same time.
+const AT_ONCE: u64 = 4;
 
 #[test]
 fn what_was_called_durable_survives_a_power_cut_at_any_moment() {
     if !ready() {
         return;
     }
-    let mut left = number("POWER_CUTS", CUTS);
-    let seed = number("POWER_CUTS_SEED", 1);
-    let mut total = Tally::default();
-    for story in 0.. {
-        // Three quarters of the cuts are of the first story.
-        let lives = STORIES[usize::from(story % 4 == 1)];
-        let wanted = if story == 0 { left * 3 / 4 } else { left };
-        let count = wanted.clamp(left.min(1), CUTS_OF_A_STORY);
-        if count == 0 {
-            break;
+    let cuts = number("POWER_CUTS", CUTS);
+    let seed = number("POWER_CUTS_SEED", 1).wrapping_mul(1_000_003);
+    // Three quarters of the cuts are of the first story.
+    let mut left = [cuts - cuts / 4, cuts / 4];
+    let mut stories = Vec::new();
+    while left != [0, 0] {
+        for (lives, left) in STORIES.into_iter().zip(&mut left) {
+            let count = CUTS_OF_A_STORY.min(*left);
+            *left -= count;
+            if count > 0 {
+                stories.push((lives, count, seed + stories.len() as u64));
+            }
         }
-        left -= count;
-        let mut rng = fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003) + story);
-        total.join(cut_a_story(lives, Card::Honest, count as usize, &mut rng));
-        eprintln!("{total}");
     }
+    let stories = Mutex::new(stories.into_iter());
+    let total = Mutex::new(Tally::default());
+    // Most of the time is spent waiting, for mounts above all.
+    thread::scope(|scope| {
+        for _ in 0..number("POWER_CUTS_AT_ONCE", AT_ONCE) {
+            scope.spawn(|| {
+                loop {
+                    let next = stories.lock().expect("sound").next();
+                    let Some((lives, count, seed)) = next else {
+                        break;
+                    };
+                    let mut rng = fastrand::Rng::with_seed(seed);
+                    let tally = cut_a_story(lives, Card::Honest, count as usize, &mut rng);
+                    let mut total = total.lock().expect("sound");
+                    total.join(tally);
+                    if cuts > CUTS {
+                        eprintln!("so far:\n{total}");
+                    }
+                }
+            });
+        }
+    });
+    let total = total.into_inner().expect("sound");
+    eprintln!("{total}");
     assert_eq!(total.failed, 0, "{total}");
     assert_eq!(total.lost, 0);
 }

@@ -42,6 +42,8 @@ pub struct Verdict {
     /// There though the store was told to forget them: they are sent twice.
     pub again: u64,
     pub salvaged: bool,
+    /// The file system had to be mended first.
+    pub mended: bool,
     /// What must not be.
     pub failures: Vec<String>,
 }

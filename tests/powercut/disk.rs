@@ -25,7 +25,8 @@ pub fn folder() -> TempDir {
 }
 
 /// Makes an image with an ext4 like that of Pi OS: 4 kB blocks, a journal, checksums. All is
-/// initialised at once, so that no kernel thread writes to it later.
+/// initialised at once, so that no kernel thread writes to it later. Groups are small, so that a disk as
+/// small as this has a second superblock, as any card has.
 pub fn format(image: &Path) {
     let file = File::create(image).expect("an image");
     file.set_len(SIZE).expect("its size");
@@ -33,7 +34,9 @@ pub fn format(image: &Path) {
     let options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
     run(
         "mkfs.ext4",
-        &["-q", "-F", "-b", "4096", "-E", options, &image],
+        &[
+            "-q", "-F", "-b", "4096", "-g", "4096", "-E", options, &image,
+        ],
     )
     .expect("ext4");
 }
@@ -157,14 +160,27 @@ impl Ended {
 /// A mounted image.
 pub struct Mounted {
     at: PathBuf,
+    /// It had to be mended before. A superblock torn in its middle has a wrong checksum, and no kernel
+    /// mounts that: a Pi runs e2fsck at its start, which then takes the second one.
+    pub mended: bool,
 }
 
 impl Mounted {
     /// Mounts it, which replays its journal.
     pub fn new(image: &Path, at: &Path) -> Result<Mounted, String> {
         fs::create_dir_all(at).map_err(|error| error.to_string())?;
-        mount(&image.to_string_lossy(), at, "loop,noatime")?;
-        Ok(Mounted { at: at.to_owned() })
+        let name = image.to_string_lossy();
+        let mut mended = false;
+        if mount(&name, at, "loop,noatime").is_err() {
+            mended = true;
+            // Its exit code tells of errors that are corrected, too: the mount says whether all is well.
+            let _ = run("e2fsck", &["-fy", "-b", "4096", "-B", "4096", &name]);
+            mount(&name, at, "loop,noatime")?;
+        }
+        Ok(Mounted {
+            at: at.to_owned(),
+            mended,
+        })
     }
 
     pub fn path(&self) -> &Path {

@@ -94,7 +94,10 @@ impl Notes {
 
     /// What holds when the entries before `cut` were given to the disk.
     pub fn promise(&self, cut: usize) -> Promise {
-        let mut promise = Promise::default();
+        let mut promise = Promise {
+            part: "the time before the store",
+            ..Promise::default()
+        };
         for (at, fact) in self.notes.iter().take_while(|(at, _)| *at <= cut) {
             match fact {
                 Fact::Opened(run) => promise.run = Some(*run),

@@ -37,6 +37,8 @@ pub struct Tally {
     pub early: u64,
     pub again: u64,
     pub salvaged: u64,
+    /// File systems with a torn superblock.
+    pub mended: u64,
     pub told: u64,
     pub lost: u64,
     /// Cuts after which something was lost.
@@ -130,17 +132,21 @@ impl Tally {
         self.required += verdict.required;
         self.early += verdict.early;
         self.again += verdict.again;
+        self.mended += u64::from(verdict.mended);
         self.told += verdict.told;
         self.lost += verdict.lost;
         self.losing += u64::from(verdict.lost > 0);
         self.salvaged += u64::from(verdict.salvaged);
-        if verdict.failures.is_empty() {
+        if verdict.failures.is_empty() && !verdict.salvaged {
             return;
         }
-        self.failed += 1;
+        self.failed += u64::from(!verdict.failures.is_empty());
         if self.failures.len() < DESCRIBED {
             let kept = keep(image);
-            let why = verdict.failures.join("; ");
+            let mut why = verdict.failures.join("; ");
+            if verdict.salvaged {
+                why.push_str(" (salvaged)");
+            }
             let why: String = why.chars().take(2_000).collect();
             self.failures
                 .push(format!("{part}, {cut}: {why} (image: {})", kept.display()));
@@ -160,6 +166,7 @@ impl Tally {
         self.early += other.early;
         self.again += other.again;
         self.salvaged += other.salvaged;
+        self.mended += other.mended;
         self.told += other.told;
         self.lost += other.lost;
         self.losing += other.losing;
@@ -185,8 +192,9 @@ impl fmt::Display for Tally {
         line("records found though not yet called durable", self.early)?;
         line("records found though forgotten (duplicates)", self.again)?;
         line("stores that had to be salvaged", self.salvaged)?;
+        line("file systems mended by e2fsck first", self.mended)?;
         line("cuts with a failure of any kind", self.failed)?;
-        line("seconds", self.took.as_secs())?;
+        line("seconds of work", self.took.as_secs())?;
         for failure in &self.failures {
             writeln!(f, "  {failure}")?;
         }
@@ -222,10 +230,11 @@ impl Checker {
             Ok(disk) => disk,
             Err(why) => return Verdict::failed(promise, why),
         };
-        let verdict = match self {
+        let mut verdict = match self {
             Checker::Store => check(disk.path(), promise, given_up),
             Checker::Sled => control::check(disk.path(), promise),
         };
+        verdict.mended = disk.mended;
         match disk.end() {
             Ok(()) => verdict,
             Err(why) => Verdict::failed(promise, why),
