@@ -82,6 +82,11 @@ pub enum Command {
     /// Check the configuration and say what the daemon would do with it
     #[command(after_help = CHECK_EXAMPLES)]
     Check(ConfigFile),
+    /// Show what the running daemon sees and does, and why the LED is as it is
+    Status(Status),
+    /// Look into the backlog of a daemon that does not run
+    #[command(subcommand)]
+    Backlog(Backlog),
 }
 
 /// Which configuration.
@@ -90,6 +95,38 @@ pub struct ConfigFile {
     /// Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// How to show the status.
+#[derive(Debug, Args, PartialEq)]
+pub struct Status {
+    /// The configuration of the daemon: its backlog's folder is where it answers
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Ways to look into a backlog at rest.
+#[derive(Debug, Subcommand, PartialEq)]
+pub enum Backlog {
+    /// How much is in it, and of which runs
+    Stats(Folder),
+    /// Its chunks and single records: run, first seq, last seq, count
+    List(Folder),
+    /// Each record as a line of JSON, as it would be replayed, oldest first
+    Export(Folder),
+    /// Read everything and compare it with the store's own account
+    Verify(Folder),
+}
+
+/// Where the backlog is.
+#[derive(Debug, Args, PartialEq)]
+pub struct Folder {
+    /// The folder that backlog.path names
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nightlight")]
+    pub path: PathBuf,
 }
 
 /// What the demonstration runs with.

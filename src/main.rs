@@ -10,8 +10,12 @@ use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
+use nightlight::io::backlog::inspect;
+use nightlight::io::clock::{BUILT_MS, Clock};
+use nightlight::io::web;
 use nightlight::{daemon, logic};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -22,7 +26,11 @@ fn main() -> ExitCode {
             return cli::exit_of(&error).into();
         }
     };
-    log::start();
+    // The demonstration has a screen of its own, which the usual lines would drown.
+    log::start(match cli.command {
+        Command::Demo(_) => LevelFilter::WARN,
+        _ => LevelFilter::INFO,
+    });
     carry_out(cli.command).into()
 }
 
@@ -32,9 +40,14 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => run(config),
             Err(error) => refused(&error),
         },
-        Command::Demo(demo) => self::demo(demo),
+        Command::Demo(demo) => nightlight::demo::run(&demo),
         Command::Check(file) => match load(file.config.as_deref()) {
             Ok(config) => checked(&config),
+            Err(error) => refused(&error),
+        },
+        Command::Backlog(how) => look_into(&how),
+        Command::Status(status) => match load(status.file.config.as_deref()) {
+            Ok(config) => self::status(&config, status.json),
             Err(error) => refused(&error),
         },
     }
@@ -52,10 +65,7 @@ fn run(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("the event loop cannot be started: {error}");
@@ -105,11 +115,6 @@ fn reboot() -> Exit {
     }
 }
 
-fn demo(_demo: cli::Demo) -> Exit {
-    tracing::error!("the demonstration is not in this build");
-    Exit::Software
-}
-
 fn checked(config: &Config) -> Exit {
     let mut text = config.summary().to_string();
     for warning in &config.warnings {
@@ -119,6 +124,70 @@ fn checked(config: &Config) -> Exit {
     // A closed pipe (`check | head`) takes nothing from the result.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Exit::Done
+}
+
+/// Asks the running daemon and shows its answer.
+fn status(config: &Config, json: bool) -> Exit {
+    let folder = &config.backlog.path;
+    let answer = match runtime() {
+        Ok(runtime) => runtime.block_on(web::ask(folder)),
+        Err(error) => Err(error),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let text = format!(
+                "nightlight: no daemon answers at {}: {error}\nIs it running, with this configuration, and may this user read that folder?\n",
+                folder.join(web::SOCKET).display()
+            );
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::Software,
+            };
+        }
+    };
+    let text = match serde_json::from_str::<logic::View>(&answer) {
+        Ok(view) if !json => format!("{view}\n"),
+        _ => answer,
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Done
+}
+
+/// Looks into a backlog at rest.
+fn look_into(how: &cli::Backlog) -> Exit {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match how {
+        cli::Backlog::Stats(folder) => inspect::stats(&folder.path)
+            .and_then(|stats| write!(out, "{stats}").map_err(|error| error.to_string())),
+        cli::Backlog::List(folder) => inspect::list(&folder.path, &mut out),
+        cli::Backlog::Export(folder) => {
+            let clocks = Clock::new();
+            let clock = logic::time::Clock::new(clocks.boot_id(), BUILT_MS, clocks.now());
+            inspect::export(&folder.path, &clock, &mut out)
+        }
+        cli::Backlog::Verify(folder) => inspect::verify(&folder.path).and_then(|verified| {
+            write!(out, "{verified}").map_err(|error| error.to_string())?;
+            match verified.problems.is_empty() {
+                true => Ok(()),
+                false => Err("the backlog is damaged".into()),
+            }
+        }),
+    };
+    match done.and_then(|()| out.flush().map_err(|error| error.to_string())) {
+        Ok(()) => Exit::Done,
+        Err(why) => {
+            tracing::error!("{why}");
+            Exit::Software
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn refused(error: &ConfigError) -> Exit {

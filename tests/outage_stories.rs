@@ -537,3 +537,274 @@ fn a_command_id_is_known_after_a_restart() {
     assert_eq!(last, Some("duplicate".into()));
     assert!(!world.led_on);
 }
+
+#[test]
+fn a_frozen_sensor_is_not_believed_and_recovers_by_itself() {
+    let mut settings = settings();
+    settings.lighting.fail_safe = FailSafe::On;
+    settings.lighting.frozen_after = Duration::from_secs(60);
+    let mut world = World::new(settings);
+    world.server = false;
+    world.seconds(70);
+    assert_eq!(world.view().by, "fail-safe");
+    assert!(world.led_on);
+    world.light = Some(501.0);
+    world.seconds(2);
+    assert_eq!(world.view().by, "fallback");
+    let events = world.on(Topic::Events);
+    let told: Vec<_> = events
+        .iter()
+        .filter(|value| value["event"] == "sensor")
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0]["why"], "the same reading 500 for 60 s");
+}
+
+#[test]
+fn the_leds_own_light_does_not_make_it_oscillate() {
+    let mut world = World::new(settings());
+    world.server = false;
+    let mut changes = 0;
+    // Dusk, with a sensor that sees the LED: it adds 40 to what there is.
+    for second in 0..600 {
+        let before = world.led_on;
+        let daylight = 400.0 - f64::from(second) * 0.5;
+        world.light = Some(daylight + if world.led_on { 40.0 } else { 0.0 });
+        world.seconds(1);
+        changes += usize::from(world.led_on != before);
+    }
+    assert!(world.led_on);
+    assert_eq!(changes, 1, "one dusk, one change");
+}
+
+#[test]
+fn hold_bounds_the_flicker_when_the_led_outshines_the_thresholds() {
+    let mut settings = settings();
+    settings.lighting.hold = Duration::from_secs(10);
+    settings.lighting.interval = Duration::from_millis(100);
+    let mut world = World::new(settings);
+    world.server = false;
+    let mut changes = 0;
+    for _ in 0..600 {
+        let before = world.led_on;
+        world.light = Some(if world.led_on { 900.0 } else { 100.0 });
+        world.run_for(Duration::from_millis(100));
+        changes += usize::from(world.led_on != before);
+    }
+    assert!(
+        changes <= 6,
+        "{changes} changes in a minute with a hold of 10 s"
+    );
+}
+
+#[test]
+fn rules_set_for_good_outlive_a_restart_and_others_do_not() {
+    let mut world = World::new(settings());
+    world.seconds(2);
+    world.command(r#"{"command":"set","on_below":10,"off_above":20,"persist":true}"#);
+    world.command(r#"{"command":"set","mode":"local","interval":"2s"}"#);
+    world.seconds(2);
+    assert_eq!(world.state["mode"], "local");
+    assert_eq!(world.state["on_below"], 10);
+    world.crash();
+    world.seconds(5);
+    assert_eq!(world.state["mode"], "auto");
+    assert_eq!(world.state["off_above"], 20);
+}
+
+#[test]
+fn what_memory_has_in_flight_hides_nothing_that_the_disk_has() {
+    // The disk fails in the outage, and works again while memory tells what it has.
+    let mut settings = settings();
+    settings.delivery.replay_rate = 5.0;
+    let mut world = World::new(settings);
+    world.disk_good(false);
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(60);
+    world.mend_cable();
+    world.seconds(12);
+    world.latency = Duration::from_millis(1_500);
+    world.disk_good(true);
+    world.seconds(2);
+    world.latency = Duration::from_millis(5);
+    world.seconds(120);
+    assert_complete_once(&world);
+    assert!(world.disk.is_empty(), "{:?}", world.disk.keys());
+    assert_eq!(world.view().backlog, 0);
+}
+
+#[test]
+fn a_live_reading_that_cannot_be_sent_in_time_is_history() {
+    // The lesson's server answers each live reading: an old one must not come on the live topic.
+    let mut settings = settings();
+    settings.delivery.window = 1;
+    let mut world = World::new(settings);
+    world.seconds(5);
+    world.latency = Duration::from_secs(2);
+    world.seconds(120);
+    world.latency = Duration::from_millis(5);
+    world.seconds(60);
+    for received in &world.received {
+        let at = world::NOON_MS + received.at.as_millis() as i64;
+        let read: jiff::Timestamp = match received.value["ts"].as_str() {
+            Some(ts) if received.topic == Topic::Telemetry => ts.parse().expect("a time"),
+            _ => continue,
+        };
+        assert!(at - read.as_millisecond() < 3_000, "{received:?}");
+    }
+    assert_complete_once(&world);
+}
+
+#[test]
+fn removals_behind_a_slow_write_are_counted() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.disk_latency = Duration::from_secs(4);
+    world.latency = Duration::from_millis(700);
+    world.seconds(5);
+    world.latency = Duration::from_millis(5);
+    world.seconds(30);
+    assert!(world.disk.is_empty());
+    assert_eq!(world.view().backlog, 0);
+}
+
+#[test]
+fn what_the_store_gives_up_is_told_and_is_no_backlog() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.seconds(30);
+    world.disk_drops_oldest(20);
+    let run = world.run;
+    world.mend_cable();
+    world.seconds(30);
+    assert_eq!(world.lost(run), (1..=20).collect());
+    assert_complete_once(&world);
+    assert_eq!(world.view().backlog, 0);
+}
+
+#[test]
+fn at_a_stop_no_record_is_made_that_nobody_can_keep() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.disk_latency = Duration::from_millis(900);
+    world.seconds(10);
+    world.input(Input::ShutdownAsked);
+    world.run_for(Duration::from_millis(600));
+    world.offset_ms += 3_600_000;
+    world.seconds(4);
+    assert_eq!(world.exit, Some(Exit::Stopped));
+    let (run, last) = (world.run, world.view().last_seq);
+    world.crash();
+    world.mend_cable();
+    world.seconds(60);
+    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn a_hanging_sensor_is_told_once_and_so_is_its_return() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.sensor_hangs = true;
+    world.seconds(10);
+    world.sensor_hangs = false;
+    world.seconds(5);
+    let events: Vec<_> = world
+        .on(Topic::Events)
+        .into_iter()
+        .filter(|value| value["event"] == "sensor")
+        .map(|value| value["ok"].clone())
+        .collect();
+    assert_eq!(events, [false, true]);
+}
+
+#[test]
+fn read_now_does_not_pile_up_behind_a_hanging_sensor() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.sensor_hangs = true;
+    world.seconds(2);
+    for _ in 0..100 {
+        world.command(r#"{"command":"read-now"}"#);
+        world.run_for(Duration::from_millis(50));
+    }
+    let refused = world
+        .on(Topic::Results)
+        .into_iter()
+        .filter(|value| value["result"] == "rejected")
+        .count();
+    assert_eq!(refused, 100 - 16);
+}
+
+#[test]
+fn a_command_id_is_known_after_a_restart_though_its_first_write_failed() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(3);
+    world.disk_good(false);
+    world.command(r#"{"led_on":true,"id":"once"}"#);
+    world.pull_cable();
+    world.seconds(5);
+    world.disk_good(true);
+    world.seconds(5);
+    world.crash();
+    world.light = Some(500.0);
+    world.mend_cable();
+    world.seconds(12);
+    world.command(r#"{"led_on":true,"id":"once"}"#);
+    world.seconds(1);
+    let results = world.on(Topic::Results);
+    assert_eq!(
+        results.last().map(|value| &value["result"]),
+        Some(&"duplicate".into())
+    );
+}
+
+#[test]
+fn memory_is_bounded_though_neither_the_server_nor_the_disk_answers() {
+    let mut settings = settings();
+    settings.delivery.confirm = Confirm::Server;
+    settings.lighting.interval = Duration::from_millis(10);
+    let mut world = World::new(settings);
+    world.disk_good(false);
+    world.server = false;
+    world.latency = Duration::from_millis(1);
+    world.seconds(230);
+    let backlog = world.view().backlog;
+    assert!(backlog <= 20_000, "{backlog}");
+}
+
+#[test]
+fn the_end_of_the_lease_is_an_outage_though_a_reading_comes_at_that_moment() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(3);
+    world.command(r#"{"led_on":false}"#);
+    let end = world.now + Duration::from_secs(15);
+    let step = Duration::from_millis(10);
+    world.run_for(end - world.now - step);
+    world.now = end;
+    world.input(Input::Read(500.0));
+    assert_eq!(world.view().by, "fallback");
+    assert!(world.view().outage.is_some());
+}
+
+#[test]
+fn the_slowest_replay_and_the_wildest_clock_are_survived() {
+    let mut settings = settings();
+    settings.delivery.replay_rate = f64::MIN_POSITIVE;
+    let mut world = World::new(settings);
+    world.cable = false;
+    world.seconds(10);
+    world.mend_cable();
+    world.seconds(10);
+    for wall_ms in [i64::MAX, i64::MIN, 0] {
+        let now = nightlight::logic::time::Now {
+            wall_ms,
+            ..world.clocks()
+        };
+        world.controller.handle(Input::DeadlineReached, now);
+    }
+    world.seconds(10);
+    assert!(world.view().link_up);
+}

@@ -1,20 +1,26 @@
 //! Looking into a backlog while no daemon runs: `nightlight backlog stats|list|export|verify`.
 //!
-//! Records, runs and totals are only read; sled itself may write a snapshot when it opens. A damaged
-//! store is left as it is: the daemon salvages it at its next start, and `verify` says how much.
+//! Records, runs and totals are only read; sled itself may write a snapshot when it opens. Of a damaged
+//! store a copy is opened, and salvaged as the daemon will do it at its next start, so that what is shown
+//! is what will be delivered.
 
+use std::fmt;
+use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::config;
+use crate::logic::time::Clock;
 use crate::logic::{Key, KeyRange};
 
+use super::account::Account;
 use super::disk::{Fault, Place, finish_snapshots, tree_bytes};
-use super::opening::{discard, guard};
+use super::format::Line;
+use super::opening::{Opening, discard, guard};
 use super::pages::{chunk_end, next};
-use super::salvage::Found;
 use super::store::Store;
 
 /// The totals of a backlog.
@@ -64,6 +70,55 @@ pub struct Verified {
     pub problems: Vec<String>,
 }
 
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "records      {}, {} of them singly",
+            self.records, self.single
+        )?;
+        writeln!(
+            f,
+            "bytes        {} packed, {} on disk",
+            self.packed_bytes, self.disk_bytes
+        )?;
+        writeln!(
+            f,
+            "room         {} bytes free, {} are left to the system",
+            self.free_bytes, self.floor_bytes
+        )?;
+        writeln!(f, "losses       {} to be told", self.losses)?;
+        writeln!(f, "command ids  {}", self.command_ids)?;
+        for run in &self.runs {
+            let (from, to) = (run.range.from, run.range.to);
+            write!(
+                f,
+                "run {}     {}: {} records",
+                run.ordinal, run.run, run.held
+            )?;
+            match run.held {
+                0 => writeln!(f)?,
+                _ => writeln!(f, " within {from} to {to}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} of {} records can be read",
+            self.readable, self.expected
+        )?;
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
 /// The totals of the backlog in the settings folder `path`.
 ///
 /// # Errors
@@ -111,19 +166,19 @@ pub fn list(path: &Path, out: &mut dyn Write) -> Result<(), String> {
     })
 }
 
-/// Writes each record as a JSON line `{"run":..,"boot":..,"q":seq,"t":stamp,"d":body}`, oldest first.
+/// Writes each record as a JSON line, as it would be replayed on the wire, oldest first. `clock` says what
+/// times may be claimed.
 ///
 /// # Errors
 /// As `stats`, and when `out` cannot be written.
-pub fn export(path: &Path, out: &mut dyn Write) -> Result<(), String> {
+pub fn export(path: &Path, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
     each(path, out, &mut |out, unit| {
-        for json in &unit.lines {
-            let rest = json.strip_prefix('{').unwrap_or(json);
-            writeln!(
-                out,
-                r#"{{"run":"{}","boot":"{}",{rest}"#,
-                unit.run, unit.boot_id
-            )?;
+        for line in &unit.lines {
+            match &line.record {
+                Some(record) => writeln!(out, "{}", record.wire(clock, true))?,
+                // A later version wrote it: as it is stored.
+                None => writeln!(out, "{}", line.json)?,
+            }
         }
         Ok(())
     })
@@ -134,7 +189,7 @@ pub fn export(path: &Path, out: &mut dyn Write) -> Result<(), String> {
 /// # Errors
 /// In words, when there is none or it is held by a daemon.
 pub fn verify(path: &Path) -> Result<Verified, String> {
-    let checked = with_store(path, |store| {
+    let checked = in_place(path, &mut |store: &mut Store| {
         let mut readable = 0;
         let mut problems = Vec::new();
         let singles: Vec<Key> = store.tail.keys().copied().collect();
@@ -174,19 +229,17 @@ pub fn verify(path: &Path) -> Result<Verified, String> {
             }
             Ok(verified)
         }
-        Err(Fault::Damaged(why)) => {
-            let place = Place::new(path);
-            let found = Found::scan(&[place.store(), place.before()], &|| {});
-            // Sled may have made the store worse: the copy stays for the next start.
+        Err(Fault::Damaged(why)) => in_copy(path, &mut |store: &mut Store| {
+            let lost: u64 = store.losses.all.values().map(|loss| loss.count).sum();
             Ok(Verified {
-                readable: 0,
-                expected: found.held(),
+                readable: store.state.records,
+                expected: store.state.records + lost,
                 problems: vec![format!(
-                    "{why}; a raw scan finds {} values with records: the next start of nightlight salvages them",
-                    found.values()
+                    "{why}; the next start of nightlight salvages what is readable"
                 )],
             })
-        }
+        })
+        .map_err(|fault| fault.why().to_owned()),
         Err(fault) => Err(fault.why().to_owned()),
     }
 }
@@ -194,11 +247,9 @@ pub fn verify(path: &Path) -> Result<Verified, String> {
 /// Lines of one chunk or single record.
 struct UnitLines {
     ordinal: u64,
-    run: Uuid,
-    boot_id: Uuid,
     first: u64,
     last: u64,
-    lines: Vec<String>,
+    lines: Vec<Line>,
 }
 
 /// Gives `write` each chunk and single record, in the order of their first records.
@@ -217,11 +268,9 @@ fn each(
             if let Some((header, lines)) = store.unit_lines(&unit)? {
                 let lines = UnitLines {
                     ordinal: header.ordinal,
-                    run: header.run,
-                    boot_id: header.boot_id,
                     first: header.first,
                     last: header.last,
-                    lines: lines.into_iter().map(|line| line.json).collect(),
+                    lines,
                 };
                 failed = write(out, &lines).err();
             }
@@ -235,32 +284,116 @@ fn each(
     }
 }
 
+/// Opens the store and works on it: the store itself, or what can be salvaged of a copy.
 fn with_store<T>(
     path: &Path,
-    work: impl FnOnce(&mut Store) -> Result<T, Fault>,
+    mut work: impl FnMut(&mut Store) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    match in_place(path, &mut work) {
+        Err(Fault::Damaged(why)) => {
+            warn!("the backlog is damaged ({why}): this is what can be salvaged of it");
+            in_copy(path, &mut work)
+        }
+        other => other,
+    }
+}
+
+fn in_place<T>(
+    path: &Path,
+    work: &mut impl FnMut(&mut Store) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let place = Place::new(path);
-    if !place.store().join("db").is_file() {
-        return Err(Fault::Blocked(format!(
-            "there is no backlog in {}",
-            path.display()
-        )));
+    let account = Account::read(&place.account());
+    if !place.store().exists() && account.generation == 0 {
+        let why = format!("there is no backlog in {}", path.display());
+        return Err(Fault::Blocked(why));
     }
-    // Of no effect on a store that is only looked at.
-    let bounds = config::Backlog {
-        path: path.to_owned(),
-        max_records: u64::MAX,
-        max_bytes: u64::MAX,
-        on_full: config::OnFull::DropOldest,
-    };
+    if !place.store().join("db").is_file() {
+        return Err(Fault::Damaged("the store is gone".into()));
+    }
+    let bounds = unbounded(path);
     place.not_held()?;
     finish_snapshots(&place.store()).map_err(|error| place.fault(&error))?;
     place.copy_before();
     let mut store = guard(&place, || Store::load(&place, &place.store(), &bounds))?;
-    let done = guard(&place, || work(&mut store));
+    let done = if store.state.generation < account.generation {
+        Err(Fault::Damaged("it opens, but records are missing".into()))
+    } else {
+        guard(&place, || work(&mut store))
+    };
     discard(store);
     if done.is_ok() {
         place.drop_before();
     }
     done
+}
+
+fn in_copy<T>(
+    path: &Path,
+    work: &mut impl FnMut(&mut Store) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let copy = Copied::of(path)
+        .map_err(|error| Fault::Blocked(format!("the damaged store cannot be copied: {error}")))?;
+    let bounds = unbounded(&copy.0);
+    let opening = Opening {
+        bounds: &bounds,
+        run: Uuid::new_v4(),
+        boot_id: Uuid::nil(),
+    };
+    let place = Place::new(&copy.0);
+    let mut store = guard(&place, || opening.open(false, &|| {}))?;
+    for loss in store.losses.all.values() {
+        warn!(
+            "of run {}: {} records within {} to {} are lost: {}",
+            loss.of_run, loss.count, loss.from_seq, loss.to_seq, loss.reason
+        );
+    }
+    let done = guard(&place, || work(&mut store));
+    discard(store);
+    done
+}
+
+/// Bounds that drop nothing.
+fn unbounded(path: &Path) -> config::Backlog {
+    config::Backlog {
+        path: path.to_owned(),
+        max_records: u64::MAX,
+        max_bytes: u64::MAX,
+        on_full: config::OnFull::DropOldest,
+    }
+}
+
+/// A copy of a backlog's folder in the system's folder for temporary files; removed when dropped.
+struct Copied(PathBuf);
+
+impl Copied {
+    fn of(path: &Path) -> io::Result<Self> {
+        let copy = Self(std::env::temp_dir().join(format!("nightlight-{}", Uuid::new_v4())));
+        copy_tree(path, &copy.0)?;
+        Ok(copy)
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Files and folders alone; what an earlier start has moved aside stays behind.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, name) = (entry.file_type()?, entry.file_name());
+        if name.to_string_lossy().starts_with("store.damaged") {
+            continue;
+        }
+        if kind.is_dir() {
+            copy_tree(&entry.path(), &to.join(name))?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to.join(name))?;
+        }
+    }
+    Ok(())
 }

@@ -30,6 +30,9 @@ pub(super) struct Run {
     pub(super) low: u64,
     /// The highest seq that was ever stored; 0 before the first.
     pub(super) high: u64,
+    /// The highest seq that it was known to have given, stored or not.
+    #[serde(default)]
+    pub(super) last: u64,
     /// Records of it that are held.
     pub(super) held: u64,
     /// The write that this was part of: of two versions the greater is the later one.
@@ -96,6 +99,7 @@ impl Run {
             self.low.min(seq)
         };
         self.high = self.high.max(seq);
+        self.last = self.last.max(seq);
         self.held += 1;
     }
 }

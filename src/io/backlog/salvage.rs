@@ -91,16 +91,6 @@ impl Found {
         self.state.synced
     }
 
-    /// Values with records.
-    pub(super) fn values(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Records that the runs' accounts say were held.
-    pub(super) fn held(&self) -> u64 {
-        self.runs.values().map(|run| run.held).sum()
-    }
-
     /// Writes what was found into a new, empty store; gives the records and the losses it made.
     ///
     /// # Errors

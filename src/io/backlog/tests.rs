@@ -15,7 +15,7 @@ use super::*;
 use crate::config::OnFull;
 use crate::logic::Opened;
 use crate::logic::telemetry::{Body, Event, Loss};
-use crate::logic::time::Stamp;
+use crate::logic::time::{Clock, Now, Stamp};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const BOOT: Uuid = Uuid::from_u128(0xb007);
@@ -68,7 +68,7 @@ impl Open {
 
     fn store(&mut self, seqs: impl IntoIterator<Item = u64>) -> u64 {
         let records: Vec<Record> = seqs.into_iter().map(|seq| reading(self.run, seq)).collect();
-        self.backlog.store(records, Vec::new());
+        self.backlog.store(records, Vec::new(), 0);
         match self.answer() {
             Input::Stored { records } => records,
             other => panic!("not stored: {other:?}"),
@@ -194,13 +194,13 @@ fn what_is_stored_comes_back_in_order_after_a_restart() {
     assert_eq!(first.store([1, 2, 5]), 3);
     first
         .backlog
-        .store(Vec::new(), vec!["a".into(), "b".into()]);
+        .store(Vec::new(), vec!["a".into(), "b".into()], 9);
     assert_eq!(first.answer(), Input::Stored { records: 3 });
     first.close();
 
     let mut second = Open::new(&settings, 2);
     assert_eq!(second.opened.ordinal, 2);
-    assert_eq!(second.opened.previous, Some((Uuid::from_u128(1), 5)));
+    assert_eq!(second.opened.previous, Some((Uuid::from_u128(1), 9)));
     assert_eq!(second.opened.records, 3);
     assert_eq!(second.opened.command_ids, ["a", "b"]);
     second.store([1, 2]);
@@ -376,7 +376,7 @@ fn a_loss_record_that_is_dropped_is_told_again() {
         body: Body::Event(Event::Loss(told.clone())),
         ..reading(open.run, 1)
     };
-    open.backlog.store(vec![record], Vec::new());
+    open.backlog.store(vec![record], Vec::new(), 0);
     open.answer();
     open.store(2..=20);
     assert!(open.losses().contains(&told));
@@ -702,7 +702,7 @@ fn an_emptied_large_store_gives_its_space_back_and_keeps_what_it_knows() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&folder);
     let mut open = Open::new(&settings, 1);
-    open.backlog.store(Vec::new(), vec!["known".into()]);
+    open.backlog.store(Vec::new(), vec!["known".into()], 0);
     open.answer();
     let mut last = 0;
     while disk::tree_bytes(&settings.path.join("store")) <= 5 * 1024 * 1024 {
@@ -730,7 +730,7 @@ fn the_last_256_command_ids_are_kept() {
     let mut open = Open::new(&settings, 1);
     for from in [0, 200] {
         let ids = (from..from + 200).map(|n| format!("id{n}")).collect();
-        open.backlog.store(Vec::new(), ids);
+        open.backlog.store(Vec::new(), ids, 0);
         open.answer();
     }
     open.close();
@@ -756,12 +756,18 @@ fn a_stopped_backlog_can_be_looked_into() {
         (1000, 1, 1000)
     );
     let mut out = Vec::new();
-    inspect::export(&settings.path, &mut out).unwrap();
+    let now = Now {
+        boot: Duration::ZERO,
+        wall_ms: 0,
+        synced: false,
+    };
+    let clock = Clock::new(Uuid::nil(), 0, now);
+    inspect::export(&settings.path, &clock, &mut out).unwrap();
     let seqs: Vec<u64> = String::from_utf8(out)
         .unwrap()
         .lines()
         .map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["q"]
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"]
                 .as_u64()
                 .unwrap()
         })
