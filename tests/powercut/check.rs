@@ -125,7 +125,7 @@ pub fn open_and_read(folder: &Path, run: Uuid, more: u64) -> Result<Found, Strin
     }
     if more > 0 {
         let records = (1..=more).map(|seq| record(run, seq)).collect();
-        asked.backlog.store(records, Vec::new());
+        asked.backlog.store(records, Vec::new(), more);
         loop {
             match asked.answer()? {
                 Input::Stored { .. } => break,

@@ -88,7 +88,10 @@ impl Logged {
         let device = run("losetup", &["-f", "--show", &export.to_string_lossy()]);
         logged.device = device.expect("a loop device").trim().to_owned();
         let mounted = logged.mounted();
-        mount(&logged.device, &mounted, "noatime").expect("mounted");
+        if mount(&logged.device, &mounted, "noatime").is_err() {
+            mend(&logged.device);
+            mount(&logged.device, &mounted, "noatime").expect("mounted");
+        }
         logged
     }
 
@@ -173,8 +176,7 @@ impl Mounted {
         let mut mended = false;
         if mount(&name, at, "loop,noatime").is_err() {
             mended = true;
-            // Its exit code tells of errors that are corrected, too: the mount says whether all is well.
-            let _ = run("e2fsck", &["-fy", "-b", "4096", "-B", "4096", &name]);
+            mend(&name);
             mount(&name, at, "loop,noatime")?;
         }
         Ok(Mounted {
@@ -200,6 +202,11 @@ impl Drop for Mounted {
             let _ = run("umount", &["-l", &self.at.to_string_lossy()]);
         }
     }
+}
+
+/// Its exit code tells of errors that are corrected, too: the mount says whether all is well.
+fn mend(device: &str) {
+    let _ = run("e2fsck", &["-fy", "-b", "4096", "-B", "4096", device]);
 }
 
 fn mount(device: &str, at: &Path, options: &str) -> Result<String, String> {

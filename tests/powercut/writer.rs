@@ -217,7 +217,7 @@ impl Writer<'_> {
         };
         self.notes.add(Fact::Given { run, from, to });
         let records = (from..=to).map(|seq| record(run, seq)).collect();
-        self.asked.backlog.store(records, ids.clone());
+        self.asked.backlog.store(records, ids.clone(), to);
         self.given.push_back((from, to, ids));
     }
 
