@@ -7,6 +7,7 @@
 //! Needs root; says so and is skipped without. `POWER_CUTS_SEED` chooses other cuts.
 
 mod powercut;
+mod stage;
 
 use std::sync::Mutex;
 use std::thread;
@@ -16,6 +17,7 @@ use powercut::control::{self, Sync};
 use powercut::cuts::Card;
 use powercut::disk::{Logged, Mounted, folder};
 use powercut::notes::Notes;
+use powercut::program::cut_the_program;
 use powercut::tally::{Checker, Tally, empty_disk};
 use powercut::tools::{number, ready};
 use powercut::writer::{Life, STORIES, live};
@@ -109,6 +111,19 @@ fn the_rig_notices_that_the_flush_of_sled_alone_is_not_durable() {
     }
     assert!(losing[0] > 0, "flush alone lost nothing");
     assert_eq!(losing[1], 0, "fdatasync loses nothing");
+}
+
+#[test]
+fn the_program_loses_nothing_older_than_durable_within() {
+    if !ready() {
+        return;
+    }
+    let cuts = number("POWER_CUTS_PROGRAM", 40) as usize;
+    let mut rng = fastrand::Rng::with_seed(number("POWER_CUTS_SEED", 1) + 4);
+    let outcome = cut_the_program(cuts, &mut rng);
+    eprintln!("the whole program: {outcome:#?}");
+    assert!(outcome.failures.is_empty());
+    assert!(outcome.with_records > 0, "the cuts saw no outage");
 }
 
 /// Lives a story on a logged disk, and cuts it.

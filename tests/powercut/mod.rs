@@ -18,6 +18,7 @@ pub mod cuts;
 pub mod disk;
 pub mod log;
 pub mod notes;
+pub mod program;
 pub mod tally;
 pub mod tools;
 pub mod writer;

@@ -93,7 +93,7 @@ pub fn record(run: Uuid, seq: u64) -> Record {
         stamp: Stamp {
             boot_ms: 1_000 + seq * 100,
             wall_ms: 1_795_000_000_000 + seq as i64 * 100,
-            synced: seq % 3 == 0,
+            synced: seq.is_multiple_of(3),
         },
         body,
     }
