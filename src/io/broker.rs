@@ -7,14 +7,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions,
-    NetworkOptions, Outgoing, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
-    Transport,
+    NetworkOptions, Outgoing, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
+    TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -332,6 +333,32 @@ fn in_words(error: &ConnectionError) -> String {
             "the broker refused the client id: check broker.client_id".into()
         }
         ConnectionError::NetworkTimeout => "the broker did not answer in time".into(),
+        ConnectionError::FlushTimeout => "the broker takes nothing".into(),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => {
+            "the broker does not answer any more".into()
+        }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            "the broker closed the connection".into()
+        }
+        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
+            match error.kind() {
+                ErrorKind::ConnectionRefused => {
+                    "nobody listens at the broker's address: does it run, and is broker.url right?"
+                        .into()
+                }
+                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+                    "the broker closed the connection".into()
+                }
+                _ => error.to_string(),
+            }
+        }
+        ConnectionError::Tls(error) => {
+            let why = error.to_string();
+            match why.contains("NotValidYet") || why.contains("not valid yet") {
+                true => format!("{why}; is the clock of this machine set?"),
+                false => why,
+            }
+        }
         other => other.to_string(),
     }
 }
