@@ -16,8 +16,9 @@ use crate::io::backlog::Backlog;
 use crate::io::broker::{Link, Session};
 use crate::io::clock::{BUILT_MS, Clock};
 use crate::io::led::Led;
+use crate::io::rules::KeptRules;
 use crate::io::sensor::Reader;
-use crate::io::systemd;
+use crate::io::{systemd, web};
 use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
 
 /// At the end, the backlog may take so long to finish what it was told.
@@ -32,7 +33,13 @@ pub async fn run(
 ) -> Exit {
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let mut shell = Shell::start(&config, sender);
-    let mut controller = Controller::new(settings(&config), shell.birth(), shell.clock.now());
+    let settings = settings(&config, &shell.rules);
+    let mut controller = Controller::new(settings, shell.birth(), shell.clock.now());
+    let doors = tokio::spawn(web::serve(
+        config.backlog.path.clone(),
+        config.web_listen,
+        show.subscribe(),
+    ));
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut stop = std::pin::pin!(stop);
     let mut asked = false;
@@ -44,6 +51,7 @@ pub async fn run(
                 controller.handle(input, shell.clock.now());
             }
             if let Some(exit) = shell.exit {
+                doors.abort();
                 shell.leave().await;
                 return exit;
             }
@@ -59,7 +67,7 @@ pub async fn run(
                 Input::ShutdownAsked
             }
             Some(input) = inputs.recv() => input,
-            input = next(&mut shell.session) => shell.from_link(input),
+            input = next(&mut shell.session) => shell.heard(input),
             () = tokio::time::sleep_until(Instant::now() + wait) => Input::DeadlineReached,
             () = tick(&mut watchdog) => {
                 systemd::feed();
@@ -80,6 +88,7 @@ struct Shell {
     led_config: crate::config::Led,
     sensor: Reader,
     backlog: Option<Backlog>,
+    rules: KeptRules,
     link: Link,
     session: Option<Session>,
     exit: Option<Exit>,
@@ -106,6 +115,7 @@ impl Shell {
             led_config: config.led.clone(),
             sensor: Reader::start(&config.sensor, inputs.clone()),
             backlog: Some(Backlog::open(&config.backlog, run, boot_id, inputs)),
+            rules: KeptRules::in_folder(&config.backlog.path),
             link: Link::new(config),
             session: None,
             exit: None,
@@ -144,12 +154,17 @@ impl Shell {
             Output::Store {
                 records,
                 command_ids,
-                ..
-            } => self.with_backlog(|backlog| backlog.store(records, command_ids)),
+                last_seq,
+            } => self.with_backlog(|backlog| backlog.store(records, command_ids, last_seq)),
             Output::Forget(ranges) => self.with_backlog(|backlog| backlog.forget(ranges)),
             Output::ForgetLoss(id) => self.with_backlog(|backlog| backlog.forget_loss(id)),
             Output::Fetch { after, limit } => {
                 self.with_backlog(|backlog| backlog.fetch(after, limit));
+            }
+            Output::KeepRules(rules) => {
+                if let Err(error) = self.rules.keep(&rules) {
+                    warn!("the rules will not outlive a restart: {error}");
+                }
             }
             Output::Log(Level::Info, text) => info!("{text}"),
             Output::Log(Level::Warn, text) => warn!("{text}"),
@@ -177,7 +192,7 @@ impl Shell {
     }
 
     /// What the link says; a session that is over is dropped.
-    fn from_link(&mut self, input: Input) -> Input {
+    fn heard(&mut self, input: Input) -> Input {
         if let Input::LinkDown { .. } = input
             && let Some(session) = self.session.take()
         {
@@ -204,9 +219,20 @@ impl Shell {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// The configuration's settings, with the rules that a command set for good.
+fn settings(config: &Config, kept: &KeptRules) -> Settings {
+    let mut lighting = config.lighting.clone();
+    match kept.load() {
+        Ok(Some(rules)) => {
+            let file = kept.path().display();
+            warn!("rules set by a command stand over the configuration; remove {file} to end that");
+            lighting.set_rules(rules);
+        }
+        Ok(None) => {}
+        Err(why) => warn!("rules set by a command are not followed: {why}"),
+    }
     Settings {
-        lighting: config.lighting.clone(),
+        lighting,
         telemetry: config.telemetry.clone(),
         commands: config.commands.clone(),
         delivery: config.delivery.clone(),

@@ -36,6 +36,7 @@ pub mod config;
 pub mod daemon;
 pub mod io;
 pub mod logic;
+pub mod server;
 
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

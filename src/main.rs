@@ -10,6 +10,10 @@ use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
+use nightlight::io::backlog::inspect;
+use nightlight::io::clock::{BUILT_MS, Clock};
+use nightlight::io::web;
+use nightlight::server::{self, OpenError};
 use nightlight::{daemon, logic};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +41,12 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => checked(&config),
             Err(error) => refused(&error),
         },
+        Command::Server(how) => serve(*how),
+        Command::Backlog(how) => look_into(&how),
+        Command::Status(status) => match load(status.file.config.as_deref()) {
+            Ok(config) => self::status(&config, status.json),
+            Err(error) => refused(&error),
+        },
     }
 }
 
@@ -52,10 +62,7 @@ fn run(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("the event loop cannot be started: {error}");
@@ -77,6 +84,63 @@ fn run(config: Config) -> Exit {
             Exit::Software
         }
     }
+}
+
+/// Runs the reference server, or prints the account of its store.
+fn serve(how: cli::Server) -> Exit {
+    if how.account {
+        return match server::account(&how.store) {
+            Ok(text) => {
+                // A closed pipe takes nothing from the result.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                Exit::Done
+            }
+            Err(error) => no_store(&error),
+        };
+    }
+    let settings = match how.settings() {
+        Ok(settings) => settings,
+        Err(problem) => {
+            let _ = std::io::stderr().write_all(format!("nightlight: {problem}\n").as_bytes());
+            return Exit::Usage;
+        }
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the event loop cannot be started: {error}");
+            return Exit::Software;
+        }
+    };
+    let ended = runtime.block_on(async {
+        let stop = stop_signal()?;
+        let mut asked = signal(SignalKind::user_defined1())?;
+        let (sender, show) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            while asked.recv().await.is_some() {
+                // One that is not yet answered will do for both.
+                let _ = sender.try_send(());
+            }
+        });
+        Ok::<_, std::io::Error>(server::run(settings, stop, show).await)
+    });
+    match ended {
+        Ok(Ok(())) => Exit::Done,
+        Ok(Err(error)) => no_store(&error),
+        Err(error) => {
+            tracing::error!("signals cannot be heard: {error}");
+            Exit::Software
+        }
+    }
+}
+
+fn no_store(error: &OpenError) -> Exit {
+    let (text, exit) = match error {
+        OpenError::Permission(text) => (text, Exit::Permission),
+        OpenError::Other(text) => (text, Exit::Software),
+    };
+    let _ = std::io::stderr().write_all(format!("nightlight: {text}\n").as_bytes());
+    exit
 }
 
 /// Completes on SIGTERM or SIGINT.
@@ -119,6 +183,70 @@ fn checked(config: &Config) -> Exit {
     // A closed pipe (`check | head`) takes nothing from the result.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Exit::Done
+}
+
+/// Asks the running daemon and shows its answer.
+fn status(config: &Config, json: bool) -> Exit {
+    let folder = &config.backlog.path;
+    let answer = match runtime() {
+        Ok(runtime) => runtime.block_on(web::ask(folder)),
+        Err(error) => Err(error),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let text = format!(
+                "nightlight: no daemon answers at {}: {error}\nIs it running, with this configuration, and may this user read that folder?\n",
+                folder.join(web::SOCKET).display()
+            );
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::Software,
+            };
+        }
+    };
+    let text = match serde_json::from_str::<logic::View>(&answer) {
+        Ok(view) if !json => format!("{view}\n"),
+        _ => answer,
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Done
+}
+
+/// Looks into a backlog at rest.
+fn look_into(how: &cli::Backlog) -> Exit {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match how {
+        cli::Backlog::Stats(folder) => inspect::stats(&folder.path)
+            .and_then(|stats| write!(out, "{stats}").map_err(|error| error.to_string())),
+        cli::Backlog::List(folder) => inspect::list(&folder.path, &mut out),
+        cli::Backlog::Export(folder) => {
+            let clocks = Clock::new();
+            let clock = logic::time::Clock::new(clocks.boot_id(), BUILT_MS, clocks.now());
+            inspect::export(&folder.path, &clock, &mut out)
+        }
+        cli::Backlog::Verify(folder) => inspect::verify(&folder.path).and_then(|verified| {
+            write!(out, "{verified}").map_err(|error| error.to_string())?;
+            match verified.problems.is_empty() {
+                true => Ok(()),
+                false => Err("the backlog is damaged".into()),
+            }
+        }),
+    };
+    match done.and_then(|()| out.flush().map_err(|error| error.to_string())) {
+        Ok(()) => Exit::Done,
+        Err(why) => {
+            tracing::error!("{why}");
+            Exit::Software
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn refused(error: &ConfigError) -> Exit {

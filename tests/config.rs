@@ -89,6 +89,7 @@ fn config_defaults_are_those_of_the_contract() {
             lease: lighting::Lease::For(15 * SECOND),
             fail_safe: lighting::FailSafe::Keep,
             interval: 5 * SECOND,
+            frozen_after: Duration::ZERO,
         }
     );
     assert_eq!(config.server_status, None);

@@ -537,3 +537,91 @@ fn a_command_id_is_known_after_a_restart() {
     assert_eq!(last, Some("duplicate".into()));
     assert!(!world.led_on);
 }
+
+#[test]
+fn a_frozen_sensor_is_not_believed_and_recovers_by_itself() {
+    let mut settings = settings();
+    settings.lighting.fail_safe = FailSafe::On;
+    settings.lighting.frozen_after = Duration::from_secs(60);
+    let mut world = World::new(settings);
+    world.server = false;
+    world.seconds(70);
+    assert_eq!(world.view().by, "fail-safe");
+    assert!(world.led_on);
+    world.light = Some(501.0);
+    world.seconds(2);
+    assert_eq!(world.view().by, "fallback");
+    let events = world.on(Topic::Events);
+    let told: Vec<_> = events
+        .iter()
+        .filter(|value| value["event"] == "sensor")
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0]["why"], "the same reading 500 for 60 s");
+}
+
+#[test]
+fn a_sensor_that_hangs_is_told() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.sensor_hangs = true;
+    world.seconds(5);
+    let events = world.on(Topic::Events);
+    assert!(
+        events
+            .iter()
+            .any(|value| value["event"] == "sensor" && value["ok"] == false)
+    );
+}
+
+#[test]
+fn the_leds_own_light_does_not_make_it_oscillate() {
+    let mut world = World::new(settings());
+    world.server = false;
+    let mut changes = 0;
+    // Dusk, with a sensor that sees the LED: it adds 40 to what there is.
+    for second in 0..600 {
+        let before = world.led_on;
+        let daylight = 400.0 - f64::from(second) * 0.5;
+        world.light = Some(daylight + if world.led_on { 40.0 } else { 0.0 });
+        world.seconds(1);
+        changes += usize::from(world.led_on != before);
+    }
+    assert!(world.led_on);
+    assert_eq!(changes, 1, "one dusk, one change");
+}
+
+#[test]
+fn hold_bounds_the_flicker_when_the_led_outshines_the_thresholds() {
+    let mut settings = settings();
+    settings.lighting.hold = Duration::from_secs(10);
+    settings.lighting.interval = Duration::from_millis(100);
+    let mut world = World::new(settings);
+    world.server = false;
+    let mut changes = 0;
+    for _ in 0..600 {
+        let before = world.led_on;
+        world.light = Some(if world.led_on { 900.0 } else { 100.0 });
+        world.run_for(Duration::from_millis(100));
+        changes += usize::from(world.led_on != before);
+    }
+    assert!(
+        changes <= 6,
+        "{changes} changes in a minute with a hold of 10 s"
+    );
+}
+
+#[test]
+fn rules_set_for_good_outlive_a_restart_and_others_do_not() {
+    let mut world = World::new(settings());
+    world.seconds(2);
+    world.command(r#"{"command":"set","on_below":10,"off_above":20,"persist":true}"#);
+    world.command(r#"{"command":"set","mode":"local","interval":"2s"}"#);
+    world.seconds(2);
+    assert_eq!(world.state["mode"], "local");
+    assert_eq!(world.state["on_below"], 10);
+    world.crash();
+    world.seconds(5);
+    assert_eq!(world.state["mode"], "auto");
+    assert_eq!(world.state["off_above"], 20);
+}

@@ -272,6 +272,7 @@ fn lighting(
             Duration::ZERO => read_every,
             recorded_every => read_every.min(recorded_every),
         },
+        frozen_after: layers.duration(&keys::SENSOR_FROZEN_AFTER, Duration::ZERO..=7 * DAY),
     }
 }
 

@@ -79,6 +79,7 @@ keys! {
     SENSOR_PATH = "sensor.path", Text("");
     SENSOR_SPEED = "sensor.speed", Number(1.0);
     SENSOR_INTERVAL = "sensor.interval", Text("5s");
+    SENSOR_FROZEN_AFTER = "sensor.frozen_after", Text("0s");
 
     LED_DRIVER = "led.driver", Text("gpio");
     LED_PIN = "led.pin", Whole(5);

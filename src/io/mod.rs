@@ -8,5 +8,7 @@ pub mod broker;
 pub mod clock;
 pub mod led;
 pub mod pi;
+pub mod rules;
 pub mod sensor;
 pub mod systemd;
+pub mod web;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::lighting::Mode;
+use super::lighting::{Mode, Rules};
 use super::time::Now;
 
 /// Larger payloads are refused unread.
@@ -76,7 +76,7 @@ pub enum Action {
     /// Read the sensor and answer with the reading.
     ReadNow,
     /// Change the rules.
-    Set(Rules),
+    Set(Wish),
     /// End the daemon, to be started again.
     Restart,
     /// Restart the machine.
@@ -85,13 +85,25 @@ pub enum Action {
 
 /// The rules that `set` changes; `None` leaves one as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rules {
-    /// The local rule switches on below this light.
-    pub on_below: Option<f64>,
-    /// It switches off above this light.
-    pub off_above: Option<f64>,
-    /// Who may decide.
-    pub mode: Option<Mode>,
+pub struct Wish {
+    on_below: Option<f64>,
+    off_above: Option<f64>,
+    mode: Option<Mode>,
+    interval: Option<Duration>,
+    /// Whether they outlive a restart.
+    pub persist: bool,
+}
+
+impl Wish {
+    /// The rules that come of it.
+    pub fn over(&self, rules: Rules) -> Rules {
+        Rules {
+            mode: self.mode.unwrap_or(rules.mode),
+            on_below: self.on_below.unwrap_or(rules.on_below),
+            off_above: self.off_above.unwrap_or(rules.off_above),
+            interval: self.interval.unwrap_or(rules.interval),
+        }
+    }
 }
 
 /// What is to become of a command.
@@ -139,6 +151,8 @@ pub struct Inbox {
     settings: Settings,
     known_ids: VecDeque<String>,
     fresh_ids: Vec<String>,
+    /// So many of them are on their way to the disk.
+    storing_ids: usize,
     settling: Option<Duration>,
     settled_by: Duration,
     /// Newest LED command while settling (order `latest`), or those after a hole (`sequence`).
@@ -162,6 +176,7 @@ impl Inbox {
             settings,
             known_ids: VecDeque::new(),
             fresh_ids: Vec::new(),
+            storing_ids: 0,
             settling: None,
             settled_by: Duration::ZERO,
             waiting: Vec::new(),
@@ -181,14 +196,18 @@ impl Inbox {
         }
     }
 
-    /// Ids obeyed since the last call, for the disk.
-    pub fn take_fresh_ids(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.fresh_ids)
+    /// Ids that the disk does not know yet, to be stored now; then [`Inbox::ids_stored`] is told.
+    pub fn fresh_ids(&mut self) -> Vec<String> {
+        self.storing_ids = self.fresh_ids.len();
+        self.fresh_ids.clone()
     }
 
-    /// Whether there are ids for the disk.
-    pub fn has_fresh_ids(&self) -> bool {
-        !self.fresh_ids.is_empty()
+    /// The disk knows those handed over last, or it failed and gets them again.
+    pub fn ids_stored(&mut self, stored: bool) {
+        let known = std::mem::take(&mut self.storing_ids);
+        if stored {
+            self.fresh_ids.drain(..known.min(self.fresh_ids.len()));
+        }
     }
 
     /// The link is up: what waited at the broker comes now.
@@ -228,7 +247,7 @@ impl Inbox {
         }
         self.note(&command);
         match (&command.action, self.settings.order) {
-            (Action::Led(_), Order::Latest) => self.latest(command, now.boot),
+            (Action::Led(_), Order::Latest) => self.latest(command, now),
             (Action::Led(_), Order::Sequence) => self.sequence(command, now),
             _ => self.verdicts.push_back(Verdict::Obey(command)),
         }
@@ -240,12 +259,12 @@ impl Inbox {
             self.settling = None;
             if self.settings.order == Order::Latest {
                 for command in std::mem::take(&mut self.waiting) {
-                    self.obey(command, now.wall_ms);
+                    self.obey_unless_overtaken(command, now.wall_ms);
                 }
             }
         }
         if self.hole_until.is_some_and(|until| now.boot >= until) {
-            self.pass_hole(now.wall_ms);
+            self.pass_hole(now);
         }
     }
 
@@ -259,10 +278,10 @@ impl Inbox {
         [self.settling, self.hole_until].into_iter().flatten().min()
     }
 
-    fn latest(&mut self, command: Command, now: Duration) {
+    fn latest(&mut self, command: Command, now: Now) {
         if let Some(until) = &mut self.settling {
-            if now < *until {
-                *until = (now + SETTLE).min(self.settled_by);
+            if now.boot < *until {
+                *until = (now.boot + SETTLE).min(self.settled_by);
             }
             match self.waiting.pop() {
                 Some(other) if command.is_before(other.place()) => {
@@ -285,15 +304,16 @@ impl Inbox {
             }
             return;
         }
+        self.obey_unless_overtaken(command, now.wall_ms);
+    }
+
+    fn obey_unless_overtaken(&mut self, command: Command, wall_ms: i64) {
         match self.last {
             Some(last) if command.is_before(last) => {
                 let reason = "a newer command was obeyed before it came";
                 self.refuse(command.id, Outcome::Superseded, reason.into());
             }
-            _ => {
-                self.last = Some(command.place());
-                self.verdicts.push_back(Verdict::Obey(command));
-            }
+            _ => self.obey(command, wall_ms),
         }
     }
 
@@ -333,9 +353,11 @@ impl Inbox {
     }
 
     /// Gives the hole up and goes on behind it.
-    fn pass_hole(&mut self, wall_ms: i64) {
+    fn pass_hole(&mut self, now: Now) {
+        let wall_ms = now.wall_ms;
         self.hole_until = None;
         let first = self.waiting.first().and_then(|command| command.seq);
+        // After a silence of the server nobody knows which number is next: the first that waits is.
         if let (Some(first), Some(last)) = (first, self.last.and_then(|last| last.seq)) {
             self.verdicts.push_back(Verdict::Missing {
                 from: last.saturating_add(1),
@@ -345,7 +367,10 @@ impl Inbox {
                 seq: Some(first.saturating_sub(1)),
                 issued_at: None,
             });
-            self.obey_run(wall_ms);
+        }
+        self.obey_run(wall_ms);
+        if !self.waiting.is_empty() {
+            self.hole_until = Some(now.boot + self.settings.gap_wait);
         }
     }
 
@@ -390,6 +415,7 @@ impl Inbox {
             }
             if self.fresh_ids.len() > IDS_KNOWN {
                 self.fresh_ids.remove(0);
+                self.storing_ids = self.storing_ids.saturating_sub(1);
             }
         }
     }
@@ -481,7 +507,7 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
         (Some(_), Some(_)) => Err("both led_on and command in it".into()),
         (None, Some(Value::String(command))) => match command.as_str() {
             "read-now" => Ok(Action::ReadNow),
-            "set" => rules(fields).map(Action::Set),
+            "set" => wish(fields).map(Action::Set),
             "restart" => Ok(Action::Restart),
             "reboot" => Ok(Action::Reboot),
             _ => Err("unknown command; there are read-now, set, restart and reboot".into()),
@@ -490,17 +516,20 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
     }
 }
 
-fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
+fn wish(fields: &Map<String, Value>) -> Result<Wish, String> {
     const ENVELOPE: [&str; 6] = ["command", "id", "issued_at", "expires_at", "seq", "lease"];
-    const RULES: [&str; 3] = ["on_below", "off_above", "mode"];
-    if let Some(key) = fields
-        .keys()
-        .find(|key| !ENVELOPE.contains(&key.as_str()) && !RULES.contains(&key.as_str()))
-    {
+    const RULES: [&str; 4] = ["on_below", "off_above", "mode", "interval"];
+    const TAKES: &str = "set takes on_below, off_above, mode, interval and persist";
+    let known = |key: &&String| {
+        let key = key.as_str();
+        ENVELOPE.contains(&key) || RULES.contains(&key) || key == "persist"
+    };
+    if let Some(key) = fields.keys().find(|key| !known(key)) {
         let key: String = key.chars().take(40).collect();
-        return Err(format!(
-            "unknown key {key}; set takes on_below, off_above and mode"
-        ));
+        return Err(format!("unknown key {key}; {TAKES}"));
+    }
+    if RULES.iter().all(|key| present(fields, key).is_none()) {
+        return Err(format!("nothing to set; {TAKES}"));
     }
     let number = |key: &str| match present(fields, key) {
         None => Ok(None),
@@ -509,7 +538,7 @@ fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
             _ => Err(format!("{key} is not a number")),
         },
     };
-    let rules = Rules {
+    Ok(Wish {
         on_below: number("on_below")?,
         off_above: number("off_above")?,
         mode: match present(fields, "mode") {
@@ -518,11 +547,17 @@ fn rules(fields: &Map<String, Value>) -> Result<Rules, String> {
                 Mode::deserialize(value).map_err(|_| "mode is none of auto, local and remote")?,
             ),
         },
-    };
-    if rules == Rules::default() {
-        return Err("nothing to set; set takes on_below, off_above and mode".into());
-    }
-    Ok(rules)
+        interval: match present(fields, "interval") {
+            None => None,
+            Some(value) => {
+                Some(duration(value).ok_or("interval is not a duration such as \"5s\"")?)
+            }
+        },
+        persist: match present(fields, "persist") {
+            None => false,
+            Some(value) => value.as_bool().ok_or("persist is neither true nor false")?,
+        },
+    })
 }
 
 fn id(fields: &Map<String, Value>) -> Result<Option<String>, String> {

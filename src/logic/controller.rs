@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{Action, Command, Inbox, Outcome, Rules, Verdict};
+use super::command::{Action, Command, Inbox, Outcome, Verdict, Wish};
 use super::delivery::{self, Delivery, Topic};
-use super::lighting::{self, Change, Lighting, Mode, State};
+use super::lighting::{self, Change, Lighting, Mode, Rules, State};
 use super::outage::{Cause, Outage};
 use super::telemetry::{self, Body, Book, Event, Keep, PlainNumber};
-use super::time::{Clock, ClockState, Now, Stamp};
+use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
+use super::view::View;
 use super::{Exit, Input, Level, Opened, Output, command};
 
 /// `state` is published at least so often.
@@ -26,6 +27,8 @@ const LED_RETRY: Duration = Duration::from_secs(1);
 /// At a stop, publications have so long to be confirmed, and all of it may take so long.
 const STOP_QUIET: Duration = Duration::from_millis(500);
 const STOP_MAX: Duration = Duration::from_secs(3);
+/// Commands that wait for one reading; a sensor that does not answer must not pile them up.
+const READ_NOW_WAITING: usize = 16;
 /// Larger acks are not read.
 const MAX_ACK: usize = 64 * 1024;
 
@@ -76,6 +79,7 @@ pub struct Controller {
     /// The newest reading of an outage, with `keep = "latest"`.
     kept: Option<(Stamp, Body)>,
     reading: bool,
+    sensor_told_ok: bool,
     /// Commands that wait for the next reading.
     read_now: Vec<Command>,
     announced: Option<Announced>,
@@ -87,49 +91,12 @@ pub struct Controller {
     outputs: VecDeque<Output>,
 }
 
-/// The picture of the device at one moment, for `state`, the status page and the terminal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct View {
-    /// The LED.
-    pub led_on: bool,
-    /// Who decides: `start`, `fallback`, `remote` or `fail-safe`.
-    pub by: String,
-    /// Why the LED is as it is, in words.
-    pub why: String,
-    /// The last light, in the sensor's unit.
-    pub light: Option<f64>,
-    /// Who may decide.
-    pub mode: Mode,
-    /// Records that are not confirmed and not just being delivered live.
-    pub backlog: u64,
-    /// What the wall clock is worth.
-    pub clock: ClockState,
-    /// The version of the program.
-    pub version: String,
-    /// This run.
-    pub run: Uuid,
-    /// The number of its newest record.
-    pub last_seq: u64,
-    /// Whether the link is up.
-    pub link_up: bool,
-    /// Why the link is down, in words; empty when it is up.
-    pub link_why: String,
-    /// Whether the sensor gives readings.
-    pub sensor_ok: bool,
-    /// Seconds until the lease ends, if one runs.
-    pub lease_left: Option<f64>,
-    /// How long the outage under way lasts, in seconds.
-    pub outage: Option<f64>,
-    /// Commands refused since the start.
-    pub commands_refused: u64,
-}
-
 /// What a change of is announced.
 #[derive(Debug, Clone, PartialEq)]
 struct Announced {
     led_on: bool,
-    by: String,
-    mode: Mode,
+    by: &'static str,
+    rules: Rules,
     clock: ClockState,
     sensor_ok: bool,
     backlog: bool,
@@ -161,6 +128,7 @@ impl Controller {
             starting,
             kept: None,
             reading: false,
+            sensor_told_ok: true,
             read_now: Vec::new(),
             announced: None,
             announce_at: now.boot,
@@ -181,7 +149,10 @@ impl Controller {
         if self.is_closed_to(&input) {
             return;
         }
-        self.observe_clock(now);
+        if self.stopping.is_none() {
+            self.observe_clock(now);
+            self.decide(now);
+        }
         match input {
             Input::Read(light) => self.read(light, now),
             Input::ReadFailed(why) => self.read_failed(&why, now),
@@ -202,6 +173,7 @@ impl Controller {
             Input::ServerStatus(payload) => self.server_status(&payload, now),
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records } => {
+                self.inbox.ids_stored(true);
                 self.delivery.stored(records);
                 if let Some(stopping) = &mut self.stopping {
                     stopping.done = stopping.stored;
@@ -209,6 +181,7 @@ impl Controller {
             }
             Input::StoreFailed(why) => {
                 self.log(Level::Warn, format!("the backlog cannot be written: {why}"));
+                self.inbox.ids_stored(false);
                 self.delivery.store_failed(now.boot);
                 self.started(None, now);
                 if let Some(stopping) = &mut self.stopping {
@@ -235,27 +208,24 @@ impl Controller {
     /// When to come back with [`Input::DeadlineReached`] if nothing else happens, on the boot clock.
     pub fn next_deadline(&self) -> Duration {
         let announce = self.delivery.is_up().then_some(self.announce_at);
-        let starting = self.starting.as_ref().map(|(_, until)| *until);
-        let stopping = self
-            .stopping
-            .as_ref()
-            .map(|stopping| match stopping.stored {
-                false => stopping.quiet_by,
-                true => stopping.over_by,
-            });
-        [
-            Some(self.lighting.next_deadline()),
-            self.inbox.next_deadline(),
-            self.delivery.next_deadline(),
-            announce,
-            starting,
-            stopping,
-            self.led_retry_at,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or_default()
+        let own = match &self.stopping {
+            Some(stopping) if stopping.stored => Some(stopping.over_by),
+            Some(stopping) => Some(stopping.quiet_by),
+            None => [
+                Some(self.lighting.next_deadline()),
+                self.inbox.next_deadline(),
+                self.starting.as_ref().map(|(_, until)| *until),
+                self.led_retry_at,
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+        };
+        [self.delivery.next_deadline(), announce, own]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_default()
     }
 
     /// The picture of the device at `now`.
@@ -273,7 +243,7 @@ impl Controller {
             by: self.lighting.state().by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
-            mode: self.lighting.settings().mode,
+            rules: self.lighting.settings().rules(),
             backlog: self.delivery.backlog(),
             clock: self.clock.state(),
             version: self.birth.version.clone(),
@@ -285,18 +255,39 @@ impl Controller {
             lease_left: lease_left.map(|left| left.as_secs_f64()),
             outage: outage.map(|outage| outage.as_secs_f64()),
             commands_refused: self.commands_refused,
+            since: now.boot.saturating_sub(self.lighting.since()).as_secs_f64(),
+            backlog_oldest: self.delivery.oldest_ms().map(rfc3339),
+            last_outage: self.outage.last().cloned(),
         }
     }
 
     /// Lets every part do what is due.
     fn advance(&mut self, now: Now) {
+        // At a stop nothing more is decided or recorded: it could be neither told nor stored.
         if self.stopping.is_none() {
-            let was = self.lighting.state();
-            let change = self.lighting.tick(now.boot);
-            self.lease_over(was, now);
-            self.apply(change, now);
+            self.decide(now);
+            self.read_and_obey(now);
         }
-        if self.lighting.read_due(now.boot) && !self.reading && self.stopping.is_none() {
+        if self.delivery.commit_due(now.boot) {
+            let ids = self.inbox.fresh_ids();
+            self.delivery.commit(ids, self.book.last_seq(), now.boot);
+        }
+        self.announce(now);
+        self.delivery.pump(now.boot, &self.clock);
+        self.go_on_stopping(now);
+    }
+
+    /// The LED as it is to be at this moment.
+    fn decide(&mut self, now: Now) {
+        let was = self.lighting.state();
+        let change = self.lighting.tick(now.boot);
+        self.lease_over(was, now);
+        self.tell_sensor(now);
+        self.apply(change, now);
+    }
+
+    fn read_and_obey(&mut self, now: Now) {
+        if self.lighting.read_due(now.boot) && !self.reading {
             self.reading = true;
             self.outputs.push_back(Output::ReadSensor);
         }
@@ -315,18 +306,10 @@ impl Controller {
         if let Some(loss) = self.delivery.take_lost() {
             self.tell(Body::Event(Event::Loss(loss)), None, now);
         }
-        if self.delivery.commit_due(now.boot) {
-            let ids = self.inbox.take_fresh_ids();
-            self.delivery.commit(ids, self.book.last_seq(), now.boot);
-        }
-        self.announce(now);
-        self.delivery.pump(now.boot, &self.clock);
-        self.go_on_stopping(now);
     }
 
     fn read(&mut self, light: f64, now: Now) {
         self.reading = false;
-        let was_ok = self.lighting.sensor_ok();
         let led_on = self.lighting.led_on();
         if self.book.takes(light, now.boot) {
             let body = Body::Reading { light, led_on };
@@ -337,9 +320,7 @@ impl Controller {
             }
         }
         let change = self.lighting.read(light, now.boot);
-        if !was_ok {
-            self.sensor_event(true, "it gives readings again".into(), now);
-        }
+        self.tell_sensor(now);
         self.apply(change, now);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Applied, "", Some(light));
@@ -348,19 +329,25 @@ impl Controller {
 
     fn read_failed(&mut self, why: &str, now: Now) {
         self.reading = false;
-        let was_ok = self.lighting.sensor_ok();
-        let change = self.lighting.read_failed(now.boot);
-        if was_ok && !self.lighting.sensor_ok() {
-            self.sensor_event(false, why.to_owned(), now);
-        }
+        let change = self.lighting.read_failed(why, now.boot);
+        self.tell_sensor(now);
         self.apply(change, now);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Rejected, why, None);
         }
     }
 
-    fn sensor_event(&mut self, ok: bool, why: String, now: Now) {
-        let level = if ok { Level::Info } else { Level::Warn };
+    /// Tells once when the sensor fails and once when it works again.
+    fn tell_sensor(&mut self, now: Now) {
+        let ok = self.lighting.sensor_ok();
+        if ok == self.sensor_told_ok {
+            return;
+        }
+        self.sensor_told_ok = ok;
+        let (level, why) = match ok {
+            true => (Level::Info, "it gives readings again".to_owned()),
+            false => (Level::Warn, self.lighting.sensor_why().to_owned()),
+        };
         self.log(level, format!("sensor: {why}"));
         self.tell(Body::Event(Event::Sensor { ok, why }), None, now);
     }
@@ -381,14 +368,19 @@ impl Controller {
             self.log(Level::Warn, format!("link down: {why}"));
             self.link_why = why.to_owned();
         }
+        self.delivery.link_down(refused, now.boot);
+        if self.stopping.is_some() {
+            return;
+        }
         // A link that never was is an outage since the start.
         let began = match self.starting {
             Some((stamp, _)) => stamp,
             None => self.clock.stamp(now),
         };
         self.outage.begin(Cause::Link, why, began, now.boot);
-        self.delivery.link_down(refused, now.boot);
+        let was = self.lighting.state();
         let change = self.lighting.link_down(now.boot);
+        self.lease_over(was, now);
         self.apply(change, now);
     }
 
@@ -404,7 +396,8 @@ impl Controller {
 
     fn backlog_opened(&mut self, opened: Opened, now: Now) {
         self.inbox.remember(opened.command_ids);
-        self.delivery.opened(opened.ordinal, opened.records);
+        self.delivery
+            .opened(opened.ordinal, opened.records, opened.oldest_ms);
         if opened.records > 0 {
             let text = format!(
                 "{} records of earlier runs wait in the backlog",
@@ -527,6 +520,11 @@ impl Controller {
                 self.apply(change, now);
                 self.reply(command.id, Outcome::Applied, "", None);
             }
+            Action::ReadNow if self.read_now.len() >= READ_NOW_WAITING => {
+                self.commands_refused += 1;
+                let reason = "the sensor has not answered those before it";
+                self.reply(command.id, Outcome::Rejected, reason, None);
+            }
             Action::ReadNow => {
                 if !self.reading {
                     self.reading = true;
@@ -534,10 +532,7 @@ impl Controller {
                 }
                 self.read_now.push(command);
             }
-            Action::Set(rules) => {
-                let rules = rules.clone();
-                self.set(command.id, &rules, now);
-            }
+            Action::Set(wish) => self.set(command.id.clone(), wish, now),
             Action::Reboot if !self.allow_reboot => {
                 let reason = "not allowed here; the key commands.allow_reboot allows it";
                 self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
@@ -553,17 +548,16 @@ impl Controller {
         }
     }
 
-    fn set(&mut self, id: Option<String>, rules: &Rules, now: Now) {
-        let current = self.lighting.settings();
-        let on_below = rules.on_below.unwrap_or(current.on_below);
-        let off_above = rules.off_above.unwrap_or(current.off_above);
-        let mode = rules.mode.unwrap_or(current.mode);
-        if on_below > off_above {
-            let reason = format!("on_below {on_below} would be above off_above {off_above}");
+    fn set(&mut self, id: Option<String>, wish: &Wish, now: Now) {
+        let rules = wish.over(self.lighting.settings().rules());
+        if let Err(reason) = rules.check() {
             return self.finish(id, "set", Outcome::Rejected, &reason, now);
         }
-        let change = self.lighting.set_rules(mode, on_below, off_above, now.boot);
+        let change = self.lighting.set_rules(rules, now.boot);
         self.apply(change, now);
+        if wish.persist {
+            self.outputs.push_back(Output::KeepRules(rules));
+        }
         self.finish(id, "set", Outcome::Applied, "", now);
     }
 
@@ -651,22 +645,22 @@ impl Controller {
         if !self.delivery.is_up() {
             return;
         }
-        let view = self.view(now);
         let announced = Announced {
-            led_on: view.led_on,
-            by: view.by.clone(),
-            mode: view.mode,
-            clock: view.clock,
-            sensor_ok: view.sensor_ok,
-            backlog: view.backlog > 0,
+            led_on: self.lighting.led_on(),
+            by: self.lighting.state().by(),
+            rules: self.lighting.settings().rules(),
+            clock: self.clock.state(),
+            sensor_ok: self.lighting.sensor_ok(),
+            backlog: self.delivery.has_backlog(),
         };
         if now.boot < self.announce_at && self.announced.as_ref() == Some(&announced) {
             return;
         }
         self.announced = Some(announced);
         self.announce_at = now.boot + ANNOUNCE_EVERY;
+        let announcement = self.view(now).announcement();
         self.delivery
-            .tell(Topic::State, view.announcement().into_bytes(), true);
+            .tell(Topic::State, announcement.into_bytes(), true);
     }
 
     fn stop(&mut self, exit: Exit, now: Now) {
@@ -707,7 +701,7 @@ impl Controller {
         let quiet = self.delivery.is_quiet() || now.boot >= stopping.quiet_by;
         if quiet && !stopping.stored {
             self.delivery.hand_over_forgets();
-            let ids = self.inbox.take_fresh_ids();
+            let ids = self.inbox.fresh_ids();
             stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
             if !stopping.stored {
                 stopping.quiet_by = (now.boot + STOP_QUIET).min(stopping.over_by);
@@ -718,6 +712,7 @@ impl Controller {
             // Said once; a later deadline has nothing to add.
             stopping.over_by = Duration::MAX;
             stopping.done = false;
+            self.delivery.hand_over_forgets();
             let left = self.delivery.only_in_memory();
             if left > 0 {
                 let text = format!("{left} records could not be stored and are lost");
@@ -729,33 +724,5 @@ impl Controller {
 
     fn log(&mut self, level: Level, text: String) {
         self.outputs.push_back(Output::Log(level, text));
-    }
-}
-
-impl View {
-    /// The payload of the `state` topic.
-    pub fn announcement(&self) -> String {
-        #[derive(Serialize)]
-        struct Announcement<'a> {
-            led_on: bool,
-            by: &'a str,
-            why: &'a str,
-            light: Option<PlainNumber>,
-            mode: Mode,
-            backlog: u64,
-            clock: ClockState,
-            version: &'a str,
-        }
-        let announcement = Announcement {
-            led_on: self.led_on,
-            by: &self.by,
-            why: &self.why,
-            light: self.light.map(PlainNumber),
-            mode: self.mode,
-            backlog: self.backlog,
-            clock: self.clock,
-            version: &self.version,
-        };
-        serde_json::to_string(&announcement).unwrap_or_default()
     }
 }

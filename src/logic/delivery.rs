@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::telemetry::{Loss, Record};
+use super::telemetry::{Body, Event, Loss, Record};
 use super::time::Clock;
 use super::{Key, KeyRange, Level, Output};
 
@@ -31,7 +31,7 @@ use super::{Key, KeyRange, Level, Output};
 pub const CONTROL_ROOM: usize = 32;
 /// Records kept in memory when there is no disk for them.
 pub const MEMORY_RECORDS: usize = 20_000;
-/// Live records kept in memory beside their copy on the disk.
+/// Published records that await the server's ack in memory, beside their copy on the disk.
 const LIVE_ON_DISK: usize = 1_024;
 /// Most results and the like that wait for room in the window.
 const CONTROL_WAITING: usize = 256;
@@ -44,6 +44,8 @@ const FORGET_RECORDS: u64 = 1_000;
 const FORGET_AFTER: Duration = Duration::from_secs(1);
 /// After a failed write, the next try.
 const STORE_RETRY: Duration = Duration::from_secs(2);
+/// No replay rate is so slow that the pause between two records is longer, in seconds.
+const LONGEST_PAUSE: f64 = 86_400.0;
 /// First and longest wait between two tries to connect; the refused wait longer.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -227,14 +229,18 @@ struct Disk {
     ordinal: Option<u64>,
     /// Records on it, as it said last.
     records: u64,
+    /// When the oldest of them was made, as far as is known.
+    oldest_ms: Option<i64>,
     /// The last record read back in this session.
     after: Option<Key>,
     /// There is nothing behind that.
     end: bool,
     fetching: bool,
-    /// The page under way belongs to a session that is over.
+    /// The page under way is of no use: its session is over, or it does not begin where it should.
     stale: bool,
     storing: bool,
+    /// Removals handed over behind the group that is being stored.
+    removing: u64,
     retry_at: Option<Duration>,
 }
 
@@ -305,7 +311,8 @@ impl Delivery {
         if !self.is_up() {
             return;
         }
-        if self.control.len() >= CONTROL_WAITING {
+        // Availability is told whatever else waits.
+        if self.control.len() >= CONTROL_WAITING && topic != Topic::Status {
             self.controls_dropped += 1;
             return;
         }
@@ -392,10 +399,15 @@ impl Delivery {
         }
         let covers = |seq: u64| ranges.iter().any(|&(from, to)| (from..=to).contains(&seq));
         if self.live.front().is_some_and(|held| held.record.run == run) {
-            let own = self.live.iter().map(|held| held.record.seq);
-            let acked: Vec<u64> = own.filter(|seq| covers(*seq)).collect();
-            for seq in acked {
-                self.settle_own(seq, Phase::Confirmed, now);
+            for &(from, to) in ranges {
+                let behind = self.live.iter().skip(self.place_of(from));
+                let acked: Vec<u64> = behind
+                    .map(|held| held.record.seq)
+                    .take_while(|seq| *seq <= to)
+                    .collect();
+                for seq in acked {
+                    self.settle_own(seq, Phase::Confirmed, now);
+                }
             }
         }
         let acked = |_: &Key, record: &Record| record.run == run && covers(record.seq);
@@ -403,16 +415,18 @@ impl Delivery {
     }
 
     /// The backlog is open and this run has its ordinal there.
-    pub fn opened(&mut self, ordinal: u64, records: u64) {
+    pub fn opened(&mut self, ordinal: u64, records: u64, oldest_ms: Option<i64>) {
         self.disk.ordinal = Some(ordinal);
         self.disk.records = records;
+        self.disk.oldest_ms = oldest_ms;
         self.disk.end = false;
     }
 
     /// What was handed over to be stored is on the disk.
     pub fn stored(&mut self, records: u64) {
         self.disk.storing = false;
-        self.disk.records = records;
+        // What was handed over to be removed since then is still in that number.
+        self.disk.records = records.saturating_sub(std::mem::take(&mut self.disk.removing));
         for held in &mut self.live {
             if held.copy == Copy::Storing {
                 held.copy = Copy::OnDisk;
@@ -420,24 +434,24 @@ impl Delivery {
                     .extend(held.tells_loss.take().map(Output::ForgetLoss));
             }
         }
-        // The disk has them now; they come back in their turn.
+        // The disk has them now; those that could not be published in time come back as history.
+        let disk = &mut self.disk;
+        let mut left = self.live.len();
         self.live.retain(|held| {
-            held.lane == Lane::Live || held.copy != Copy::OnDisk || held.phase != Phase::Waiting
+            let waits = held.phase == Phase::Waiting || left > LIVE_ON_DISK;
+            let leaves = waits && held.phase != Phase::Sent && held.copy == Copy::OnDisk;
+            if leaves {
+                left -= 1;
+                disk.read_again(held.record.seq);
+            }
+            !leaves
         });
-        self.disk.end = false;
-        while self.live.len() > LIVE_ON_DISK + self.settings.window
-            && self
-                .live
-                .front()
-                .is_some_and(|held| held.copy == Copy::OnDisk)
-        {
-            self.live.pop_front();
-        }
     }
 
     /// It is not; memory keeps it until the next try.
     pub fn store_failed(&mut self, now: Duration) {
         self.disk.storing = false;
+        self.disk.removing = 0;
         self.disk.retry_at = Some(now + STORE_RETRY);
         for held in &mut self.live {
             if held.copy == Copy::Storing {
@@ -454,26 +468,27 @@ impl Delivery {
             return;
         }
         self.disk.end = end;
-        // From the first record that memory still cares for, the live lane is responsible.
-        let own = self
-            .live
-            .iter()
-            .find(|held| held.copy != Copy::None)
-            .map(|held| Key {
-                ordinal: self.disk.ordinal.unwrap_or(u64::MAX),
-                seq: held.record.seq,
-            });
         for (key, record) in records {
-            if own.is_some_and(|own| key >= own) {
-                self.disk.end = true;
-                break;
-            }
             self.disk.after = Some(key);
-            self.page.push_back(Replayed {
+            // Memory cares for its own; and what was read again may be in the page already.
+            let place = self.page.partition_point(|replayed| replayed.key < key);
+            let in_page = self.page.get(place).is_some_and(|next| next.key == key);
+            let own = self.disk.ordinal == Some(key.ordinal);
+            if in_page || self.forget.has(key) || own && self.is_live(key.seq) {
+                continue;
+            }
+            let replayed = Replayed {
                 key,
                 record,
                 phase: Phase::Waiting,
-            });
+            };
+            self.page.insert(place, replayed);
+        }
+        if end {
+            // All of the disk is known now: the page, copies of what memory has, what is to go.
+            let on_disk = |held: &&Held| held.copy == Copy::OnDisk;
+            let own = self.live.iter().filter(on_disk).count();
+            self.disk.records = (self.page.len() + own) as u64 + self.forget.records;
         }
     }
 
@@ -504,7 +519,8 @@ impl Delivery {
                 self.send_history(clock, now);
             }
         }
-        if self.forget.records >= FORGET_RECORDS || self.forget.due.is_some_and(|due| now >= due) {
+        let many = self.forget.records >= FORGET_RECORDS;
+        if many && !self.disk.fetching || self.forget_at().is_some_and(|due| now >= due) {
             self.hand_over_forgets();
         }
     }
@@ -528,7 +544,11 @@ impl Delivery {
                 records.push(held.record.clone());
             }
         }
+        if self.disk.records == 0 {
+            self.disk.oldest_ms = records.first().map(|record| record.stamp.wall_ms);
+        }
         self.disk.storing = true;
+        self.disk.removing = 0;
         self.disk.retry_at = None;
         self.orders.push_back(Output::Store {
             records,
@@ -545,6 +565,7 @@ impl Delivery {
         } = std::mem::take(&mut self.forget);
         if !ranges.is_empty() {
             self.disk.records = self.disk.records.saturating_sub(records);
+            self.disk.removing += records;
             self.orders.push_back(Output::Forget(ranges));
         }
     }
@@ -572,7 +593,7 @@ impl Delivery {
                 .map(|at| at + self.settings.ack_timeout),
             _ => None,
         };
-        [link, replay, ack, self.commit_at(), self.forget.due]
+        [link, replay, ack, self.commit_at(), self.forget_at()]
             .into_iter()
             .flatten()
             .min()
@@ -595,12 +616,24 @@ impl Delivery {
 
     /// Records that are not confirmed and not just being delivered live.
     pub fn backlog(&self) -> u64 {
-        let in_memory = self
-            .live
-            .iter()
-            .filter(|held| held.lane == Lane::History && held.copy == Copy::None)
-            .count();
-        self.disk.records.saturating_sub(self.forget.records) + in_memory as u64
+        let in_memory = self.live.iter().filter(|held| held.is_backlog()).count();
+        self.on_disk() + in_memory as u64
+    }
+
+    /// Whether there are such records.
+    pub fn has_backlog(&self) -> bool {
+        self.on_disk() > 0 || self.live.iter().any(Held::is_backlog)
+    }
+
+    /// When the oldest record of the backlog was made, in milliseconds since 1970 on the clock of then.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        let of = |record: &Record| record.stamp.wall_ms;
+        let in_memory = self.live.iter().find(|held| held.lane == Lane::History);
+        self.page
+            .front()
+            .map(|replayed| of(&replayed.record))
+            .or(self.disk.oldest_ms.filter(|_| self.disk.records > 0))
+            .or(in_memory.map(|held| of(&held.record)))
     }
 
     /// Records of this run that are neither confirmed nor on the disk.
@@ -609,6 +642,10 @@ impl Delivery {
             .iter()
             .filter(|held| held.copy != Copy::OnDisk && held.phase != Phase::Confirmed)
             .count()
+    }
+
+    fn on_disk(&self) -> u64 {
+        self.disk.records.saturating_sub(self.forget.records)
     }
 
     fn commit_at(&self) -> Option<Duration> {
@@ -623,6 +660,11 @@ impl Delivery {
             .made_at;
         let due = oldest + self.settings.durable_within / 2;
         Some(self.disk.retry_at.map_or(due, |at| due.max(at)))
+    }
+
+    /// While a page is read, what was confirmed is remembered, since it may be in that page.
+    fn forget_at(&self) -> Option<Duration> {
+        self.forget.due.filter(|_| !self.disk.fetching)
     }
 
     fn stalled_at(&self) -> Option<Duration> {
@@ -720,7 +762,8 @@ impl Delivery {
                 break;
             }
             if self.settings.replay_rate > 0.0 {
-                let pause = Duration::from_secs_f64(sent as f64 / self.settings.replay_rate);
+                let seconds = (sent as f64 / self.settings.replay_rate).min(LONGEST_PAUSE);
+                let pause = Duration::from_secs_f64(seconds);
                 // The beat is kept, but what was missed while the window was full is not caught up.
                 self.replay_at = self.replay_at.max(now.saturating_sub(pause)) + pause;
             }
@@ -827,7 +870,7 @@ impl Delivery {
 
     /// Whether the disk may have history that is older than what memory has.
     fn disk_first(&self) -> bool {
-        self.disk.ordinal.is_some() && self.disk.records > 0 && !self.disk.end
+        self.disk.ordinal.is_some() && !self.disk.end
     }
 
     fn can_fetch(&self) -> bool {
@@ -867,6 +910,12 @@ impl Delivery {
         }
     }
 
+    /// Whether memory has the record of this run with this number.
+    fn is_live(&self, seq: u64) -> bool {
+        let held = self.live.get(self.place_of(seq));
+        held.is_some_and(|held| held.record.seq == seq)
+    }
+
     /// Where in memory the record of this run with this number is, or would be.
     fn place_of(&self, seq: u64) -> usize {
         self.live.partition_point(|held| held.record.seq < seq)
@@ -894,11 +943,10 @@ impl Delivery {
             false => MEMORY_RECORDS,
         };
         while self.live.len() > bound {
-            let free = |held: &Held| held.copy == Copy::None && held.phase == Phase::Waiting;
             let Some(held) = self
                 .live
                 .iter()
-                .position(free)
+                .position(Held::may_be_given_up)
                 .and_then(|place| self.live.remove(place))
             else {
                 break;
@@ -919,10 +967,35 @@ impl Delivery {
 }
 
 impl Held {
+    /// Whether it counts to the backlog, and not to what the disk says that it has.
+    fn is_backlog(&self) -> bool {
+        self.lane == Lane::History && self.copy != Copy::OnDisk
+    }
+
+    /// Whether memory may lose it: it is not on its way, and is not itself the word about a loss.
+    fn may_be_given_up(&self) -> bool {
+        let tells_loss = matches!(self.record.body, Body::Event(Event::Loss(_)));
+        self.copy == Copy::None && self.phase != Phase::Sent && !tells_loss
+    }
+
     /// Whether memory is to send it on the history lane.
     fn is_history(&self) -> bool {
         let waits = matches!(self.phase, Phase::Waiting | Phase::Again);
         self.lane == Lane::History && waits && self.copy != Copy::Storing
+    }
+}
+
+impl Disk {
+    /// A record of this run is left to the disk; if it was passed over, it is to be read after all.
+    fn read_again(&mut self, seq: u64) {
+        self.end = false;
+        if let (Some(ordinal), Some(after)) = (self.ordinal, self.after)
+            && after >= (Key { ordinal, seq })
+        {
+            let seq = seq.saturating_sub(1);
+            self.after = Some(Key { ordinal, seq });
+            self.stale = self.fetching;
+        }
     }
 }
 
@@ -939,6 +1012,13 @@ impl Forget {
         }
         self.records += 1;
         self.due.get_or_insert(now + FORGET_AFTER);
+    }
+
+    fn has(&self, key: Key) -> bool {
+        let covers = |range: &KeyRange| (range.from..=range.to).contains(&key.seq);
+        self.ranges
+            .iter()
+            .any(|range| range.ordinal == key.ordinal && covers(range))
     }
 }
 

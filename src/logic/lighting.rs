@@ -44,6 +44,74 @@ pub struct Settings {
     pub fail_safe: FailSafe,
     /// How often the sensor is read.
     pub interval: Duration,
+    /// A sensor that gives the very same number for so long is not believed; zero believes it.
+    pub frozen_after: Duration,
+}
+
+/// The rules that a command may change.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Who may decide.
+    pub mode: Mode,
+    /// The local rule switches on below this light, in the sensor's unit.
+    pub on_below: f64,
+    /// The local rule switches off above this light; not less than `on_below`.
+    pub off_above: f64,
+    /// How often the sensor is read; 10 ms to 1 day.
+    pub interval: Duration,
+}
+
+impl Rules {
+    /// What is wrong with them, in words.
+    ///
+    /// # Errors
+    /// The first rule that the configuration would not take either.
+    pub fn check(&self) -> Result<(), String> {
+        let Self {
+            on_below,
+            off_above,
+            interval,
+            ..
+        } = *self;
+        if !on_below.is_finite() || !off_above.is_finite() {
+            return Err("on_below and off_above must be numbers".into());
+        }
+        if on_below > off_above {
+            return Err(format!(
+                "on_below {on_below} would be above off_above {off_above}"
+            ));
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&interval) {
+            return Err("interval is not within 10ms and 1 day".into());
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// The rules in them.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            mode: self.mode,
+            on_below: self.on_below,
+            off_above: self.off_above,
+            interval: self.interval,
+        }
+    }
+
+    /// Takes rules that are already checked.
+    pub fn set_rules(&mut self, rules: Rules) {
+        let Rules {
+            mode,
+            on_below,
+            off_above,
+            interval,
+        } = rules;
+        self.mode = mode;
+        self.on_below = on_below;
+        self.off_above = off_above;
+        self.interval = interval;
+    }
 }
 
 /// Who may decide about the LED.
@@ -56,6 +124,17 @@ pub enum Mode {
     Local,
     /// The server alone: without it the LED stays as it is.
     Remote,
+}
+
+impl Mode {
+    /// Its name in configuration and commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Auto => "auto",
+            Mode::Local => "local",
+            Mode::Remote => "remote",
+        }
+    }
 }
 
 /// How long a command holds.
@@ -129,8 +208,11 @@ pub struct Lighting {
     light: Option<f64>,
     failures: u32,
     last_good: Duration,
+    moved_at: Duration,
+    sensor_why: String,
     read_at: Duration,
     decided: State,
+    decided_at: Duration,
     why: String,
 }
 
@@ -162,24 +244,40 @@ impl Lighting {
             light: None,
             failures: 0,
             last_good: now,
+            moved_at: now,
+            sensor_why: String::new(),
             read_at: now,
             decided: State::Starting,
+            decided_at: now,
             why: "no reading yet".into(),
         }
     }
 
     /// The sensor gave `light`.
     pub fn read(&mut self, light: f64, now: Duration) -> Option<Change> {
+        if self.light != Some(light) {
+            self.moved_at = now;
+        }
         self.light = Some(light);
         self.failures = 0;
         self.last_good = now;
-        self.sensor = Sensor::Good;
+        let frozen_after = self.settings.frozen_after;
+        if !frozen_after.is_zero() && now >= self.moved_at + frozen_after {
+            let seconds = frozen_after.as_secs_f64();
+            self.fault(format!("the same reading {light} for {seconds} s"));
+        } else {
+            self.sensor = Sensor::Good;
+            self.sensor_why = String::new();
+        }
         self.decide(now)
     }
 
-    /// The sensor gave nothing.
-    pub fn read_failed(&mut self, now: Duration) -> Option<Change> {
+    /// The sensor gave nothing, and why.
+    pub fn read_failed(&mut self, why: &str, now: Duration) -> Option<Change> {
         self.failures = self.failures.saturating_add(1);
+        if self.failures >= FAULT_AFTER {
+            self.fault(why.to_owned());
+        }
         self.decide(now)
     }
 
@@ -234,17 +332,13 @@ impl Lighting {
         self.decide(now)
     }
 
-    /// New rules, already checked (`on_below <= off_above`, both finite).
-    pub fn set_rules(
-        &mut self,
-        mode: Mode,
-        on_below: f64,
-        off_above: f64,
-        now: Duration,
-    ) -> Option<Change> {
-        self.settings.mode = mode;
-        self.settings.on_below = on_below;
-        self.settings.off_above = off_above;
+    /// New rules, already checked.
+    pub fn set_rules(&mut self, rules: Rules, now: Duration) -> Option<Change> {
+        if rules.interval != self.settings.interval {
+            self.read_at = now;
+            self.last_good = now;
+        }
+        self.settings.set_rules(rules);
         self.decide(now)
     }
 
@@ -308,6 +402,11 @@ impl Lighting {
         self.led_on
     }
 
+    /// Since when the LED is as it is by whom it is, on the boot clock.
+    pub fn since(&self) -> Duration {
+        self.decided_at
+    }
+
     /// Why it is as it is, in words.
     pub fn why(&self) -> &str {
         &self.why
@@ -321,6 +420,11 @@ impl Lighting {
     /// Whether the sensor gives readings; true until it has failed.
     pub fn sensor_ok(&self) -> bool {
         self.sensor != Sensor::Faulty
+    }
+
+    /// Why the sensor is not trusted, in words; empty when it is.
+    pub fn sensor_why(&self) -> &str {
+        &self.sensor_why
     }
 
     /// The rules in force.
@@ -337,8 +441,8 @@ impl Lighting {
         {
             self.held = None;
         }
-        if self.failures >= FAULT_AFTER || now >= self.fault_at() {
-            self.sensor = Sensor::Faulty;
+        if now >= self.fault_at() {
+            self.fault("no reading for three intervals".into());
         }
         let state = self.state();
         let (led_on, why) = match state {
@@ -355,6 +459,9 @@ impl Lighting {
         let changed = led_on != self.led_on;
         if (entered || changed || matches!(state, State::Remote { .. })) && !why.is_empty() {
             self.why = why;
+        }
+        if entered || changed {
+            self.decided_at = now;
         }
         if !changed {
             return None;
@@ -406,11 +513,18 @@ impl Lighting {
     }
 
     fn fail_safe(&self) -> (bool, String) {
-        let why = "the sensor gives no readings and no command holds".to_string();
+        let why = "the sensor is not to be trusted and no command holds".to_string();
         match self.settings.fail_safe {
             FailSafe::On => (true, why),
             FailSafe::Off => (false, why),
             FailSafe::Keep => (self.led_on, why),
+        }
+    }
+
+    fn fault(&mut self, why: String) {
+        if self.sensor != Sensor::Faulty {
+            self.sensor = Sensor::Faulty;
+            self.sensor_why = why;
         }
     }
 

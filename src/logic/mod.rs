@@ -17,12 +17,15 @@ pub mod lighting;
 pub mod outage;
 pub mod telemetry;
 pub mod time;
+mod view;
 
-pub use controller::{Birth, Controller, Settings, View};
+pub use controller::{Birth, Controller, Settings};
+pub use view::View;
 
 use uuid::Uuid;
 
 use delivery::Message;
+use lighting::Rules;
 use telemetry::{Loss, Record};
 
 /// The place of a record in the backlog: runs in the order of their start, records by `seq`.
@@ -54,6 +57,8 @@ pub struct Opened {
     pub previous: Option<(Uuid, u64)>,
     /// Records in the store.
     pub records: u64,
+    /// When the oldest of them was made, in milliseconds since 1970 on the clock of then.
+    pub oldest_ms: Option<i64>,
     /// Ids of commands already obeyed, oldest first.
     pub command_ids: Vec<String>,
 }
@@ -151,6 +156,8 @@ pub enum Output {
         /// At most about this many.
         limit: usize,
     },
+    /// Keep these rules for the next runs.
+    KeepRules(Rules),
     /// Tell the operator.
     Log(Level, String),
     /// End the daemon; everything is told or stored.

@@ -21,6 +21,7 @@ pub enum Cause {
 #[derive(Debug, Default)]
 pub struct Outage {
     open: Option<Account>,
+    last: Option<OutageReport>,
 }
 
 /// The account so far.
@@ -87,7 +88,7 @@ impl Outage {
         claim: impl Fn(Stamp) -> i64,
     ) -> Option<OutageReport> {
         let account = self.open.take_if(|account| account.cause == cause)?;
-        Some(OutageReport {
+        let report = OutageReport {
             cause: match account.cause {
                 Cause::Link => "link".into(),
                 Cause::Server => "server".into(),
@@ -100,7 +101,14 @@ impl Outage {
             led_changes: account.led_changes,
             lost: account.lost,
             why: account.why,
-        })
+        };
+        self.last = Some(report.clone());
+        Some(report)
+    }
+
+    /// The last outage that is over.
+    pub fn last(&self) -> Option<&OutageReport> {
+        self.last.as_ref()
     }
 
     /// Since when an outage is under way, on the boot clock.

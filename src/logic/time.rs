@@ -51,6 +51,17 @@ pub enum ClockState {
     Unsynced,
 }
 
+impl ClockState {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClockState::Synced => "synced",
+            ClockState::Corrected => "corrected",
+            ClockState::Unsynced => "unsynced",
+        }
+    }
+}
+
 /// The machine's clocks as the records see them.
 #[derive(Debug)]
 pub struct Clock {
@@ -83,7 +94,7 @@ impl Clock {
 
     /// Compares the clocks; tells when the wall clock was set or became known.
     pub fn observe(&mut self, now: Now) -> Option<ClockSet> {
-        let moved_ms = offset(now) - self.offset_ms;
+        let moved_ms = offset(now).saturating_sub(self.offset_ms);
         self.offset_ms = offset(now);
         let stepped = moved_ms.unsigned_abs() > STEP.as_millis() as u64;
         // Somebody who sets the clock to a possible time knew it, whether or not the kernel is told.
@@ -122,7 +133,7 @@ impl Clock {
         if stamp.synced {
             (stamp.wall_ms.max(self.built_ms), ClockState::Synced)
         } else if self.known && boot_id == self.boot_id {
-            let corrected = stamp.boot_ms as i64 + self.offset_ms;
+            let corrected = (stamp.boot_ms as i64).saturating_add(self.offset_ms);
             (corrected.max(self.built_ms), ClockState::Corrected)
         } else {
             (stamp.wall_ms.max(self.built_ms), ClockState::Unsynced)
@@ -130,14 +141,19 @@ impl Clock {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds; the year 9999 bounds it from above.
+/// RFC 3339 in UTC with milliseconds, within the years that it can write.
 pub fn rfc3339(wall_ms: i64) -> String {
-    let timestamp = Timestamp::from_millisecond(wall_ms).unwrap_or(Timestamp::MAX);
+    let bound = if wall_ms < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    };
+    let timestamp = Timestamp::from_millisecond(wall_ms).unwrap_or(bound);
     format!("{timestamp:.3}")
 }
 
 fn offset(now: Now) -> i64 {
-    now.wall_ms - now.boot.as_millis() as i64
+    now.wall_ms.saturating_sub(now.boot.as_millis() as i64)
 }
 
 #[cfg(test)]
@@ -197,8 +213,22 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_out_of_its_mind_is_survived() {
+        let boot = Uuid::from_u128(1);
+        let mut clock = Clock::new(boot, BUILT, at(10, i64::MIN, false));
+        let stamp = clock.stamp(at(11, i64::MIN, false));
+        for wall_ms in [i64::MAX, i64::MIN, 0, i64::MAX] {
+            clock.observe(at(12, wall_ms, false));
+            let (claimed, _) = clock.claim(stamp, boot);
+            assert!(claimed >= BUILT);
+            assert!(rfc3339(claimed).as_str() >= "2026");
+        }
+    }
+
+    #[test]
     fn times_are_rfc3339_in_utc_with_milliseconds() {
         assert_eq!(rfc3339(1_795_194_191_250), "2026-11-20T17:03:11.250Z");
         assert_eq!(rfc3339(i64::MAX), "9999-12-30T22:00:00.999Z");
+        assert!(rfc3339(i64::MIN).starts_with("-009999-"));
     }
 }

@@ -92,10 +92,7 @@ impl Run {
             received: self.received,
             twice: self.twice,
             lost,
-            missing: self
-                .last
-                .saturating_sub(self.received)
-                .saturating_sub(lost),
+            missing: self.last.saturating_sub(self.received).saturating_sub(lost),
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Ticket {
     pub session: u64,
     /// Its packet id there; 0 wants no acknowledgement.
     pub pkid: u16,
+    /// Its size.
+    pub bytes: usize,
 }
 
 /// What the keeper says.

@@ -231,8 +231,7 @@ impl Ledger {
                     .chain([Change::Run(id, *run, &known.head)])
             });
             let told = device.told.iter().map(move |loss| Change::Told(id, loss));
-            runs.chain(told)
-                .chain([Change::Totals(id, &device.totals)])
+            runs.chain(told).chain([Change::Totals(id, &device.totals)])
         })
     }
 

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, Incoming, LastWill, NetworkOptions, Publish, QoS,
-    SubscribeFilter, SubscribeReasonCode,
+    AsyncClient, ConnectionError, Event, Incoming, LastWill, NetworkOptions, Outgoing, Publish,
+    QoS, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,6 +25,8 @@ const IN_FLIGHT: u16 = 500;
 const ORDERS: usize = 2_000;
 /// Without any event for so many keep-alives the broker is dead, whatever TCP says.
 const DEAD_AFTER: f64 = 2.5;
+/// A clean goodbye may take so long.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How to connect.
 #[derive(Debug, Clone)]
@@ -60,8 +62,6 @@ pub enum Heard {
 /// One session, or the try to make one.
 #[derive(Debug)]
 pub struct Session {
-    /// Names it among all sessions of this process.
-    pub number: u64,
     client: AsyncClient,
     events: mpsc::Receiver<Result<Event, ConnectionError>>,
     task: JoinHandle<()>,
@@ -75,7 +75,7 @@ impl Session {
     ///
     /// # Errors
     /// A file that is needed cannot be read, in words.
-    pub fn begin(door: &Door, number: u64) -> Result<Self, String> {
+    pub fn begin(door: &Door) -> Result<Self, String> {
         let mut options = broker::options(&door.broker)?;
         options.set_clean_session(false);
         options.set_manual_acks(true);
@@ -104,7 +104,6 @@ impl Session {
             }
         });
         Ok(Self {
-            number,
             client,
             events,
             task,
@@ -162,9 +161,19 @@ impl Session {
         pkid == 0 || self.client.try_ack(&publish).is_ok()
     }
 
-    /// Says goodbye, so that the broker does not publish the last will.
-    pub fn goodbye(&self) -> bool {
-        self.client.try_disconnect().is_ok()
+    /// Says goodbye, so that the broker does not publish the last will, and ends.
+    pub async fn close(mut self) {
+        if self.client.try_disconnect().is_ok() {
+            let farewell = async {
+                while let Some(Ok(event)) = self.events.recv().await {
+                    if event == Event::Outgoing(Outgoing::Disconnect) {
+                        break;
+                    }
+                }
+            };
+            // The broker is about to be left; whether it heard so makes no difference here.
+            let _ = tokio::time::timeout(GOODBYE, farewell).await;
+        }
     }
 
     fn subscribe(&mut self) -> Heard {

@@ -105,7 +105,9 @@ impl Store {
                 Change::Record(device, run, seq, json) => {
                     batch.insert(record(device, run, seq), json.as_bytes());
                 }
-                Change::Run(device, run, head) => batch.insert(of_run(b'h', device, run), json(head)),
+                Change::Run(device, run, head) => {
+                    batch.insert(of_run(b'h', device, run), json(head))
+                }
                 Change::Told(device, loss) => batch.insert(told(device, loss), &[]),
                 Change::Totals(device, totals) => batch.insert(of_device(device), json(totals)),
             }
@@ -401,10 +403,7 @@ mod tests {
         let runs = store.runs(DEVICE).unwrap();
         assert_eq!((runs.len(), runs[0].0, runs[0].1.received), (2, run, 200));
         assert_eq!(store.missing(DEVICE, run, &runs[0].1).unwrap(), []);
-        assert_eq!(
-            store.missing(DEVICE, other, &runs[1].1).unwrap(),
-            [(1, 2)]
-        );
+        assert_eq!(store.missing(DEVICE, other, &runs[1].1).unwrap(), [(1, 2)]);
     }
 
     #[test]

@@ -54,8 +54,8 @@ impl Pattern {
         let Some((before, after)) = text.split_once("{id}") else {
             return Err("has no {id} in it; write one such as \"{id}/telemetry\"".into());
         };
-        let whole_level =
-            (before.is_empty() || before.ends_with('/')) && (after.is_empty() || after.starts_with('/'));
+        let whole_level = (before.is_empty() || before.ends_with('/'))
+            && (after.is_empty() || after.starts_with('/'));
         if !whole_level || after.contains("{id}") {
             return Err("must have {id} once, as a whole level between slashes".into());
         }

@@ -4,6 +4,11 @@
 //! Each test has its own ports and folders; everything is ended when it is dropped. Nothing sleeps for
 //! luck: [`eventually`] waits for a condition, up to a limit that only a failure reaches.
 #![allow(dead_code, reason = "each test file uses a part of the stage")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

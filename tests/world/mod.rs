@@ -3,16 +3,19 @@
 //! Time jumps to the next thing that happens; nothing sleeps and nothing is random beyond the seed.
 //! A step limit turns a livelock into a failure. Stories play in it and read its log.
 #![allow(dead_code, reason = "each test file uses a part of the world")]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode};
-use nightlight::logic::telemetry::{self, Keep, Record};
-use nightlight::logic::time::Now;
-use nightlight::logic::{Birth, Controller, Exit, Input, Key, Opened, Output, Settings, View};
+use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
+use nightlight::logic::time::{ClockState, Now};
+use nightlight::logic::{
+    Birth, Controller, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -32,6 +35,7 @@ pub fn settings() -> Settings {
             lease: Lease::For(Duration::from_secs(15)),
             fail_safe: FailSafe::Keep,
             interval: Duration::from_secs(1),
+            frozen_after: Duration::ZERO,
         },
         telemetry: telemetry::Settings {
             interval: Duration::ZERO,
@@ -63,9 +67,54 @@ pub fn settings() -> Settings {
 /// Something the server received.
 #[derive(Debug, Clone)]
 pub struct Received {
+    /// When, as [`World::elapsed`].
     pub at: Duration,
+    pub session: u64,
+    pub life: u64,
+    pub token: u64,
     pub topic: Topic,
     pub value: Value,
+}
+
+/// One input as the controller got it, and what the LED was after it.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub now: Now,
+    /// `None` when a run begins.
+    pub input: Option<Input>,
+    pub led_on: bool,
+    pub clock_known: bool,
+}
+
+/// A life of the daemon that is over.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub life: u64,
+    pub run: Uuid,
+    pub at: Duration,
+    pub last_seq: u64,
+    /// It was asked to stop and had nothing left in memory.
+    pub clean: bool,
+    /// Its records that were on the disk.
+    pub on_disk: BTreeSet<u64>,
+    /// Records up to this one are older than the promise of durability.
+    pub durable_to: u64,
+}
+
+/// What the disk is to do, one after the other.
+#[derive(Debug, Clone)]
+enum Work {
+    Store(Vec<Record>, Vec<String>, u64),
+    Forget(Vec<KeyRange>),
+    Fetch(Option<Key>, usize),
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    /// Something for the controller, of this session if it came over the link.
+    Input(Option<u64>, Input),
+    /// The disk is done with the first of its work.
+    DiskDone,
 }
 
 pub struct World {
@@ -101,13 +150,39 @@ pub struct World {
     pub disk_runs: Vec<(Uuid, u64)>,
     pub disk_ids: Vec<String>,
     pub disk_ok: bool,
+    /// How long it takes to sync a group of records.
     pub disk_latency: Duration,
+    /// How long it takes to open the backlog.
+    pub opening: Duration,
     pub disk_writes: u64,
+    disk_work: VecDeque<Work>,
+    disk_free_at: Duration,
+    /// Since when the disk has been good, as [`World::elapsed`].
+    disk_good_since: Duration,
+    /// The slowest it has been since then.
+    disk_slowest: Duration,
+    /// Losses that the store remembers until they are told.
+    losses: BTreeMap<u64, Loss>,
+    losses_made: u64,
     ordinal: u64,
-    agenda: BTreeMap<(Duration, u64), (u64, Input)>,
+    agenda: BTreeMap<(Duration, u64), (u64, Event)>,
     scheduled: u64,
     life: u64,
+    /// Time that passed before this start of the machine.
+    earlier: Duration,
+    read_unanswered: bool,
     pub exit: Option<Exit>,
+    left_in_memory: bool,
+    /// What the controller got, when `keep_trace` is set.
+    pub trace: Vec<Step>,
+    pub keep_trace: bool,
+    /// When the records of this run were made: up to this number, at that time.
+    made: Vec<(Duration, u64)>,
+    pub ended: Vec<Ended>,
+    /// Publications that the daemon knows to be confirmed, by life and token, and since when.
+    pub confirmed: BTreeMap<(u64, u64), Duration>,
+    /// Changes of the LED, by run.
+    pub led_changes: Vec<(Uuid, bool)>,
     /// One line for each change of LED, link and the like.
     pub log: Vec<String>,
     pub window_seen: usize,
@@ -153,12 +228,28 @@ impl World {
             disk_ids: Vec::new(),
             disk_ok: true,
             disk_latency: Duration::from_millis(20),
+            opening: Duration::from_millis(30),
             disk_writes: 0,
+            disk_work: VecDeque::new(),
+            disk_free_at: Duration::ZERO,
+            disk_good_since: now,
+            disk_slowest: Duration::ZERO,
+            losses: BTreeMap::new(),
+            losses_made: 0,
             ordinal: 0,
             agenda: BTreeMap::new(),
             scheduled: 0,
             life: 1,
+            earlier: Duration::ZERO,
+            read_unanswered: false,
             exit: None,
+            left_in_memory: false,
+            trace: Vec::new(),
+            keep_trace: false,
+            made: Vec::new(),
+            ended: Vec::new(),
+            confirmed: BTreeMap::new(),
+            led_changes: Vec::new(),
             log: Vec::new(),
             window_seen: 0,
             unconfirmed: BTreeSet::new(),
@@ -172,6 +263,9 @@ impl World {
         let end = self.now + time;
         let mut steps = 0;
         let limit = STEPS_A_SECOND * (time.as_secs() + 1);
+        if !self.sensor_hangs && std::mem::take(&mut self.read_unanswered) {
+            self.answer_read();
+        }
         loop {
             self.carry_out();
             if self.exit.is_some() {
@@ -195,10 +289,10 @@ impl World {
             self.now = next;
             match event {
                 Some(key) if key.0 <= next => {
-                    if let Some((life, input)) = self.agenda.remove(&key)
+                    if let Some((life, event)) = self.agenda.remove(&key)
                         && life == self.life
                     {
-                        self.hand_over(input);
+                        self.happen(event);
                     }
                 }
                 _ => self.hand_over(Input::DeadlineReached),
@@ -229,10 +323,68 @@ impl World {
         self.start_anew();
     }
 
+    /// The daemon is asked to stop, has its time for it, and starts again.
+    pub fn stop_and_start(&mut self) {
+        self.note("stop".into());
+        self.input(Input::ShutdownAsked);
+        self.run_for(Duration::from_millis(3_500));
+        assert!(self.exit.is_some(), "it stops in time");
+        self.start_anew();
+    }
+
+    /// The disk is full, or has room again.
+    pub fn disk_good(&mut self, good: bool) {
+        self.note(format!("disk {}", if good { "good" } else { "full" }));
+        self.disk_ok = good;
+        self.disk_good_since = self.elapsed();
+        self.disk_slowest = Duration::ZERO;
+    }
+
+    /// The store is over its bound and gives up its oldest records.
+    pub fn disk_drops_oldest(&mut self, count: usize) {
+        // The word about an earlier loss is never given up.
+        let keys: Vec<Key> = self
+            .disk
+            .iter()
+            .take_while(|(_, record)| {
+                !matches!(record.body, Body::Event(telemetry::Event::Loss(_)))
+            })
+            .map(|(key, _)| *key)
+            .take(count)
+            .collect();
+        let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
+            return;
+        };
+        if first.ordinal != last.ordinal {
+            return;
+        }
+        let Some(of_run) = self.disk.get(first).map(|record| record.run) else {
+            return;
+        };
+        let loss = Loss {
+            of_run,
+            from_seq: first.seq,
+            to_seq: last.seq,
+            count: keys.len() as u64,
+            reason: "backlog-full".into(),
+        };
+        self.note(format!("the store gives up {}..{}", first.seq, last.seq));
+        for key in &keys {
+            self.disk.remove(key);
+        }
+        self.losses_made += 1;
+        let id = self.losses_made;
+        self.losses.insert(id, loss.clone());
+        self.input(Input::Lost { id, loss });
+    }
+
     /// The whole machine starts again: the boot clock begins anew, with a wrong wall clock.
     pub fn power_cut(&mut self, wall_ms: i64) {
         self.note("power cut".into());
+        self.end_life();
+        self.earlier += self.now;
         self.now = Duration::from_secs(5);
+        self.disk_free_at = Duration::ZERO;
         self.offset_ms = wall_ms - 5_000;
         self.synced = false;
         self.boot_id = Uuid::from_u128(self.boot_id.as_u128() + 1);
@@ -265,6 +417,16 @@ impl World {
             wall_ms: self.now.as_millis() as i64 + self.offset_ms,
             synced: self.synced,
         }
+    }
+
+    /// Time since the story began, whatever the machine's clocks say.
+    pub fn elapsed(&self) -> Duration {
+        self.earlier + self.now
+    }
+
+    /// Whether a session stands.
+    pub fn is_linked(&self) -> bool {
+        self.session
     }
 
     pub fn on(&self, topic: Topic) -> Vec<&Value> {
@@ -308,17 +470,64 @@ impl World {
             .collect()
     }
 
+    /// Writes down what the life that is over owes.
+    fn end_life(&mut self) {
+        if self
+            .ended
+            .last()
+            .is_some_and(|ended| ended.life == self.life)
+        {
+            return;
+        }
+        let promise =
+            self.settings.delivery.durable_within + 2 * self.disk_slowest.max(self.disk_latency);
+        // A failed write is tried again after 2 s; what is older than all of that is on the disk.
+        let steady = self.disk_ok
+            && self.elapsed() > self.disk_good_since + promise + Duration::from_secs(8);
+        let durable_to = match steady {
+            true => self
+                .made
+                .iter()
+                .rev()
+                .find(|(at, _)| *at + promise + self.opening < self.elapsed())
+                .map_or(0, |(_, seq)| *seq),
+            false => 0,
+        };
+        let run = self.run;
+        self.ended.push(Ended {
+            life: self.life,
+            run,
+            at: self.elapsed(),
+            last_seq: self.view().last_seq,
+            clean: self.exit.is_some() && !self.left_in_memory,
+            on_disk: self
+                .disk
+                .values()
+                .filter(|record| record.run == run)
+                .map(|record| record.seq)
+                .collect(),
+            durable_to,
+        });
+    }
+
     fn start_anew(&mut self) {
+        self.end_life();
         self.life += 1;
         self.runs += 1;
         self.session = false;
         self.unconfirmed.clear();
         self.exit = None;
+        self.left_in_memory = false;
+        self.read_unanswered = false;
+        self.made.clear();
+        self.disk_work.clear();
+        self.disk_free_at = self.now;
         let mut birth = birth(self.runs, self.led_on);
         birth.boot_id = self.boot_id;
         self.run = birth.run;
         self.controller = Controller::new(self.settings.clone(), birth, self.clocks());
         self.agenda.clear();
+        self.trace_step(None);
         self.open_disk();
     }
 
@@ -328,21 +537,55 @@ impl World {
             ordinal: self.ordinal,
             previous: self.disk_runs.last().copied(),
             records: self.disk.len() as u64,
+            oldest_ms: self.disk.values().next().map(|record| record.stamp.wall_ms),
             command_ids: self.disk_ids.clone(),
         };
         self.disk_runs.push((self.run, 0));
-        self.schedule(Duration::from_millis(30), Input::BacklogOpened(opened));
+        self.schedule(
+            self.opening,
+            Event::Input(None, Input::BacklogOpened(opened)),
+        );
+        for (id, loss) in self.losses.clone() {
+            self.schedule(self.opening, Event::Input(None, Input::Lost { id, loss }));
+        }
     }
 
-    fn schedule(&mut self, after: Duration, input: Input) {
+    fn schedule(&mut self, after: Duration, event: Event) {
         self.scheduled += 1;
         let key = (self.now + after, self.scheduled);
-        self.agenda.insert(key, (self.life, input));
+        self.agenda.insert(key, (self.life, event));
     }
 
-    fn hand_over(&mut self, input: Input) {
+    /// What comes over the link comes only while this session stands.
+    fn schedule_on_link(&mut self, after: Duration, input: Input) {
+        let session = Some(self.session_number);
+        self.schedule(after, Event::Input(session, input));
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Input(None, input) => self.hand_over(input),
+            Event::Input(Some(session), input) => {
+                if self.session && session == self.session_number {
+                    self.hand_over(input);
+                }
+            }
+            Event::DiskDone => {
+                if let Some(work) = self.disk_work.pop_front() {
+                    self.finish_disk_work(work);
+                }
+            }
+        }
+    }
+
+    fn hand_over(&mut self, mut input: Input) {
         match &input {
-            Input::LinkUp if !self.cable => return,
+            Input::LinkUp if !self.cable => {
+                input = Input::LinkDown {
+                    why: "connection timed out".into(),
+                    refused: false,
+                }
+            }
             Input::LinkUp => {
                 self.session = true;
                 self.note("link up".into());
@@ -351,24 +594,42 @@ impl World {
                 if !self.unconfirmed.remove(token) {
                     return;
                 }
+                self.confirmed.insert((self.life, *token), self.elapsed());
             }
             _ => {}
         }
+        let step = self.keep_trace.then(|| input.clone());
         self.controller.handle(input, self.clocks());
+        self.carry_out();
+        let last_seq = self.view().last_seq;
+        if self.made.last().is_none_or(|(_, seq)| *seq < last_seq) {
+            self.made.push((self.elapsed(), last_seq));
+        }
+        if let Some(input) = step {
+            self.trace_step(Some(input));
+        }
+    }
+
+    fn trace_step(&mut self, input: Option<Input>) {
+        if self.keep_trace {
+            self.trace.push(Step {
+                now: self.clocks(),
+                input,
+                led_on: self.led_on,
+                clock_known: self.view().clock == ClockState::Synced,
+            });
+        }
     }
 
     fn carry_out(&mut self) {
         while let Some(output) = self.controller.poll_output() {
             match output {
-                Output::ReadSensor if self.sensor_hangs => {}
-                Output::ReadSensor => {
-                    let input = match self.light {
-                        Some(light) => Input::Read(light),
-                        None => Input::ReadFailed("no answer".into()),
-                    };
-                    self.schedule(Duration::from_millis(2), input);
-                }
+                Output::ReadSensor if self.sensor_hangs => self.read_unanswered = true,
+                Output::ReadSensor => self.answer_read(),
                 Output::SetLed(on) => {
+                    if on != self.led_on {
+                        self.led_changes.push((self.run, on));
+                    }
                     self.led_on = on;
                     self.note(format!("LED {}", if on { "on" } else { "off" }));
                 }
@@ -382,31 +643,34 @@ impl World {
                     records,
                     command_ids,
                     last_seq,
-                } => self.store(records, command_ids, last_seq),
-                Output::Forget(ranges) => {
-                    for range in ranges {
-                        let (ordinal, from, to) = (range.ordinal, range.from, range.to);
-                        self.disk.retain(|key, _| {
-                            key.ordinal != ordinal || key.seq < from || key.seq > to
-                        });
+                } => self.give_disk(Work::Store(records, command_ids, last_seq)),
+                Output::Forget(ranges) => self.give_disk(Work::Forget(ranges)),
+                Output::Fetch { after, limit } => self.give_disk(Work::Fetch(after, limit)),
+                Output::ForgetLoss(id) => {
+                    self.losses.remove(&id);
+                }
+                Output::Log(Level::Warn, text) if text.contains("could not be stored") => {
+                    self.left_in_memory = true;
+                }
+                Output::Log(..) => {}
+                Output::Exit(exit) => {
+                    // At its end the store finishes what it was told.
+                    while let Some(work) = self.disk_work.pop_front() {
+                        self.do_disk_work(work);
                     }
+                    self.exit = Some(exit);
                 }
-                Output::ForgetLoss(_) | Output::Log(..) => {}
-                Output::Fetch { after, limit } => {
-                    let mut records: Vec<(Key, Record)> = self
-                        .disk
-                        .iter()
-                        .filter(|(key, _)| after.is_none_or(|after| **key > after))
-                        .map(|(key, record)| (*key, record.clone()))
-                        .take(limit + 1)
-                        .collect();
-                    let end = records.len() <= limit;
-                    records.truncate(limit);
-                    self.schedule(Duration::from_millis(1), Input::Fetched { records, end });
-                }
-                Output::Exit(exit) => self.exit = Some(exit),
+                Output::KeepRules(rules) => self.settings.lighting.set_rules(rules),
             }
         }
+    }
+
+    fn answer_read(&mut self) {
+        let input = match self.light {
+            Some(light) => Input::Read(light),
+            None => Input::ReadFailed("no answer".into()),
+        };
+        self.schedule(Duration::from_millis(2), Event::Input(None, input));
     }
 
     fn connect(&mut self) {
@@ -420,7 +684,7 @@ impl World {
                 refused: false,
             },
         };
-        self.schedule(self.latency, input);
+        self.schedule(self.latency, Event::Input(None, input));
     }
 
     fn end_session(&mut self, why: &str) {
@@ -449,16 +713,16 @@ impl World {
                     value => vec![value],
                 };
                 for value in values {
-                    self.receive(topic, value);
+                    self.receive(topic, message.token, value);
                 }
             }
         }
         if !self.broker_mute {
-            self.schedule(self.latency * 2, Input::Acked(message.token));
+            self.schedule_on_link(self.latency * 2, Input::Acked(message.token));
         }
     }
 
-    fn receive(&mut self, topic: Topic, value: Value) {
+    fn receive(&mut self, topic: Topic, token: u64, value: Value) {
         if self.server && topic == Topic::Telemetry {
             let led_on = value["light"].as_f64().is_some_and(|light| light < 300.0);
             let payload = format!("{{\"led_on\": {led_on}}}").into_bytes();
@@ -466,46 +730,93 @@ impl World {
                 payload,
                 retained: false,
             };
-            self.schedule(self.latency * 2, command);
+            self.schedule_on_link(self.latency * 2, command);
         }
         if self.acks
             && let (Some(run), Some(seq)) = (value["run"].as_str(), value["seq"].as_u64())
         {
             let ack = format!("{{\"run\":\"{run}\",\"acked\":[[{seq},{seq}]]}}");
-            self.schedule(self.latency * 2, Input::ServerAcked(ack.into_bytes()));
+            self.schedule_on_link(self.latency * 2, Input::ServerAcked(ack.into_bytes()));
         }
         self.received.push(Received {
-            at: self.now,
+            at: self.elapsed(),
+            session: self.session_number,
+            life: self.life,
+            token,
             topic,
             value,
         });
     }
 
-    fn store(&mut self, records: Vec<Record>, ids: Vec<String>, last_seq: u64) {
-        if !self.disk_ok {
-            let input = Input::StoreFailed("disk full".into());
-            self.schedule(self.disk_latency, input);
-            return;
+    /// The disk does one thing after the other; syncing is what takes time.
+    fn give_disk(&mut self, work: Work) {
+        let time = match &work {
+            Work::Store(..) => self.disk_latency,
+            Work::Forget(_) | Work::Fetch(..) => Duration::from_millis(1),
+        };
+        self.disk_slowest = self.disk_slowest.max(time);
+        self.disk_work.push_back(work);
+        self.disk_free_at = self.disk_free_at.max(self.now) + time;
+        self.schedule(self.disk_free_at - self.now, Event::DiskDone);
+    }
+
+    fn finish_disk_work(&mut self, work: Work) {
+        if let Some(input) = self.do_disk_work(work) {
+            self.hand_over(input);
         }
-        self.disk_writes += 1;
-        self.note(format!(
-            "stored {:?}",
-            records.iter().map(|r| r.seq).collect::<Vec<_>>()
-        ));
-        for record in records {
-            let key = Key {
-                ordinal: self.ordinal,
-                seq: record.seq,
-            };
-            assert_eq!(record.run, self.run);
-            self.disk.insert(key, record);
+    }
+
+    fn do_disk_work(&mut self, work: Work) -> Option<Input> {
+        match work {
+            Work::Store(..) if !self.disk_ok => Some(Input::StoreFailed("disk full".into())),
+            Work::Store(records, ids, last_seq) => {
+                self.disk_writes += 1;
+                self.note(format!(
+                    "stored {:?}",
+                    records.iter().map(|r| r.seq).collect::<Vec<_>>()
+                ));
+                for record in records {
+                    assert_eq!(record.run, self.run);
+                    let key = Key {
+                        ordinal: self.ordinal,
+                        seq: record.seq,
+                    };
+                    self.disk.insert(key, record);
+                }
+                self.disk_ids.extend(ids);
+                if let Some(run) = self.disk_runs.last_mut() {
+                    run.1 = last_seq;
+                }
+                let records = self.disk.len() as u64;
+                Some(Input::Stored { records })
+            }
+            Work::Forget(ranges) => {
+                for range in ranges {
+                    let (ordinal, from, to) = (range.ordinal, range.from, range.to);
+                    let forgotten: Vec<Key> = self
+                        .disk
+                        .range(Key { ordinal, seq: from }..=Key { ordinal, seq: to })
+                        .map(|(key, _)| *key)
+                        .collect();
+                    for key in forgotten {
+                        self.disk.remove(&key);
+                    }
+                }
+                None
+            }
+            Work::Fetch(after, limit) => {
+                let mut records: Vec<(Key, Record)> = self
+                    .disk
+                    .iter()
+                    .filter(|(key, _)| after.is_none_or(|after| **key > after))
+                    .map(|(key, record)| (*key, record.clone()))
+                    .take(limit + 1)
+                    .collect();
+                let end = records.len() <= limit;
+                records.truncate(limit);
+                Some(Input::Fetched { records, end })
+            }
         }
-        self.disk_ids.extend(ids);
-        if let Some(run) = self.disk_runs.last_mut() {
-            run.1 = last_seq;
-        }
-        let records = self.disk.len() as u64;
-        self.schedule(self.disk_latency, Input::Stored { records });
     }
 
     pub fn note(&mut self, text: String) {

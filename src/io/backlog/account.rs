@@ -22,7 +22,9 @@ pub(super) struct Account {
     pub(super) generation: u64,
     /// The newest run.
     pub(super) ordinal: u64,
-    /// What was known of it, if anything.
+    /// Whether the store held records; if not, none has come since.
+    pub(super) records: bool,
+    /// What was known of the newest run, if anything.
     pub(super) run: Option<Run>,
 }
 
@@ -79,6 +81,7 @@ mod tests {
         let account = Account {
             generation: 7,
             ordinal: 3,
+            records: true,
             run: Some(Run::default()),
         };
         account.write(&path).unwrap();

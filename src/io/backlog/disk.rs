@@ -5,6 +5,7 @@
 //!     <path>/store.new                            being built; complete only once it was renamed
 //!     <path>/store.old                            replaced; only to be removed
 //!     <path>/store.damaged-2026-11-20T17-03-11Z   dead, for a person to look at; newest two kept
+//!     <path>/store.before                         copy of sled's log while it is being opened
 //!     <path>/account                              what the store must at least know (`account`)
 //!     <path>/ballast                              1 MB to give back when the disk is full
 
@@ -13,6 +14,8 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 const MB: u64 = 1024 * 1024;
 /// Below this no commit is begun, whatever the file system: three segments of sled.
@@ -23,6 +26,8 @@ const MOST_FLOOR: u64 = 16 * MB;
 const NO_ROOM: u64 = MB / 2;
 const BALLAST: u64 = MB;
 const QUARANTINED: usize = 2;
+/// A log of more bytes is opened without a copy: reading it would take a slow card too long.
+const MOST_COPIED: u64 = 64 * MB;
 
 /// Why the store cannot be used now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,11 +71,6 @@ impl Place {
         }
     }
 
-    /// The folder itself.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The sled store.
     pub(super) fn store(&self) -> PathBuf {
         self.path.join("store")
@@ -84,6 +84,11 @@ impl Place {
     /// The account beside the store.
     pub(super) fn account(&self) -> PathBuf {
         self.path.join("account")
+    }
+
+    /// The copy of sled's log.
+    pub(super) fn before(&self) -> PathBuf {
+        self.path.join("store.before")
     }
 
     fn old_store(&self) -> PathBuf {
@@ -113,6 +118,44 @@ impl Place {
             Ok(())
         };
         finish().map_err(|error| self.fault(&error))
+    }
+
+    /// # Errors
+    /// `Blocked` when another process has the store open.
+    pub(super) fn not_held(&self) -> Result<(), Fault> {
+        let Ok(log) = File::open(self.store().join("db")) else {
+            return Ok(());
+        };
+        match rustix::fs::flock(&log, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(self.held()),
+            // Let go with the descriptor.
+            _ => Ok(()),
+        }
+    }
+
+    /// Copies sled's log before sled opens it. When it finds damage, sled overwrites all that was
+    /// logged later with zeros and opens with the state of before: without the copy nothing would be
+    /// left to salvage. The copy is not synced: it is gone again before much of it reaches the card.
+    pub(super) fn copy_before(&self) {
+        let log = self.store().join("db");
+        let Ok(length) = log.metadata().map(|meta| meta.len()) else {
+            return;
+        };
+        let space = self.space();
+        let fits = space.free.saturating_sub(length) > space.floor;
+        // One that is there already was made by an open that did not end: it is the better one.
+        if length > MOST_COPIED || !fits || self.before().symlink_metadata().is_ok() {
+            return;
+        }
+        if let Err(error) = fs::copy(&log, self.before()) {
+            tracing::warn!("backlog: no copy of its log while it is opened: {error}");
+            self.drop_before();
+        }
+    }
+
+    /// Removes the copy.
+    pub(super) fn drop_before(&self) {
+        let _ = remove_any(&self.before());
     }
 
     /// Puts `store.new`, which must be closed and synced, in the place of `store`, which is removed.
@@ -146,6 +189,10 @@ impl Place {
             Ok(there.then(|| aside.clone()))
         };
         let moved = swap().map_err(|error| self.fault(&error))?;
+        if aside.is_dir() && self.before().is_file() {
+            // What a person looks into is what was there, not what sled made of it.
+            let _ = fs::rename(self.before(), aside.join("db"));
+        }
         self.drop_old_quarantines(&aside);
         Ok(moved)
     }
@@ -195,7 +242,7 @@ impl Place {
         let lay = || -> io::Result<()> {
             let mut file = File::create(self.ballast())?;
             // Not zeros: a file system may keep those without any space.
-            let block: Vec<u8> = (0..65_536_u32).map(|n| (n * 167 >> 3) as u8).collect();
+            let block: Vec<u8> = (0..65_536_u32).map(|n| ((n * 167) >> 3) as u8).collect();
             for _ in 0..BALLAST / 65_536 {
                 file.write_all(&block)?;
             }
@@ -215,9 +262,7 @@ impl Place {
     pub(super) fn fault(&self, error: &io::Error) -> Fault {
         let path = self.path.display();
         if error.to_string().contains("could not acquire lock") {
-            return Fault::Blocked(format!(
-                "the backlog in {path} is held by a running nightlight; stop that one, or give this one another [backlog] path"
-            ));
+            return self.held();
         }
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => self.full(self.space()),
@@ -259,6 +304,13 @@ impl Place {
             .or_else(|| what.downcast_ref::<&str>().copied())
             .unwrap_or("unknown");
         Fault::Damaged(format!("{}: sled: {words}", self.path.display()))
+    }
+
+    fn held(&self) -> Fault {
+        Fault::Blocked(format!(
+            "the backlog in {} is held by a running nightlight; stop that one, or give this one another [backlog] path",
+            self.path.display()
+        ))
     }
 
     fn full(&self, space: Space) -> Fault {
@@ -304,8 +356,8 @@ impl Place {
     }
 }
 
-const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
-const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+const EMFILE: i32 = Errno::MFILE.raw_os_error();
+const ENFILE: i32 = Errno::NFILE.raw_os_error();
 
 /// Makes the names in a folder survive a power cut.
 ///

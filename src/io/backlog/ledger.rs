@@ -30,6 +30,9 @@ pub(super) struct Run {
     pub(super) low: u64,
     /// The highest seq that was ever stored; 0 before the first.
     pub(super) high: u64,
+    /// The highest seq that it was known to have given, stored or not.
+    #[serde(default)]
+    pub(super) last: u64,
     /// Records of it that are held.
     pub(super) held: u64,
     /// The write that this was part of: of two versions the greater is the later one.
@@ -41,6 +44,8 @@ pub(super) struct Run {
 pub(super) struct State {
     /// Writes so far.
     pub(super) generation: u64,
+    /// The last write known to be on the disk when this one was made.
+    pub(super) synced: u64,
     /// Records held, those of partly forgotten chunks included.
     pub(super) records: u64,
     /// Bytes of their values.
@@ -94,6 +99,7 @@ impl Run {
             self.low.min(seq)
         };
         self.high = self.high.max(seq);
+        self.last = self.last.max(seq);
         self.held += 1;
     }
 }

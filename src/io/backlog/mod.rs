@@ -99,12 +99,14 @@ impl Backlog {
         }
     }
 
-    /// Puts records of this run and ids of commands on the disk, synced. Each call is answered by one
+    /// Puts records of this run and ids of commands on the disk, synced, and that the run has given
+    /// numbers up to `last_seq`. Each call is answered by one
     /// `Input::Stored` or `Input::StoreFailed`, in the order of the calls.
-    pub fn store(&self, records: Vec<Record>, command_ids: Vec<String>) {
+    pub fn store(&self, records: Vec<Record>, command_ids: Vec<String>, last_seq: u64) {
         if !self.ask(Request::Store {
             records,
             command_ids,
+            last_seq,
         }) {
             let why = "the backlog's thread has ended; restart nightlight".to_owned();
             let _ = self.inputs.send(Input::StoreFailed(why));

@@ -59,6 +59,10 @@ impl Opening<'_> {
         place.has_room()?;
         let account = Account::read(&place.account());
         let there = place.store().symlink_metadata().is_ok();
+        patiently(|| place.not_held())?;
+        if account.records || account.generation == 0 {
+            place.copy_before();
+        }
         let mut store = if there && suspect {
             self.rebuild(
                 &place,
@@ -67,13 +71,19 @@ impl Opening<'_> {
                 progress,
             )?
         } else if there || account.generation == 0 {
-            match self.load_whole(&place, &account) {
+            // The account is written now and then, the log with every write: it knows more.
+            let copied = place.before().is_file();
+            let synced = if copied {
+                Found::scan(&[place.before()], progress).synced()
+            } else {
+                0
+            };
+            match self.load_whole(&place, account.generation.max(synced)) {
                 Err(Fault::Damaged(why)) => self.rebuild(&place, &account, &why, progress)?,
                 other => other?,
             }
         } else {
-            let why = "the store is gone";
-            self.rebuild(&place, &account, why, progress)?
+            self.rebuild(&place, &account, "the store is gone", progress)?
         };
         let begun = guard(&place, || {
             store.begin(self.run, self.boot_id, account.ordinal.saturating_add(1))
@@ -82,6 +92,7 @@ impl Opening<'_> {
             discard(store);
             return Err(fault);
         }
+        place.drop_before();
         place.lay_ballast();
         Ok(store)
     }
@@ -107,18 +118,17 @@ impl Opening<'_> {
         discard(store);
         copied?;
         place.replace()?;
-        let account = Account::read(&place.account());
-        let mut store = self.load_whole(&place, &account)?;
+        let mut store = self.load_whole(&place, Account::read(&place.account()).generation)?;
         guard(&place, || store.begin(self.run, self.boot_id, 1))?;
         Ok(store)
     }
 
-    fn load_whole(&self, place: &Place, account: &Account) -> Result<Store, Fault> {
+    fn load_whole(&self, place: &Place, least: u64) -> Result<Store, Fault> {
         let store = patiently(|| guard(place, || Store::load(place, &place.store(), self.bounds)))?;
-        if store.state.generation < account.generation {
+        if store.state.generation < least {
             let why = format!(
                 "the store opened, but with its state of write {} where {} had been made",
-                store.state.generation, account.generation
+                store.state.generation, least
             );
             discard(store);
             return Err(Fault::Damaged(why));
@@ -136,7 +146,7 @@ impl Opening<'_> {
     ) -> Result<Store, Fault> {
         place.above_floor()?;
         let new = place.new_store();
-        let mut found = Found::scan(&place.store(), progress);
+        let mut found = Found::scan(&[place.store(), place.before()], progress);
         let nothing = found.is_empty();
         let refilled = guard(place, || {
             remove_any(&new).map_err(|error| place.fault(&error))?;
@@ -192,7 +202,7 @@ fn copy(from: &Store, to: &mut Store) -> Result<(), Fault> {
 }
 
 /// Tries again while the lock is held.
-fn patiently(load: impl Fn() -> Result<Store, Fault>) -> Result<Store, Fault> {
+fn patiently<T>(load: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     let mut tries = 0;
     loop {
         match load() {

@@ -66,18 +66,18 @@ impl Store {
                 Err(_) => bad.push(chunk),
             }
         }
-        let singles: Vec<Key> = match bound {
+        let mut singles: Vec<Key> = match bound {
             Some(bound) if bound > from => self.tail.range(from..bound),
             Some(_) => self.tail.range(from..from),
             None => self.tail.range(from..),
         }
         .map(|(key, _)| *key)
-        .take(limit + MAX_CHUNK)
+        .take(limit + MAX_CHUNK + 1)
         .collect();
-        // A tail longer than that: nothing after the last one taken can be in this page.
-        let cut = (singles.len() == limit + MAX_CHUNK)
-            .then(|| singles.last().copied())
-            .flatten();
+        // A tail longer than a page: nothing after the last one taken can be in this page.
+        let cut = (singles.len() > limit + MAX_CHUNK)
+            .then(|| singles.pop())
+            .and_then(|_| singles.last().copied());
         let mut bad_singles = Vec::new();
         for key in singles {
             match self.single(key)? {
@@ -162,8 +162,8 @@ impl Store {
         let fault = |error| self.place.sled_fault(error);
         let start = keys::chunks_from(from);
         // Chunks do not overlap: only the one that begins before `from` can reach into it.
-        let before = self.db.range(keys::chunks_from(LOWEST)..start.clone());
-        if let Some(item) = before.rev().next() {
+        let mut before = self.db.range(keys::chunks_from(LOWEST)..start.clone());
+        if let Some(item) = before.next_back() {
             let (key, _) = item.map_err(fault)?;
             let chunk = Chunk::parse(&key);
             if let Some(chunk) = chunk.filter(|chunk| chunk_end(chunk) >= from) {

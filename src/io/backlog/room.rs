@@ -27,9 +27,20 @@ pub(super) struct Round {
 /// A record that is to be stored: key, line (its record alone counts), value.
 pub(super) type New = (Key, Line, Vec<u8>);
 
-enum Unit {
+/// What the store holds records in.
+pub(super) enum Unit {
     Chunk(Chunk),
     Single(Key),
+}
+
+impl Unit {
+    /// Its last key.
+    pub(super) fn end(&self) -> Key {
+        match self {
+            Unit::Chunk(chunk) => chunk_end(chunk),
+            Unit::Single(key) => *key,
+        }
+    }
 }
 
 impl Store {
@@ -262,7 +273,7 @@ impl Store {
     }
 
     /// The chunk or single record that is first of those from `at` on.
-    fn unit_at(&self, at: Key) -> Result<Option<Unit>, Fault> {
+    pub(super) fn unit_at(&self, at: Key) -> Result<Option<Unit>, Fault> {
         let chunk = self.chunk_at(at)?;
         let single = self.tail.range(at..).next().map(|(key, _)| *key);
         Ok(match (chunk, single) {
@@ -270,6 +281,20 @@ impl Store {
             (Some(chunk), _) => Some(Unit::Chunk(chunk)),
             (None, Some(key)) => Some(Unit::Single(key)),
             (None, None) => None,
+        })
+    }
+
+    /// What a chunk or single record holds; `None` when it is damaged.
+    pub(super) fn unit_lines(&self, unit: &Unit) -> Result<Option<(Header, Vec<Line>)>, Fault> {
+        Ok(match unit {
+            Unit::Chunk(chunk) => {
+                let lines = self.lines(chunk)?.ok();
+                lines.map(|(header, lines)| (header, lines.lines))
+            }
+            Unit::Single(key) => {
+                let line = self.single(*key)?;
+                line.map(|(header, line)| (header, vec![line]))
+            }
         })
     }
 

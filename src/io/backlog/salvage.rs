@@ -65,10 +65,12 @@ struct Gaps {
 }
 
 impl Found {
-    /// Scans all files in `dead`, or `dead` itself when it is a file.
-    pub(super) fn scan(dead: &Path, progress: &dyn Fn()) -> Found {
+    /// Scans these files, and all files in these folders.
+    pub(super) fn scan(dead: &[PathBuf], progress: &dyn Fn()) -> Found {
         let mut found = Found::default();
-        collect(dead, DEPTH, &mut found.files);
+        for path in dead {
+            collect(path, DEPTH, &mut found.files);
+        }
         let mut sort_at = SORT_AT;
         for file in 0..found.files.len() {
             if let Ok(open) = File::open(&found.files[file]) {
@@ -82,6 +84,11 @@ impl Found {
     /// Whether nothing at all was found.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.runs.is_empty()
+    }
+
+    /// The last write that was surely on the disk.
+    pub(super) fn synced(&self) -> u64 {
+        self.state.synced
     }
 
     /// Writes what was found into a new, empty store; gives the records and the losses it made.
@@ -101,6 +108,7 @@ impl Found {
             }
         }
         store.state.generation = self.state.generation.max(account.generation);
+        store.state.synced = store.state.generation;
         let last_loss = self.losses.keys().next_back().copied().unwrap_or(0);
         store.state.last_loss = self.state.last_loss.max(last_loss);
         let oldest = self.state.oldest_loss;
@@ -352,7 +360,7 @@ impl Writer<'_> {
         let lines = std::mem::take(&mut self.lines);
         self.store.insert_lines(&mut self.batch, &of, &lines);
         self.chunks += 1;
-        if self.chunks % CHUNKS == 0 {
+        if self.chunks.is_multiple_of(CHUNKS) {
             self.store.place.has_room()?;
             self.store.write(std::mem::take(&mut self.batch))?;
         }

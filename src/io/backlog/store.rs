@@ -133,17 +133,22 @@ impl Store {
     }
 
     /// What the daemon is told of it.
-    pub(super) fn opened(&self) -> Opened {
-        Opened {
+    ///
+    /// # Errors
+    /// As sled and the disk give them.
+    pub(super) fn opened(&mut self) -> Result<Opened, Fault> {
+        let oldest = self.fetch(None, 1)?.records.into_iter().next();
+        Ok(Opened {
+            oldest_ms: oldest.map(|(_, record)| record.stamp.wall_ms),
             ordinal: self.ordinal,
             previous: self
                 .runs
                 .range(..self.ordinal)
                 .next_back()
-                .map(|(_, run)| (run.run, run.high)),
+                .map(|(_, run)| (run.run, run.high.max(run.last))),
             records: self.records(),
             command_ids: self.commands.iter().map(|(_, id)| id.clone()).collect(),
-        }
+        })
     }
 
     /// Records that are held and not forgotten.
@@ -156,12 +161,18 @@ impl Store {
         self.state.records.saturating_sub(forgotten)
     }
 
-    /// Puts records (of this run, ascending) and command ids on the disk. When it returns they survive
+    /// Puts records (of this run, ascending) and command ids on the disk, and that the run has given
+    /// numbers up to `last_seq`. When it returns they survive
     /// a power cut, or a loss does that counts those for which there was no room.
     ///
     /// # Errors
     /// As sled and the disk give them; then nothing is promised of the records.
-    pub(super) fn commit(&mut self, records: &[Record], ids: &[String]) -> Result<(), Fault> {
+    pub(super) fn commit(
+        &mut self,
+        records: &[Record],
+        ids: &[String],
+        last_seq: u64,
+    ) -> Result<(), Fault> {
         let first = self.state.records == 0;
         let mut new = VecDeque::with_capacity(records.len());
         for record in records {
@@ -171,7 +182,15 @@ impl Store {
         }
         self.make_room(&mut new)?;
         while self.seal(self.ordinal, SEAL_AT)? {}
-        if !new.is_empty() || !ids.is_empty() {
+        let mut further = false;
+        if let Some(run) = self.runs.get_mut(&self.ordinal)
+            && run.last < last_seq
+        {
+            run.last = last_seq;
+            self.dirty.insert(self.ordinal);
+            further = true;
+        }
+        if !new.is_empty() || !ids.is_empty() || further {
             let mut batch = Batch::default();
             for (key, _, value) in new {
                 let bytes = value.len() as u64;
@@ -267,6 +286,7 @@ impl Store {
                 .sync_data()
                 .map_err(|error| self.place.fault(&error))?;
         }
+        self.state.synced = self.state.generation;
         Ok(())
     }
 
@@ -276,6 +296,7 @@ impl Store {
         let account = Account {
             generation: self.state.generation,
             ordinal: self.ordinal,
+            records: self.state.records > 0,
             run: self.runs.get(&self.ordinal).copied(),
         };
         account
@@ -516,11 +537,6 @@ impl Store {
                 batch.remove(keys::numbered(keys::COMMAND, number));
             }
         }
-    }
-
-    /// The ordinal of the current run.
-    pub(super) fn ordinal(&self) -> u64 {
-        self.ordinal
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) enum Request {
     Store {
         records: Vec<Record>,
         command_ids: Vec<String>,
+        last_seq: u64,
     },
     Forget(Vec<KeyRange>),
     ForgetLoss(u64),
@@ -121,7 +122,8 @@ impl Worker {
                 Ok(Request::Store {
                     records,
                     command_ids,
-                }) => put_back = self.store(records, command_ids, queue),
+                    last_seq,
+                }) => put_back = self.store(records, command_ids, last_seq, queue),
                 Ok(Request::Forget(ranges)) => {
                     self.forgets.extend(ranges);
                     let over = self.forgets.len().saturating_sub(MOST_FORGETS);
@@ -167,6 +169,7 @@ impl Worker {
         &mut self,
         mut records: Vec<Record>,
         mut ids: Vec<String>,
+        mut last_seq: u64,
         queue: &Receiver<Request>,
     ) -> Option<Request> {
         let mut answers = 1;
@@ -176,7 +179,9 @@ impl Worker {
                 Ok(Request::Store {
                     records: more,
                     command_ids,
+                    last_seq: later,
                 }) => {
+                    last_seq = last_seq.max(later);
                     records.extend(more);
                     ids.extend(command_ids);
                     answers += 1;
@@ -188,7 +193,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let stored = self.commit(&records, &ids);
+        let stored = self.commit(&records, &ids, last_seq);
         for _ in 0..answers {
             self.send(match &stored {
                 Ok(records) => Input::Stored { records: *records },
@@ -199,7 +204,7 @@ impl Worker {
         next
     }
 
-    fn commit(&mut self, records: &[Record], ids: &[String]) -> Result<u64, String> {
+    fn commit(&mut self, records: &[Record], ids: &[String], last_seq: u64) -> Result<u64, String> {
         if self.tried.is_none_or(|tried| tried.elapsed() >= RETRY) {
             self.open();
         }
@@ -211,7 +216,7 @@ impl Worker {
             .above_floor()
             .map_err(|fault| fault.why().to_owned())?;
         self.with_store(|store| {
-            store.commit(records, ids)?;
+            store.commit(records, ids, last_seq)?;
             store.place.lay_ballast();
             Ok(store.records())
         })
@@ -329,16 +334,20 @@ impl Worker {
         let suspect = self.strikes >= STRIKES;
         let counts = Arc::clone(&self.counts);
         let place = self.place.clone();
-        let opened = guard(&place, || self.opening().open(suspect, &|| counts.bump()));
+        let opened = guard(&place, || {
+            let mut store = self.opening().open(suspect, &|| counts.bump())?;
+            let opened = store.opened()?;
+            Ok((store, opened))
+        });
         match opened {
-            Ok(store) => {
+            Ok((store, opened)) => {
                 if suspect {
                     self.strikes = 0;
                 }
                 self.retry = RETRY;
                 if !self.announced {
                     self.announced = true;
-                    self.send(Input::BacklogOpened(store.opened()));
+                    self.send(Input::BacklogOpened(opened));
                 }
                 self.store = Some(store);
             }

@@ -1,0 +1,170 @@
+//! The picture of the device at one moment.
+//!
+//! The controller makes it; it is published as `state`, shown by `nightlight status`, the status page and
+//! the demonstration. It is only looked at: nothing is decided by it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::lighting::{Mode, Rules};
+use super::telemetry::{OutageReport, PlainNumber};
+use super::time::ClockState;
+
+/// The picture of the device at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The LED.
+    pub led_on: bool,
+    /// Who decides: `start`, `fallback`, `remote` or `fail-safe`.
+    pub by: String,
+    /// Why the LED is as it is, in words.
+    pub why: String,
+    /// For how many seconds that has been so.
+    pub since: f64,
+    /// The last light, in the sensor's unit.
+    pub light: Option<f64>,
+    /// The rules in force.
+    pub rules: Rules,
+    /// Records that are not confirmed and not just being delivered live.
+    pub backlog: u64,
+    /// When the oldest of them was made, RFC 3339, as the clock was then.
+    pub backlog_oldest: Option<String>,
+    /// What the wall clock is worth.
+    pub clock: ClockState,
+    /// The version of the program.
+    pub version: String,
+    /// This run.
+    pub run: Uuid,
+    /// The number of its newest record.
+    pub last_seq: u64,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Why the link is down, in words; empty when it is up.
+    pub link_why: String,
+    /// Whether the sensor gives readings.
+    pub sensor_ok: bool,
+    /// Seconds until the lease ends, if one runs.
+    pub lease_left: Option<f64>,
+    /// How long the outage under way lasts, in seconds.
+    pub outage: Option<f64>,
+    /// The last outage that is over.
+    pub last_outage: Option<OutageReport>,
+    /// Commands refused since the start.
+    pub commands_refused: u64,
+}
+
+impl View {
+    /// The payload of the `state` topic.
+    pub fn announcement(&self) -> String {
+        #[derive(Serialize)]
+        struct Announcement<'a> {
+            led_on: bool,
+            by: &'a str,
+            why: &'a str,
+            light: Option<PlainNumber>,
+            mode: Mode,
+            on_below: PlainNumber,
+            off_above: PlainNumber,
+            interval: String,
+            backlog: u64,
+            clock: ClockState,
+            version: &'a str,
+        }
+        let announcement = Announcement {
+            led_on: self.led_on,
+            by: &self.by,
+            why: &self.why,
+            light: self.light.map(PlainNumber),
+            mode: self.rules.mode,
+            on_below: PlainNumber(self.rules.on_below),
+            off_above: PlainNumber(self.rules.off_above),
+            interval: format!("{:?}", self.rules.interval),
+            backlog: self.backlog,
+            clock: self.clock,
+            version: &self.version,
+        };
+        serde_json::to_string(&announcement).unwrap_or_default()
+    }
+}
+
+/// One screen for a person.
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let light = match self.light {
+            Some(light) => light.to_string(),
+            None => "no reading yet".into(),
+        };
+        writeln!(f, "light     {light}")?;
+        let led = if self.led_on { "on" } else { "off" };
+        let since = in_words(self.since);
+        writeln!(
+            f,
+            "LED       {led}, by {} for {since}: {}",
+            self.by, self.why
+        )?;
+        match self.lease_left {
+            Some(left) => writeln!(f, "lease     {} left", in_words(left))?,
+            None => writeln!(f, "lease     none runs")?,
+        }
+        let Rules {
+            mode,
+            on_below,
+            off_above,
+            interval,
+        } = self.rules;
+        let mode = mode.name();
+        writeln!(
+            f,
+            "rules     {mode}; on below {on_below}, off above {off_above}, read every {interval:?}"
+        )?;
+        match self.link_up {
+            true => writeln!(f, "link      up")?,
+            false => writeln!(f, "link      down: {}", self.link_why)?,
+        }
+        match &self.backlog_oldest {
+            Some(oldest) if self.backlog > 0 => {
+                writeln!(
+                    f,
+                    "backlog   {} records, the oldest of {oldest}",
+                    self.backlog
+                )?;
+            }
+            _ => writeln!(f, "backlog   {} records", self.backlog)?,
+        }
+        match (self.outage, &self.last_outage) {
+            (Some(outage), _) => writeln!(f, "outage    for {}", in_words(outage))?,
+            (None, Some(last)) => writeln!(
+                f,
+                "outage    the last one took {}, until {}",
+                in_words(last.seconds),
+                last.ended
+            )?,
+            (None, None) => writeln!(f, "outage    none since the start")?,
+        }
+        writeln!(f, "clock     {}", self.clock.name())?;
+        let sensor = if self.sensor_ok {
+            "ok"
+        } else {
+            "gives no readings"
+        };
+        writeln!(f, "sensor    {sensor}")?;
+        writeln!(f, "commands  {} refused", self.commands_refused)?;
+        write!(
+            f,
+            "run       {}, record {}, nightlight {}",
+            self.run, self.last_seq, self.version
+        )
+    }
+}
+
+fn in_words(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..120 => format!("{whole} s"),
+        120..7_200 => format!("{} min", whole / 60),
+        _ => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+    }
+}

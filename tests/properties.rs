@@ -1,0 +1,703 @@
+//! What must hold whatever happens: random schedules of faults in the simulated world.
+//!
+//! Each case plays a schedule (cable, broker, server, disk, sensor, clocks, crashes, commands), then heals
+//! everything, lets the backlog drain, and checks the promises one by one. A failure found here is told
+//! again as a story in `outage_stories.rs`. Run by `cargo test`; `PROPTEST_CASES=20000` for a long look.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use nightlight::logic::Settings;
+use nightlight::logic::command::Order;
+use nightlight::logic::delivery::{CONTROL_ROOM, Confirm, Topic};
+use nightlight::logic::lighting::{FailSafe, Lease, Mode};
+use nightlight::logic::telemetry::Keep;
+use nightlight::logic::{Exit, Input};
+use proptest::prelude::*;
+use serde_json::Value;
+use world::{NOON_MS, Step, World, settings};
+
+const BUILT: &str = "2026-10-01T00:00:00.000Z";
+/// An ack of the server counts as late after this, where it counts at all.
+const ACK_TIMEOUT: Duration = Duration::from_secs(8);
+/// The store may learn so late that a record is confirmed.
+const FORGOTTEN_BY: Duration = Duration::from_secs(30);
+
+/// One thing that happens to the nightlight.
+#[derive(Debug, Clone)]
+enum Happening {
+    Light(f64),
+    SensorFails,
+    SensorHangs,
+    SensorHeals,
+    CablePulled,
+    CableBack,
+    Flaps { times: u32, ms: u64 },
+    BrokerMute(bool),
+    Latency(u64),
+    DiskFull,
+    DiskGood,
+    DiskLatency(u64),
+    DiskDropsOldest(usize),
+    Crash,
+    Stop,
+    PowerCut { wall_ms: i64 },
+    ClockMoved { ms: i64 },
+    ClockSynced,
+    Server(bool),
+    Acks(bool),
+    ServerStatus(bool),
+    Command(Sent),
+}
+
+/// A command as somebody may send it.
+#[derive(Debug, Clone)]
+enum Sent {
+    Fresh { led_on: bool, lease: Option<u64> },
+    Named { led_on: bool, name: u8 },
+    Expiring { led_on: bool, in_ms: i64 },
+    Retained { led_on: bool },
+    Rules { mode: &'static str, on_below: i32 },
+    ReadNow,
+    Garbage(Vec<u8>),
+    Odd(&'static str),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    prop_oneof![
+        6 => prop_oneof![Just(100.0), Just(320.0), Just(500.0), 0.0..1000.0].prop_map(Light),
+        1 => Just(SensorFails),
+        1 => Just(SensorHangs),
+        2 => Just(SensorHeals),
+        5 => Just(CablePulled),
+        5 => Just(CableBack),
+        1 => (1..12_u32, 1..900_u64).prop_map(|(times, ms)| Flaps { times, ms }),
+        2 => any::<bool>().prop_map(BrokerMute),
+        3 => prop_oneof![Just(5), 1..100_u64, 1..3_000_u64].prop_map(Latency),
+        1 => Just(DiskFull),
+        2 => Just(DiskGood),
+        2 => prop_oneof![Just(20), 1..5_000_u64].prop_map(DiskLatency),
+        1 => (1..40_usize).prop_map(DiskDropsOldest),
+        2 => Just(Crash),
+        2 => Just(Stop),
+        1 => prop_oneof![Just(0), Just(NOON_MS), 0..2 * NOON_MS]
+            .prop_map(|wall_ms| PowerCut { wall_ms }),
+        1 => prop_oneof![-90_000_000..90_000_000_i64, -3_000..3_000_i64]
+            .prop_map(|ms| ClockMoved { ms }),
+        1 => Just(ClockSynced),
+        3 => any::<bool>().prop_map(Server),
+        3 => any::<bool>().prop_map(Acks),
+        1 => any::<bool>().prop_map(ServerStatus),
+        8 => sent().prop_map(Command),
+    ]
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    use Sent::*;
+    prop_oneof![
+        4 => (any::<bool>(), proptest::option::of(1..60_u64))
+            .prop_map(|(led_on, lease)| Fresh { led_on, lease }),
+        3 => (any::<bool>(), 0..4_u8).prop_map(|(led_on, name)| Named { led_on, name }),
+        2 => (any::<bool>(), -5_000..5_000_i64)
+            .prop_map(|(led_on, in_ms)| Expiring { led_on, in_ms }),
+        2 => any::<bool>().prop_map(|led_on| Retained { led_on }),
+        1 => (prop_oneof![Just("auto"), Just("local"), Just("remote")], 0..700)
+            .prop_map(|(mode, on_below)| Rules { mode, on_below }),
+        1 => Just(ReadNow),
+        1 => proptest::collection::vec(any::<u8>(), 0..5_000).prop_map(Garbage),
+        1 => prop_oneof![
+            Just(r#"{"led_on":1}"#),
+            Just(r#"{"led_on":true,"id":""}"#),
+            Just(r#"{"led_on":true,"lease":"-1s"}"#),
+            Just(r#"{"led_on":true,"command":"set"}"#),
+            Just(r#"{"command":"reboot"}"#),
+            Just(r#"{"command":"set","on_below":800,"off_above":1}"#),
+        ]
+        .prop_map(Odd),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Settings> {
+    let lighting = (
+        prop_oneof![6 => Just(Mode::Auto), 1 => Just(Mode::Local), 1 => Just(Mode::Remote)],
+        prop_oneof![Just(0_u64), Just(1_000), 0..5_000_u64],
+        prop_oneof![
+            4 => (2..20_u64).prop_map(|lease| Lease::For(Duration::from_secs(lease))),
+            1 => Just(Lease::WhileLinked)
+        ],
+        prop_oneof![
+            Just(FailSafe::Keep),
+            Just(FailSafe::On),
+            Just(FailSafe::Off)
+        ],
+        prop_oneof![Just(1_000_u64), 200..3_000_u64],
+    );
+    let delivery = (
+        0..=2_u8,
+        prop_oneof![Just(Confirm::Broker), Just(Confirm::Server)],
+        1..=40_usize,
+        prop_oneof![Just(0.0), Just(200.0), 10.0..1_000.0],
+        prop_oneof![Just(1_usize), 1..=100_usize],
+        prop_oneof![Just(0_u64), 0..3_000_u64],
+        prop_oneof![Just(1_000_u64), 100..3_000_u64],
+    );
+    let keep = prop_oneof![3 => Just(Keep::All), 1 => Just(Keep::Latest)];
+    (lighting, delivery, keep).prop_map(|(lighting, delivery, keep)| {
+        let mut settings = settings();
+        let (mode, hold, lease, fail_safe, interval) = lighting;
+        settings.lighting.mode = mode;
+        settings.lighting.hold = Duration::from_millis(hold);
+        settings.lighting.lease = lease;
+        settings.lighting.fail_safe = fail_safe;
+        settings.lighting.interval = Duration::from_millis(interval);
+        let (qos, confirm, window, replay_rate, batch, jitter, durable) = delivery;
+        settings.delivery.qos = qos;
+        settings.delivery.confirm = confirm;
+        settings.delivery.ack_timeout = ACK_TIMEOUT;
+        settings.delivery.window = window;
+        settings.delivery.replay_rate = replay_rate;
+        settings.delivery.batch = batch;
+        settings.delivery.replay_jitter = Duration::from_millis(jitter);
+        settings.delivery.durable_within = Duration::from_millis(durable);
+        settings.telemetry.keep = keep;
+        settings.commands.order = Order::Latest;
+        settings
+    })
+}
+
+fn schedule() -> impl Strategy<Value = Vec<(u64, Happening)>> {
+    let pause = prop_oneof![1..50_u64, 1..1_500_u64, 1_000..12_000_u64];
+    proptest::collection::vec((pause, happening()), 1..40)
+}
+
+/// Plays one schedule; what is sent under a name is sent again under the same.
+fn play(settings: &Settings, schedule: &[(u64, Happening)]) -> World {
+    let mut world = World::new(settings.clone());
+    world.keep_trace = true;
+    world.acks = true;
+    let mut fresh = 0;
+    for (pause, happening) in schedule {
+        world.run_for(Duration::from_millis(*pause));
+        happen(&mut world, happening, &mut fresh);
+    }
+    world
+}
+
+fn happen(world: &mut World, happening: &Happening, fresh: &mut u64) {
+    match happening {
+        Happening::Light(light) => world.light = Some(*light),
+        Happening::SensorFails => world.light = None,
+        Happening::SensorHangs => world.sensor_hangs = true,
+        Happening::SensorHeals => {
+            world.sensor_hangs = false;
+            world.light = world.light.or(Some(400.0));
+        }
+        Happening::CablePulled => world.pull_cable(),
+        Happening::CableBack => world.mend_cable(),
+        Happening::Flaps { times, ms } => {
+            for _ in 0..*times {
+                world.pull_cable();
+                world.run_for(Duration::from_millis(*ms));
+                world.mend_cable();
+                world.run_for(Duration::from_millis(*ms));
+            }
+        }
+        Happening::BrokerMute(mute) => world.broker_mute = *mute,
+        Happening::Latency(ms) => world.latency = Duration::from_millis(*ms),
+        Happening::DiskFull => world.disk_good(false),
+        Happening::DiskGood => world.disk_good(true),
+        Happening::DiskLatency(ms) => world.disk_latency = Duration::from_millis(*ms),
+        Happening::DiskDropsOldest(count) => world.disk_drops_oldest(*count),
+        Happening::Crash => world.crash(),
+        Happening::Stop => world.stop_and_start(),
+        Happening::PowerCut { wall_ms } => world.power_cut(*wall_ms),
+        Happening::ClockMoved { ms } => world.offset_ms += ms,
+        Happening::ClockSynced => {
+            world.offset_ms =
+                NOON_MS + world.elapsed().as_millis() as i64 - world.now.as_millis() as i64;
+            world.synced = true;
+        }
+        Happening::Server(alive) => world.server = *alive,
+        Happening::Acks(acks) => world.acks = *acks,
+        Happening::ServerStatus(alive) => {
+            let text: &[u8] = if *alive { b"online" } else { b"offline" };
+            if world.is_linked() {
+                world.input(Input::ServerStatus(text.to_vec()));
+            }
+        }
+        Happening::Command(sent) => {
+            *fresh += 1;
+            send(world, sent, *fresh);
+        }
+    }
+}
+
+fn send(world: &mut World, sent: &Sent, fresh: u64) {
+    match sent {
+        Sent::Fresh { led_on, lease } => {
+            let lease = lease.map_or(String::new(), |lease| format!(r#","lease":"{lease}s""#));
+            world.command(&format!(r#"{{"led_on":{led_on},"id":"f{fresh}"{lease}}}"#));
+        }
+        Sent::Named { led_on, name } => {
+            world.command(&format!(r#"{{"led_on":{led_on},"id":"n{name}"}}"#));
+        }
+        Sent::Expiring { led_on, in_ms } => {
+            let at = nightlight::logic::time::rfc3339(world.clocks().wall_ms + in_ms);
+            world.command(&format!(r#"{{"led_on":{led_on},"expires_at":"{at}"}}"#));
+        }
+        Sent::Retained { led_on } => {
+            let payload = format!(r#"{{"led_on":{led_on}}}"#);
+            world.command_bytes(payload.into_bytes(), true);
+        }
+        Sent::Rules { mode, on_below } => {
+            let off_above = on_below + 50;
+            world.command(&format!(
+                r#"{{"command":"set","mode":"{mode}","on_below":{on_below},"off_above":{off_above}}}"#
+            ));
+        }
+        Sent::ReadNow => world.command(r#"{"command":"read-now"}"#),
+        Sent::Garbage(bytes) => world.command_bytes(bytes.clone(), false),
+        Sent::Odd(payload) => world.command(payload),
+    }
+}
+
+/// Everything works again, and there is time to tell the rest.
+fn heal(world: &mut World) {
+    world.light = world.light.or(Some(400.0));
+    world.sensor_hangs = false;
+    world.broker_mute = false;
+    world.latency = Duration::from_millis(5);
+    world.disk_good(true);
+    world.disk_latency = Duration::from_millis(20);
+    world.acks = true;
+    world.mend_cable();
+    world.seconds(60);
+    for _ in 0..20 {
+        if world.disk.is_empty() && world.view().backlog == 0 {
+            break;
+        }
+        world.seconds(20);
+    }
+}
+
+fn check(world: &World) -> Result<(), TestCaseError> {
+    drained(world)?;
+    nothing_is_missing(world)?;
+    window_is_kept(world)?;
+    lanes_are_kept(world)?;
+    history_is_in_order(world)?;
+    duplicates_are_explained(world)?;
+    times_are_possible(world)?;
+    led_never_waits(world)?;
+    led_changes_are_told(world)
+}
+
+fn drained(world: &World) -> Result<(), TestCaseError> {
+    prop_assert!(
+        world.disk.is_empty(),
+        "left on the disk: {:?}",
+        world.disk.keys()
+    );
+    prop_assert_eq!(world.view().backlog, 0);
+    Ok(())
+}
+
+fn nothing_is_missing(world: &World) -> Result<(), TestCaseError> {
+    for ended in &world.ended {
+        let missing = world.missing(ended.run, ended.last_seq);
+        let owed: Vec<u64> = missing
+            .into_iter()
+            .filter(|seq| ended.clean || ended.on_disk.contains(seq) || *seq <= ended.durable_to)
+            .collect();
+        prop_assert!(owed.is_empty(), "{:?} missing of {:?}", owed, ended);
+    }
+    let missing = world.missing(world.run, world.view().last_seq);
+    prop_assert!(missing.is_empty(), "missing of the last run: {:?}", missing);
+    Ok(())
+}
+
+fn window_is_kept(world: &World) -> Result<(), TestCaseError> {
+    let bound = world.settings.delivery.window + CONTROL_ROOM;
+    prop_assert!(
+        world.window_seen <= bound,
+        "{} of {}",
+        world.window_seen,
+        bound
+    );
+    Ok(())
+}
+
+/// Nothing replayed goes to the live topics, and nothing but readings to the first of them.
+fn lanes_are_kept(world: &World) -> Result<(), TestCaseError> {
+    for received in &world.received {
+        let Value::Object(fields) = &received.value else {
+            return Err(TestCaseError::fail("not an object"));
+        };
+        let replayed = fields.get("replayed") == Some(&Value::Bool(true));
+        match received.topic {
+            Topic::History => prop_assert!(replayed, "{:?}", received),
+            Topic::Telemetry => {
+                prop_assert!(!replayed && fields.contains_key("light"), "{:?}", received);
+            }
+            Topic::Events => prop_assert!(!replayed && fields.contains_key("event")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn keys(world: &World) -> impl Iterator<Item = ((&str, u64), &world::Received)> {
+    world.received.iter().filter_map(|received| {
+        let run = received.value["run"].as_str()?;
+        Some(((run, received.value["seq"].as_u64()?), received))
+    })
+}
+
+/// Oldest first, where a record is told for the first time.
+fn history_is_in_order(world: &World) -> Result<(), TestCaseError> {
+    let mut seen = BTreeSet::new();
+    let mut newest: HashMap<&str, u64> = HashMap::new();
+    for (key, received) in keys(world) {
+        if seen.insert(key) && received.topic == Topic::History {
+            let newest = newest.entry(key.0).or_default();
+            prop_assert!(*newest < key.1, "{} after {} of {}", key.1, newest, key.0);
+            *newest = key.1;
+        }
+    }
+    Ok(())
+}
+
+/// A record comes twice only if it was in flight when its session or its life ended, or when the
+/// server's ack was late.
+fn duplicates_are_explained(world: &World) -> Result<(), TestCaseError> {
+    let mut last: BTreeMap<(&str, u64), &world::Received> = BTreeMap::new();
+    for (key, received) in keys(world) {
+        let Some(before) = last.insert(key, received) else {
+            continue;
+        };
+        let confirmed = world.confirmed.get(&(before.life, before.token));
+        let by_server = world.settings.delivery.confirm == Confirm::Server;
+        let explained = if before.life != received.life {
+            let ended = &world.ended[before.life as usize - 1];
+            by_server || confirmed.is_none_or(|at| *at + FORGOTTEN_BY > ended.at)
+        } else if before.session != received.session {
+            by_server || confirmed.is_none()
+        } else {
+            by_server && received.at >= before.at + ACK_TIMEOUT
+        };
+        prop_assert!(explained, "{:?} again as {:?}", before, received);
+    }
+    Ok(())
+}
+
+fn times_are_possible(world: &World) -> Result<(), TestCaseError> {
+    for (_, received) in keys(world) {
+        for field in ["ts", "began", "ended"] {
+            let time = received.value[field].as_str().unwrap_or(BUILT);
+            prop_assert!(time >= BUILT && time.len() == BUILT.len(), "{:?}", received);
+        }
+    }
+    Ok(())
+}
+
+/// After every input the LED is what the model says, whatever else went on.
+fn led_never_waits(world: &World) -> Result<(), TestCaseError> {
+    let mut model = Model::new(
+        &world.settings,
+        world.trace.first().is_some_and(|step| step.led_on),
+    );
+    for (place, step) in world.trace.iter().enumerate() {
+        model.step(step, &world.settings);
+        prop_assert_eq!(
+            model.led_on,
+            step.led_on,
+            "at step {}: {:?} {:?}\n{:#?}",
+            place,
+            step,
+            model,
+            &world.trace[place.saturating_sub(6)..place]
+        );
+    }
+    Ok(())
+}
+
+/// Each change of the LED is told by one event, in order.
+fn led_changes_are_told(world: &World) -> Result<(), TestCaseError> {
+    let mut told: BTreeMap<(&str, u64), bool> = BTreeMap::new();
+    for (key, received) in keys(world) {
+        if received.value["event"] == "led" {
+            told.insert(key, received.value["led_on"] == true);
+        }
+    }
+    let runs = world.ended.iter().map(|ended| (ended.run, ended.clean));
+    for (run, clean) in runs.chain([(world.run, true)]) {
+        if !clean || !world.lost(run).is_empty() {
+            continue;
+        }
+        let name = run.to_string();
+        let told: Vec<bool> = told
+            .iter()
+            .filter(|((of, _), _)| *of == name)
+            .map(|(_, led_on)| *led_on)
+            .collect();
+        let changed: Vec<bool> = world
+            .led_changes
+            .iter()
+            .filter(|(of, _)| *of == run)
+            .map(|(_, led_on)| *led_on)
+            .collect();
+        prop_assert_eq!(told, changed, "LED changes of {}", name);
+    }
+    Ok(())
+}
+
+/// The rules for the LED, told a second time and in another way.
+#[derive(Debug)]
+struct Model {
+    led_on: bool,
+    changed_at: Option<Duration>,
+    mode: Mode,
+    on_below: f64,
+    off_above: f64,
+    /// The server's word, its lease, and until when it holds.
+    word: Option<(bool, Lease, Option<Duration>)>,
+    light: Option<f64>,
+    failures: u32,
+    last_good: Duration,
+    faulty: bool,
+    ids: BTreeSet<String>,
+    settling: Option<(Duration, Duration)>,
+    waiting: Option<(Value, Duration)>,
+    stopping: bool,
+}
+
+impl Model {
+    fn new(settings: &Settings, led_on: bool) -> Self {
+        Self {
+            led_on,
+            changed_at: None,
+            mode: settings.lighting.mode,
+            on_below: settings.lighting.on_below,
+            off_above: settings.lighting.off_above,
+            word: None,
+            light: None,
+            failures: 0,
+            last_good: Duration::from_secs(100),
+            faulty: false,
+            ids: BTreeSet::new(),
+            settling: None,
+            waiting: None,
+            stopping: false,
+        }
+    }
+
+    fn step(&mut self, step: &Step, settings: &Settings) {
+        let now = step.now.boot;
+        let Some(input) = &step.input else {
+            let led_on = self.led_on;
+            *self = Self::new(settings, led_on);
+            self.last_good = now;
+            return;
+        };
+        if self.stopping {
+            return;
+        }
+        self.decide(now, settings);
+        match input {
+            Input::Read(light) => {
+                self.light = Some(*light);
+                self.failures = 0;
+                self.last_good = now;
+                self.faulty = false;
+            }
+            Input::ReadFailed(_) => self.failures += 1,
+            Input::LinkUp => {
+                self.settling = Some((
+                    now + Duration::from_millis(250),
+                    now + Duration::from_secs(1),
+                ));
+            }
+            Input::LinkDown { .. } => {
+                if self.mode != Mode::Remote
+                    && matches!(self.word, Some((_, Lease::WhileLinked, _)))
+                {
+                    self.word = None;
+                }
+            }
+            Input::BacklogOpened(opened) => self.ids.extend(opened.command_ids.iter().cloned()),
+            Input::ServerAcked(_) => self.server_alive(now),
+            Input::ServerStatus(status) if status == b"offline" => {
+                if self.mode != Mode::Remote {
+                    self.word = None;
+                }
+            }
+            Input::ServerStatus(_) => self.server_alive(now),
+            Input::CommandReceived {
+                payload,
+                retained: false,
+            } => self.command(payload, step, settings),
+            Input::ShutdownAsked => self.stopping = true,
+            _ => {}
+        }
+        if !self.stopping {
+            self.decide(now, settings);
+            self.settle(step, settings);
+            self.decide(now, settings);
+        }
+    }
+
+    fn command(&mut self, payload: &[u8], step: &Step, settings: &Settings) {
+        let Ok(value) = serde_json::from_slice::<Value>(payload) else {
+            return;
+        };
+        let text = |key: &str| value[key].as_str().map(str::to_owned);
+        let odd = value["lease"] == "-1s" || value["id"] == "";
+        let id = text("id");
+        if odd || id.as_ref().is_some_and(|id| self.ids.contains(id)) {
+            return;
+        }
+        let expires_at = text("expires_at");
+        if expires_at.as_ref().is_some_and(|at| expired(at, step)) {
+            return;
+        }
+        if expires_at.is_some() && !step.clock_known && self.settling.is_some() {
+            return;
+        }
+        let is_command = value["led_on"].is_boolean() && value["command"].is_null();
+        if is_command {
+            self.ids.extend(id);
+            match &mut self.settling {
+                Some((until, by)) => {
+                    *until = (step.now.boot + Duration::from_millis(250)).min(*by);
+                    self.waiting = Some((value, step.now.boot));
+                }
+                None => self.obey(&value, step.now.boot, settings),
+            }
+        } else if value["led_on"].is_null()
+            && matches!(
+                value["command"].as_str(),
+                Some("set" | "read-now" | "reboot")
+            )
+        {
+            self.server_alive(step.now.boot);
+            let low = value["on_below"].as_f64().unwrap_or(self.on_below);
+            let high = value["off_above"].as_f64().unwrap_or(self.off_above);
+            if value["command"] == "set" && low <= high {
+                (self.on_below, self.off_above) = (low, high);
+                self.mode = match value["mode"].as_str() {
+                    Some("auto") => Mode::Auto,
+                    Some("local") => Mode::Local,
+                    Some("remote") => Mode::Remote,
+                    _ => self.mode,
+                };
+            }
+        }
+    }
+
+    /// What waited at the broker settles: the newest counts.
+    fn settle(&mut self, step: &Step, settings: &Settings) {
+        let now = step.now.boot;
+        if self.settling.is_some_and(|(until, _)| now >= until) {
+            self.settling = None;
+            if let Some((value, _)) = self.waiting.take() {
+                let too_late = value["expires_at"]
+                    .as_str()
+                    .is_some_and(|at| expired(at, step));
+                if !too_late {
+                    self.obey(&value, now, settings);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, value: &Value, now: Duration, settings: &Settings) {
+        self.server_alive(now);
+        if self.mode == Mode::Local {
+            return;
+        }
+        let own = value["lease"]
+            .as_str()
+            .and_then(|lease| lease.strip_suffix('s')?.parse().ok())
+            .map(|seconds| Lease::For(Duration::from_secs(seconds)));
+        let lease = own.unwrap_or(settings.lighting.lease);
+        self.word = Some((value["led_on"] == true, lease, end(lease, now)));
+    }
+
+    fn server_alive(&mut self, now: Duration) {
+        if let Some((_, lease, until)) = &mut self.word
+            && until.is_none_or(|until| now < until)
+        {
+            *until = end(*lease, now);
+        }
+    }
+
+    fn decide(&mut self, now: Duration, settings: &Settings) {
+        let over = |until: Option<Duration>| until.is_some_and(|until| now >= until);
+        if self.mode == Mode::Auto && self.word.is_some_and(|(_, _, until)| over(until)) {
+            self.word = None;
+        }
+        let silent = now >= self.last_good + 3 * settings.lighting.interval;
+        self.faulty |= self.failures >= 3 || silent;
+        let word = match self.mode {
+            Mode::Local => None,
+            Mode::Auto | Mode::Remote => self.word.map(|(led_on, ..)| led_on),
+        };
+        let held = self
+            .changed_at
+            .is_some_and(|at| now < at + settings.lighting.hold);
+        let led_on = match (word, self.light) {
+            (Some(led_on), _) => led_on,
+            (None, _) if self.mode == Mode::Remote => self.led_on,
+            (None, _) if self.faulty => match settings.lighting.fail_safe {
+                FailSafe::On => true,
+                FailSafe::Off => false,
+                FailSafe::Keep => self.led_on,
+            },
+            (None, Some(light)) if !held && light < self.on_below => true,
+            (None, Some(light)) if !held && light > self.off_above => false,
+            _ => self.led_on,
+        };
+        if led_on != self.led_on {
+            self.led_on = led_on;
+            self.changed_at = Some(now);
+        }
+    }
+}
+
+fn end(lease: Lease, now: Duration) -> Option<Duration> {
+    match lease {
+        Lease::For(lease) => Some(now + lease),
+        Lease::WhileLinked => None,
+    }
+}
+
+fn expired(at: &str, step: &Step) -> bool {
+    at.parse::<jiff::Timestamp>()
+        .is_ok_and(|at| at.as_millisecond() <= step.now.wall_ms)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn every_promise_holds_whatever_happens(settings in rules(), schedule in schedule()) {
+        let mut world = play(&settings, &schedule);
+        heal(&mut world);
+        check(&world)?;
+    }
+
+    #[test]
+    fn it_always_stops_in_time(settings in rules(), schedule in schedule()) {
+        let mut world = play(&settings, &schedule);
+        world.input(Input::ShutdownAsked);
+        world.run_for(Duration::from_millis(3_100));
+        prop_assert_eq!(world.exit, Some(Exit::Stopped));
+    }
+}
