@@ -252,21 +252,24 @@ fn a_server_killed_again_and_again_during_a_replay_loses_nothing() {
     let mut server = Server::start(broker.port, &[]);
     eventually("it is on line", || status(&ear) == "online");
     broker.stop();
-    let mut agent = waiting_agent("pi-c", broker.port);
-    agent.run();
-    std::thread::sleep(Duration::from_secs(12));
+    // 100 records a second, replayed for about as long as the kills take.
+    let more = "[sensor]\ndriver = \"iio\"\npath = \"{folder}/light\"\ninterval = \"10ms\"\n\
+                [delivery]\nconfirm = \"server\"\nack_timeout = \"2s\"\nreplay_rate = 300\n\
+                replay_jitter = \"0s\"\n";
+    let mut agent = Agent::start("pi-c", broker.port, more);
+    std::thread::sleep(Duration::from_secs(15));
     server.kill();
     broker.restart();
-    for round in 0..5 {
+    for round in 0..8 {
         server.run();
-        std::thread::sleep(Duration::from_millis(250 + 130 * round));
+        std::thread::sleep(Duration::from_millis(250 + 90 * round));
         server.kill();
     }
     server.run();
     eventually("the backlog drains", || backlog(&agent) == 0);
     eventually("nothing is missing", || {
         let account = account(&ear, "pi-c");
-        account["missing"] == 0 && account["received"].as_u64() > Some(120)
+        account["missing"] == 0 && account["received"].as_u64() > Some(1_200)
     });
     assert_eq!(agent.stop().code(), Some(0));
     // What the stop left to the disk is for the next run; what was published is kept.

@@ -21,8 +21,8 @@ use crate::io::broker;
 const MAX_PACKET: usize = 1024 * 1024;
 /// Publications of the server that the broker has not confirmed.
 const IN_FLIGHT: u16 = 500;
-/// Orders to the client that wait; beyond it the shell waits.
-const ORDERS: usize = 2_000;
+/// Orders that wait in the client: few, so that a command has no long queue before it.
+const ORDERS: usize = 64;
 /// Without any event for so many keep-alives the broker is dead, whatever TCP says.
 const DEAD_AFTER: f64 = 2.5;
 /// A clean goodbye may take so long.

@@ -25,7 +25,8 @@ use crate::logic::time::rfc3339;
 /// With more under way than this nothing more is read for now.
 const MOST_WAITING: usize = 2_000;
 const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
-const MOST_OUT: usize = 4_000;
+/// With more than this to tell, the broker is not listening.
+const MOST_OUT: usize = 200_000;
 /// Devices whose newest reading waits to be decided about.
 const MOST_READINGS: usize = 10_000;
 /// A reading is decided about when nothing newer is there, and after this time in any case.
@@ -61,6 +62,9 @@ pub struct Shell {
     readings: HashMap<String, f64>,
     readings_since: Option<Instant>,
     issued_ms: i64,
+    /// Commands and the like: told before anything else.
+    urgent: VecDeque<Out>,
+    /// Acks and what they allow to acknowledge, in order.
     out: VecDeque<Out>,
     /// Handed to the keeper in this session and not yet kept.
     waiting: usize,
@@ -124,6 +128,7 @@ impl Shell {
             readings: HashMap::new(),
             readings_since: None,
             issued_ms: 0,
+            urgent: VecDeque::new(),
             out: VecDeque::new(),
             waiting: 0,
             waiting_bytes: 0,
@@ -185,7 +190,7 @@ impl Shell {
                     *since = Some(Instant::now());
                 }
                 info!("connected to {}", self.door.broker.url());
-                self.publish(self.door.status_topic.clone(), true, "online".into());
+                self.publish_first(self.door.status_topic.clone(), true, "online".into());
             }
             Heard::Message(publish) => self.take(&publish),
             Heard::Confirmed => self.unconfirmed = self.unconfirmed.saturating_sub(1),
@@ -230,7 +235,7 @@ impl Shell {
                 warn!("the store has failed, and the devices keep their records: {why}");
                 self.store_is_good = false;
                 // So that they know, and decide by themselves.
-                self.publish(self.door.status_topic.clone(), true, "offline".into());
+                self.publish_first(self.door.status_topic.clone(), true, "offline".into());
                 self.flush();
                 self.link_down("there is no store", false);
             }
@@ -274,7 +279,8 @@ impl Shell {
         let Link::Up { session, .. } = &self.link else {
             return;
         };
-        if !session.is_idle() && since.elapsed() < DECIDE_WITHIN {
+        let more_may_come = !session.is_idle() && since.elapsed() < DECIDE_WITHIN;
+        if more_may_come || !self.urgent.is_empty() {
             return;
         }
         self.readings_since = None;
@@ -287,7 +293,7 @@ impl Shell {
             self.printer.decided(&device, light, led_on);
             if let Some(led_on) = led_on {
                 let command = wire::command(led_on, Uuid::new_v4(), &issued_at);
-                self.publish(self.topics.commands.of(&device), false, command);
+                self.publish_first(self.topics.commands.of(&device), false, command);
             }
         }
     }
@@ -308,9 +314,21 @@ impl Shell {
         }
     }
 
+    /// For acks and accounts, which have time.
     fn publish(&mut self, topic: String, retain: bool, payload: String) {
         if self.is_up() {
             self.out.push_back(Out::Publish {
+                topic,
+                retain,
+                payload,
+            });
+        }
+    }
+
+    /// For commands and status, which have none.
+    fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
+        if self.is_up() {
+            self.urgent.push_back(Out::Publish {
                 topic,
                 retain,
                 payload,
@@ -323,7 +341,7 @@ impl Shell {
         let Link::Up { session, .. } = &self.link else {
             return;
         };
-        while let Some(out) = self.out.front() {
+        while let Some(out) = self.urgent.front().or(self.out.front()) {
             let taken = match out {
                 Out::Publish {
                     topic,
@@ -339,7 +357,12 @@ impl Shell {
             if !taken {
                 break;
             }
-            self.out.pop_front();
+            if self.urgent.pop_front().is_none() {
+                self.out.pop_front();
+            }
+        }
+        if self.out.len() > MOST_OUT {
+            self.link_down("the broker does not take what it is told", false);
         }
     }
 
@@ -363,6 +386,7 @@ impl Shell {
             retry_at: Instant::now() + wait,
         };
         self.out.clear();
+        self.urgent.clear();
         self.readings.clear();
         self.readings_since = None;
         (self.waiting, self.waiting_bytes, self.unconfirmed) = (0, 0, 0);
@@ -370,9 +394,12 @@ impl Shell {
     }
 
     fn has_room(&self) -> bool {
-        self.waiting < MOST_WAITING
-            && self.waiting_bytes < MOST_WAITING_BYTES
-            && self.out.len() < MOST_OUT
+        // Not by what is to be told: while nothing is read, the client does not write either.
+        self.waiting < MOST_WAITING && self.waiting_bytes < MOST_WAITING_BYTES
+    }
+
+    fn to_tell(&self) -> usize {
+        self.urgent.len() + self.out.len()
     }
 
     fn is_up(&self) -> bool {
@@ -388,7 +415,7 @@ impl Shell {
         if let Some(since) = self.readings_since {
             deadline = deadline.min(since + DECIDE_WITHIN);
         }
-        if !self.out.is_empty() {
+        if self.to_tell() > 0 {
             deadline = deadline.min(now + Duration::from_millis(20));
         }
         deadline
@@ -419,7 +446,7 @@ impl Shell {
         self.publish(self.door.status_topic.clone(), true, "offline".into());
         let until = Instant::now() + END_TELL;
         self.flush();
-        while self.is_up() && self.unconfirmed + self.out.len() > 0 && Instant::now() < until {
+        while self.is_up() && self.unconfirmed + self.to_tell() > 0 && Instant::now() < until {
             tokio::select! {
                 heard = next(&mut self.link) => match heard {
                     Heard::Confirmed => self.unconfirmed = self.unconfirmed.saturating_sub(1),

@@ -70,7 +70,7 @@ impl Store {
             log: File::open(place.join("db")).map_err(told)?,
             db,
         };
-        let version = guard(|| Ok(store.db.get(b"v").map_err(words)?)).map_err(OpenError::Other)?;
+        let version = guard(|| store.db.get(b"v").map_err(words)).map_err(OpenError::Other)?;
         match version.as_deref() {
             Some(VERSION) => {}
             None => {
