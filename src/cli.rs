@@ -214,6 +214,9 @@ pub struct Server {
     /// Print the account of a store at rest, each device and each of its runs, and end
     #[arg(long)]
     pub account: bool,
+    /// Print every record of a store at rest as a line of JSON, and end
+    #[arg(long, conflicts_with = "account")]
+    pub export: bool,
 }
 
 impl Server {

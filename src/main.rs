@@ -98,6 +98,15 @@ fn serve(how: cli::Server) -> Exit {
             Err(error) => no_store(&error),
         };
     }
+    if how.export {
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let exported = server::export(&how.store, &mut out);
+        return match exported {
+            Ok(()) if out.flush().is_ok() => Exit::Done,
+            Ok(()) => Exit::Software,
+            Err(error) => no_store(&error),
+        };
+    }
     let settings = match how.settings() {
         Ok(settings) => settings,
         Err(problem) => {

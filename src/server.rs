@@ -13,7 +13,7 @@
 //!
 //! Reading order: `ledger` (what is new, what is missing; pure) with `account` and `intervals`,
 //! `decision` (pure), `wire` and `topics` (pure), `store`, `keeper` (the thread of ledger and store),
-//! `session`, `shell` (the loop), `printer`. `main` calls [`run`] and [`account`].
+//! `session`, `shell` (the loop), `printer`. `main` calls [`run`], [`account`] and [`export`].
 
 mod account;
 mod decision;
@@ -30,6 +30,7 @@ mod wire;
 #[cfg(test)]
 mod ledger_tests;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
@@ -91,14 +92,41 @@ pub async fn run(
 /// # Errors
 /// When there is no store, or a server has it open, or it is damaged.
 pub fn account(path: &Path) -> Result<String, OpenError> {
+    let store = at_rest(path)?;
+    guard(|| lines(&store)).map_err(OpenError::Other)
+}
+
+/// Every record of a store at rest, device by device and in order, to `out`: a line of JSON each.
+///
+/// # Errors
+/// As [`account`], and when `out` does not take it.
+pub fn export(path: &Path, out: &mut impl Write) -> Result<(), OpenError> {
+    let store = at_rest(path)?;
+    let all = || {
+        for (device, _) in store.devices()? {
+            let name = serde_json::Value::from(device.as_str());
+            for (run, _) in store.runs(&device)? {
+                store.export(&device, run, |record| {
+                    // A line break can only lie between the parts of it.
+                    let record = record.replace(['\n', '\r'], " ");
+                    writeln!(out, "{{\"device\":{name},\"record\":{record}}}")
+                        .map_err(|error| error.to_string())
+                })?;
+            }
+        }
+        Ok(())
+    };
+    guard(all).map_err(OpenError::Other)
+}
+
+fn at_rest(path: &Path) -> Result<Store, OpenError> {
     if !path.join("store").is_dir() {
         let path = path.display();
         return Err(OpenError::Other(format!(
             "there is no store in {path}; name its folder with --store"
         )));
     }
-    let store = Store::open(path)?;
-    guard(|| lines(&store)).map_err(OpenError::Other)
+    Store::open(path)
 }
 
 fn lines(store: &Store) -> Result<String, String> {

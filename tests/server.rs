@@ -272,11 +272,21 @@ fn a_server_killed_again_and_again_during_a_replay_loses_nothing() {
         account["missing"] == 0 && account["received"].as_u64() > Some(1_200)
     });
     assert_eq!(agent.stop().code(), Some(0));
-    // What the stop left to the disk is for the next run; what was published is kept.
     server.stop();
     let text = server.account();
     assert!(text.contains(" 0 lost, 0 missing"), "{text}");
     println!("{text}");
+    let output = server.command().arg("--export").output().expect("it runs");
+    let seqs: Vec<u64> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["record"]["seq"].as_u64())
+        .collect();
+    let all: Vec<u64> = (1..=seqs.len() as u64).collect();
+    assert_eq!(seqs, all, "each record once, in order");
+    assert!(
+        text.starts_with(&format!("pi-c: {} received", all.len())),
+        "{text}"
+    );
 }
 
 #[test]

@@ -26,6 +26,14 @@ const MOST_RUNS: usize = 4_096;
 /// Masks kept in memory for a run between two batches.
 const OPEN_BLOCKS: usize = 4;
 
+/// The mask of a block that has all its records. There is no record 0.
+pub fn whole(block: u64) -> u64 {
+    match block {
+        0 => !1,
+        _ => !0,
+    }
+}
+
 /// Why the shelf does not answer, in words.
 pub type Fault = String;
 
@@ -108,6 +116,8 @@ pub trait Shelf {
 pub enum Change<'a> {
     /// A new record.
     Record(&'a str, Uuid, u64, &'a str),
+    /// All records of a block are there now, those of this batch told before.
+    Full(&'a str, Uuid, u64),
     /// What is known of a run now.
     Run(&'a str, Uuid, &'a Run),
     /// A loss that was told.
@@ -141,6 +151,8 @@ struct Known {
     open: Vec<(u64, u64)>,
     /// The records of this batch.
     fresh: Vec<(u64, String)>,
+    /// The blocks that it has made full.
+    full: Vec<u64>,
     changed: bool,
 }
 
@@ -226,8 +238,10 @@ impl Ledger {
             let runs = device.runs.iter().filter(|(_, known)| known.changed);
             let runs = runs.flat_map(move |(run, known)| {
                 let records = known.fresh.iter();
+                let full = known.full.iter();
                 records
                     .map(move |(seq, json)| Change::Record(id, *run, *seq, json))
+                    .chain(full.map(move |block| Change::Full(id, *run, *block)))
                     .chain([Change::Run(id, *run, &known.head)])
             });
             let told = device.told.iter().map(move |loss| Change::Told(id, loss));
@@ -304,12 +318,14 @@ impl Device {
         let bit = 1 << (seq % BLOCK);
         let is_new = *mask & bit == 0;
         *mask |= bit;
+        let is_full = *mask == whole(seq / BLOCK);
         let head = &mut known.head;
         if is_new {
             head.received += 1;
             head.received_in_losses += u64::from(head.losses.contains(seq));
             head.last = head.last.max(seq);
             known.fresh.push((seq, json));
+            known.full.extend(is_full.then_some(seq / BLOCK));
         } else {
             head.twice += 1;
         }
@@ -392,6 +408,7 @@ impl Device {
         self.told = HashSet::new();
         for known in self.runs.values_mut() {
             known.fresh = Vec::new();
+            known.full = Vec::new();
             known.changed = false;
             let excess = known.open.len().saturating_sub(OPEN_BLOCKS);
             known.open.drain(..excess);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::account::{Counts, Run, Totals};
-use super::ledger::{Arrived, BLOCK, Change, Fault, Ledger, Loss, Shelf, Taken, Tells};
+use super::ledger::{Arrived, BLOCK, Change, Fault, Ledger, Loss, Shelf, Taken, Tells, whole};
 
 const RUNS: u128 = 3;
 
@@ -26,6 +26,9 @@ impl Memory {
                 Change::Record(device, run, seq, json) => {
                     let before = self.records.insert((device.into(), run, seq), json.into());
                     assert_eq!(before, None, "a record is stored once");
+                }
+                Change::Full(device, run, block) => {
+                    assert_eq!(self.block(device, run, block), Ok(whole(block)));
                 }
                 Change::Run(device, run, head) => {
                     self.runs.insert((device.into(), run), head.clone());

@@ -2,7 +2,10 @@
 //!
 //! A batch is one atomic write and is on the disk when [`Store::write`] returns. It decides nothing:
 //! `ledger` says what to write and asks through [`Shelf`]. `keeper` owns it while the server runs;
-//! `--account` reads it at rest.
+//! `--account` and `--export` read it at rest.
+//!
+//! Records lie singly until their block is full, and then packed: sled's memory and disk grow with the
+//! number of its entries (220,000 single records are 105 MB on disk).
 //!
 //! Keys, numbers big-endian (a device id has no zero byte in it):
 //!
@@ -10,15 +13,19 @@
 //!   d device                          what is known of the device
 //!   h device 0 run                    what is known of the run
 //!   r device 0 run seq                a record
+//!   s device 0 run block              the 64 records of a full block, packed
 //!   t device 0 run from to count      a loss that was told
 //!   v                                 the version of this layout
 //! ```
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use miniz_oxide::deflate::compress_to_vec;
+use miniz_oxide::inflate::decompress_to_vec_with_limit;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sled::{Batch, IVec};
@@ -26,11 +33,18 @@ use uuid::Uuid;
 
 use super::account::{Run, Totals};
 use super::intervals::Intervals;
-use super::ledger::{BLOCK, Change, Fault, Loss, Shelf};
+use super::ledger::{BLOCK, Change, Fault, Loss, Shelf, whole};
+use super::wire::MOST_BYTES;
 
 const VERSION: &[u8] = b"1";
 /// With less space nothing is written: sled does not survive a full disk.
 const FLOOR: u64 = 16 * 1024 * 1024;
+/// Larger values are not safe in sled.
+const MOST_VALUE: usize = 7_000;
+/// Of a block: 64 records of the greatest length, and their lengths.
+const MOST_UNPACKED: usize = BLOCK as usize * (MOST_BYTES + 4);
+/// Of compression; higher ones cost much and gain little.
+const LEVEL: u8 = 6;
 const CACHE: u64 = 16 * 1024 * 1024;
 /// The threads of a store that was just closed may hold its lock for a moment.
 const LOCK_TRIES: u32 = 50;
@@ -100,10 +114,16 @@ impl Store {
     pub fn write<'a>(&self, changes: impl Iterator<Item = Change<'a>>) -> Result<(), Fault> {
         self.above_floor()?;
         let mut batch = Batch::default();
+        let mut fresh = HashMap::new();
         for change in changes {
             match change {
                 Change::Record(device, run, seq, json) => {
-                    batch.insert(record(device, run, seq), json.as_bytes());
+                    let key = record(device, run, seq);
+                    batch.insert(key.clone(), json.as_bytes());
+                    fresh.insert(key, json);
+                }
+                Change::Full(device, run, block) => {
+                    self.pack(&mut batch, &fresh, (device, run, block))?;
                 }
                 Change::Run(device, run, head) => {
                     batch.insert(of_run(b'h', device, run), json(head))
@@ -143,8 +163,8 @@ impl Store {
     pub fn missing(&self, device: &str, run: Uuid, head: &Run) -> Result<Vec<(u64, u64)>, Fault> {
         let mut known = head.losses.clone();
         let mut received = Intervals::default();
-        self.each(device, run, 1, head.last, |seq| {
-            received.insert(seq, seq);
+        self.each(device, run, 1, head.last, |from, to| {
+            received.insert(from, to);
         })?;
         for (from, to) in received.iter() {
             known.insert(from, to);
@@ -152,19 +172,97 @@ impl Store {
         Ok(known.gaps(head.last))
     }
 
+    /// Every record of a run as it came, in order.
+    pub fn export(
+        &self,
+        device: &str,
+        run: Uuid,
+        mut visit: impl FnMut(&str) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        // Packed and single ones lie apart; both are in order.
+        let prefix = of_run(b's', device, run);
+        let mut packed = self.db.scan_prefix(&prefix).peekable();
+        let mut single = self.db.scan_prefix(of_run(b'r', device, run)).peekable();
+        let number = |entry: &sled::Result<(IVec, IVec)>| match entry {
+            Ok((key, _)) => last_number(key),
+            Err(error) => Err(error.to_string()),
+        };
+        loop {
+            let block = packed.peek().map(number).transpose()?;
+            let seq = single.peek().map(number).transpose()?;
+            let packed_first = match (block, seq) {
+                (None, None) => return Ok(()),
+                (Some(block), Some(seq)) => block < seq / BLOCK,
+                (block, _) => block.is_some(),
+            };
+            let next = if packed_first {
+                packed.next()
+            } else {
+                single.next()
+            };
+            let Some(entry) = next else {
+                return Ok(());
+            };
+            let (_, value) = entry.map_err(words)?;
+            match packed_first {
+                true => {
+                    for json in unpacked(&value)? {
+                        visit(&json)?;
+                    }
+                }
+                false => visit(&text(&value)?)?,
+            }
+        }
+    }
+
+    /// Packs a full block, whose records are in the store or in this batch.
+    fn pack(
+        &self,
+        batch: &mut Batch,
+        fresh: &HashMap<Vec<u8>, &str>,
+        (device, run, block): (&str, Uuid, u64),
+    ) -> Result<(), Fault> {
+        let mut keys = Vec::new();
+        let mut bytes = Vec::new();
+        for seq in (block * BLOCK).max(1)..=block * BLOCK + (BLOCK - 1) {
+            let key = record(device, run, seq);
+            let stored = match fresh.get(&key) {
+                Some(json) => IVec::from(json.as_bytes()),
+                None => self.db.get(&key).map_err(words)?.ok_or_else(damaged)?,
+            };
+            bytes.extend((stored.len() as u32).to_be_bytes());
+            bytes.extend(stored.as_ref());
+            keys.push(key);
+        }
+        let value = compress_to_vec(&bytes, LEVEL);
+        // Long records that cannot be compressed stay as they are.
+        if value.len() <= MOST_VALUE {
+            for key in keys {
+                batch.remove(key);
+            }
+            batch.insert(of_block(device, run, block), value);
+        }
+        Ok(())
+    }
+
+    /// Visits the numbers of a run that are there, in no order.
     fn each(
         &self,
         device: &str,
         run: Uuid,
         from: u64,
         to: u64,
-        mut visit: impl FnMut(u64),
+        mut visit: impl FnMut(u64, u64),
     ) -> Result<(), Fault> {
+        let range = of_block(device, run, from / BLOCK)..=of_block(device, run, to / BLOCK);
+        for key in self.db.range(range).keys() {
+            let first = last_number(&key.map_err(words)?)?.saturating_mul(BLOCK);
+            visit(from.max(first).max(1), to.min(first + (BLOCK - 1)));
+        }
         let range = record(device, run, from)..=record(device, run, to);
         for key in self.db.range(range).keys() {
-            let key = key.map_err(words)?;
-            let seq = key.last_chunk::<8>().ok_or_else(damaged)?;
-            visit(u64::from_be_bytes(*seq));
+            let seq = last_number(&key.map_err(words)?)?;
+            visit(seq, seq);
         }
         Ok(())
     }
@@ -200,15 +298,18 @@ impl Shelf for Store {
     fn block(&self, device: &str, run: Uuid, block: u64) -> Result<u64, Fault> {
         let mut mask = 0;
         let first = block * BLOCK;
-        self.each(device, run, first, first + (BLOCK - 1), |seq| {
-            mask |= 1 << (seq % BLOCK);
+        self.each(device, run, first, first + (BLOCK - 1), |from, to| {
+            mask |= match from == to {
+                true => 1 << (from % BLOCK),
+                false => whole(block),
+            };
         })?;
         Ok(mask)
     }
 
     fn received(&self, device: &str, run: Uuid, from: u64, to: u64) -> Result<u64, Fault> {
         let mut count = 0;
-        self.each(device, run, from, to, |_| count += 1)?;
+        self.each(device, run, from, to, |from, to| count += to - from + 1)?;
         Ok(count)
     }
 
@@ -327,12 +428,36 @@ fn record(device: &str, run: Uuid, seq: u64) -> Vec<u8> {
     key
 }
 
+fn of_block(device: &str, run: Uuid, block: u64) -> Vec<u8> {
+    let mut key = of_run(b's', device, run);
+    key.extend(block.to_be_bytes());
+    key
+}
+
 fn told(device: &str, loss: &Loss) -> Vec<u8> {
     let mut key = of_run(b't', device, loss.of_run);
     for number in [loss.from, loss.to, loss.count] {
         key.extend(number.to_be_bytes());
     }
     key
+}
+
+fn last_number(key: &IVec) -> Result<u64, Fault> {
+    let number = key.last_chunk::<8>().ok_or_else(damaged)?;
+    Ok(u64::from_be_bytes(*number))
+}
+
+fn unpacked(value: &IVec) -> Result<Vec<String>, Fault> {
+    let bytes = decompress_to_vec_with_limit(value, MOST_UNPACKED).map_err(|_| damaged())?;
+    let mut records = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (record, behind) = behind.split_at_checked(length).ok_or_else(damaged)?;
+        records.push(text(record)?);
+        rest = behind;
+    }
+    Ok(records)
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
