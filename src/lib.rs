@@ -34,6 +34,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod demo;
 pub mod io;
 pub mod logic;
 pub mod server;

@@ -15,11 +15,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 const VARIABLE: &str = "NIGHTLIGHT_LOG";
 
-/// Starts the log. A level that does not exist is told and taken as `info`: a slip there is no reason
-/// to leave a room dark.
-pub(crate) fn start() {
+/// Starts the log, at `usual` where the variable is not set. A level that does not exist is told and
+/// taken as `info`: a slip there is no reason to leave a room dark.
+pub(crate) fn start(usual: LevelFilter) {
     let asked = std::env::var(VARIABLE).unwrap_or_default();
-    let level = level(&asked);
+    let level = match asked.is_empty() {
+        true => Some(usual),
+        false => level(&asked),
+    };
     let ours = level.unwrap_or(LevelFilter::INFO);
     let targets = Targets::new()
         .with_default(ours.min(LevelFilter::INFO))

@@ -16,6 +16,7 @@ use nightlight::io::web;
 use nightlight::server::{self, OpenError};
 use nightlight::{daemon, logic};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -26,7 +27,11 @@ fn main() -> ExitCode {
             return cli::exit_of(&error).into();
         }
     };
-    log::start();
+    // The demonstration has a screen of its own, which the usual lines would drown.
+    log::start(match cli.command {
+        Command::Demo(_) => LevelFilter::WARN,
+        _ => LevelFilter::INFO,
+    });
     carry_out(cli.command).into()
 }
 
@@ -36,7 +41,7 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => run(config),
             Err(error) => refused(&error),
         },
-        Command::Demo(demo) => self::demo(demo),
+        Command::Demo(demo) => nightlight::demo::run(&demo),
         Command::Check(file) => match load(file.config.as_deref()) {
             Ok(config) => checked(&config),
             Err(error) => refused(&error),
@@ -176,11 +181,6 @@ fn reboot() -> Exit {
             Exit::Software
         }
     }
-}
-
-fn demo(_demo: cli::Demo) -> Exit {
-    tracing::error!("the demonstration is not in this build");
-    Exit::Software
 }
 
 fn checked(config: &Config) -> Exit {

@@ -561,20 +561,6 @@ fn a_frozen_sensor_is_not_believed_and_recovers_by_itself() {
 }
 
 #[test]
-fn a_sensor_that_hangs_is_told() {
-    let mut world = World::new(settings());
-    world.seconds(5);
-    world.sensor_hangs = true;
-    world.seconds(5);
-    let events = world.on(Topic::Events);
-    assert!(
-        events
-            .iter()
-            .any(|value| value["event"] == "sensor" && value["ok"] == false)
-    );
-}
-
-#[test]
 fn the_leds_own_light_does_not_make_it_oscillate() {
     let mut world = World::new(settings());
     world.server = false;
@@ -624,4 +610,201 @@ fn rules_set_for_good_outlive_a_restart_and_others_do_not() {
     world.seconds(5);
     assert_eq!(world.state["mode"], "auto");
     assert_eq!(world.state["off_above"], 20);
+}
+
+#[test]
+fn what_memory_has_in_flight_hides_nothing_that_the_disk_has() {
+    // The disk fails in the outage, and works again while memory tells what it has.
+    let mut settings = settings();
+    settings.delivery.replay_rate = 5.0;
+    let mut world = World::new(settings);
+    world.disk_good(false);
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(60);
+    world.mend_cable();
+    world.seconds(12);
+    world.latency = Duration::from_millis(1_500);
+    world.disk_good(true);
+    world.seconds(2);
+    world.latency = Duration::from_millis(5);
+    world.seconds(120);
+    assert_complete_once(&world);
+    assert!(world.disk.is_empty(), "{:?}", world.disk.keys());
+    assert_eq!(world.view().backlog, 0);
+}
+
+#[test]
+fn a_live_reading_that_cannot_be_sent_in_time_is_history() {
+    // The lesson's server answers each live reading: an old one must not come on the live topic.
+    let mut settings = settings();
+    settings.delivery.window = 1;
+    let mut world = World::new(settings);
+    world.seconds(5);
+    world.latency = Duration::from_secs(2);
+    world.seconds(120);
+    world.latency = Duration::from_millis(5);
+    world.seconds(60);
+    for received in &world.received {
+        let at = world::NOON_MS + received.at.as_millis() as i64;
+        let read: jiff::Timestamp = match received.value["ts"].as_str() {
+            Some(ts) if received.topic == Topic::Telemetry => ts.parse().expect("a time"),
+            _ => continue,
+        };
+        assert!(at - read.as_millisecond() < 3_000, "{received:?}");
+    }
+    assert_complete_once(&world);
+}
+
+#[test]
+fn removals_behind_a_slow_write_are_counted() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.disk_latency = Duration::from_secs(4);
+    world.latency = Duration::from_millis(700);
+    world.seconds(5);
+    world.latency = Duration::from_millis(5);
+    world.seconds(30);
+    assert!(world.disk.is_empty());
+    assert_eq!(world.view().backlog, 0);
+}
+
+#[test]
+fn what_the_store_gives_up_is_told_and_is_no_backlog() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.seconds(30);
+    world.disk_drops_oldest(20);
+    let run = world.run;
+    world.mend_cable();
+    world.seconds(30);
+    assert_eq!(world.lost(run), (1..=20).collect());
+    assert_complete_once(&world);
+    assert_eq!(world.view().backlog, 0);
+}
+
+#[test]
+fn at_a_stop_no_record_is_made_that_nobody_can_keep() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.disk_latency = Duration::from_millis(900);
+    world.seconds(10);
+    world.input(Input::ShutdownAsked);
+    world.run_for(Duration::from_millis(600));
+    world.offset_ms += 3_600_000;
+    world.seconds(4);
+    assert_eq!(world.exit, Some(Exit::Stopped));
+    let (run, last) = (world.run, world.view().last_seq);
+    world.crash();
+    world.mend_cable();
+    world.seconds(60);
+    assert_eq!(world.missing(run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn a_hanging_sensor_is_told_once_and_so_is_its_return() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.sensor_hangs = true;
+    world.seconds(10);
+    world.sensor_hangs = false;
+    world.seconds(5);
+    let events: Vec<_> = world
+        .on(Topic::Events)
+        .into_iter()
+        .filter(|value| value["event"] == "sensor")
+        .map(|value| value["ok"].clone())
+        .collect();
+    assert_eq!(events, [false, true]);
+}
+
+#[test]
+fn read_now_does_not_pile_up_behind_a_hanging_sensor() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.sensor_hangs = true;
+    world.seconds(2);
+    for _ in 0..100 {
+        world.command(r#"{"command":"read-now"}"#);
+        world.run_for(Duration::from_millis(50));
+    }
+    let refused = world
+        .on(Topic::Results)
+        .into_iter()
+        .filter(|value| value["result"] == "rejected")
+        .count();
+    assert_eq!(refused, 100 - 16);
+}
+
+#[test]
+fn a_command_id_is_known_after_a_restart_though_its_first_write_failed() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(3);
+    world.disk_good(false);
+    world.command(r#"{"led_on":true,"id":"once"}"#);
+    world.pull_cable();
+    world.seconds(5);
+    world.disk_good(true);
+    world.seconds(5);
+    world.crash();
+    world.light = Some(500.0);
+    world.mend_cable();
+    world.seconds(12);
+    world.command(r#"{"led_on":true,"id":"once"}"#);
+    world.seconds(1);
+    let results = world.on(Topic::Results);
+    assert_eq!(
+        results.last().map(|value| &value["result"]),
+        Some(&"duplicate".into())
+    );
+}
+
+#[test]
+fn memory_is_bounded_though_neither_the_server_nor_the_disk_answers() {
+    let mut settings = settings();
+    settings.delivery.confirm = Confirm::Server;
+    settings.lighting.interval = Duration::from_millis(10);
+    let mut world = World::new(settings);
+    world.disk_good(false);
+    world.server = false;
+    world.latency = Duration::from_millis(1);
+    world.seconds(230);
+    let backlog = world.view().backlog;
+    assert!(backlog <= 20_000, "{backlog}");
+}
+
+#[test]
+fn the_end_of_the_lease_is_an_outage_though_a_reading_comes_at_that_moment() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(3);
+    world.command(r#"{"led_on":false}"#);
+    let end = world.now + Duration::from_secs(15);
+    let step = Duration::from_millis(10);
+    world.run_for(end - world.now - step);
+    world.now = end;
+    world.input(Input::Read(500.0));
+    assert_eq!(world.view().by, "fallback");
+    assert!(world.view().outage.is_some());
+}
+
+#[test]
+fn the_slowest_replay_and_the_wildest_clock_are_survived() {
+    let mut settings = settings();
+    settings.delivery.replay_rate = f64::MIN_POSITIVE;
+    let mut world = World::new(settings);
+    world.cable = false;
+    world.seconds(10);
+    world.mend_cable();
+    world.seconds(10);
+    for wall_ms in [i64::MAX, i64::MIN, 0] {
+        let now = nightlight::logic::time::Now {
+            wall_ms,
+            ..world.clocks()
+        };
+        world.controller.handle(Input::DeadlineReached, now);
+    }
+    world.seconds(10);
+    assert!(world.view().link_up);
 }

@@ -29,7 +29,7 @@ pub struct Settings {
 pub enum Keep {
     /// Every one.
     All,
-    /// The newest alone; the others are counted in a loss record.
+    /// The newest alone; the others never become records.
     Latest,
 }
 

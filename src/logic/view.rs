@@ -53,6 +53,8 @@ pub struct View {
     pub last_outage: Option<OutageReport>,
     /// Commands refused since the start.
     pub commands_refused: u64,
+    /// Results that a flood of commands left no room for, since the start.
+    pub results_dropped: u64,
 }
 
 impl View {
@@ -150,7 +152,11 @@ impl fmt::Display for View {
             "gives no readings"
         };
         writeln!(f, "sensor    {sensor}")?;
-        writeln!(f, "commands  {} refused", self.commands_refused)?;
+        writeln!(
+            f,
+            "commands  {} refused, {} results dropped",
+            self.commands_refused, self.results_dropped
+        )?;
         write!(
             f,
             "run       {}, record {}, nightlight {}",

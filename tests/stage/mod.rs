@@ -365,13 +365,12 @@ impl Listener {
                 }
             }
         });
-        let listener = Self {
+        Self {
             id: id.into(),
             client,
             heard,
             listening,
-        };
-        listener
+        }
     }
 
     pub fn listens(&self) -> bool {

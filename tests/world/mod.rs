@@ -176,7 +176,7 @@ pub struct World {
     /// What the controller got, when `keep_trace` is set.
     pub trace: Vec<Step>,
     pub keep_trace: bool,
-    /// When the records of this run were made: up to this number, at that time.
+    /// When the records of this run were made: up to this number, at that time (with `keep_trace`).
     made: Vec<(Duration, u64)>,
     pub ended: Vec<Ended>,
     /// Publications that the daemon knows to be confirmed, by life and token, and since when.
@@ -601,24 +601,27 @@ impl World {
         let step = self.keep_trace.then(|| input.clone());
         self.controller.handle(input, self.clocks());
         self.carry_out();
-        let last_seq = self.view().last_seq;
-        if self.made.last().is_none_or(|(_, seq)| *seq < last_seq) {
-            self.made.push((self.elapsed(), last_seq));
-        }
         if let Some(input) = step {
             self.trace_step(Some(input));
         }
     }
 
     fn trace_step(&mut self, input: Option<Input>) {
-        if self.keep_trace {
-            self.trace.push(Step {
-                now: self.clocks(),
-                input,
-                led_on: self.led_on,
-                clock_known: self.view().clock == ClockState::Synced,
-            });
+        if !self.keep_trace {
+            return;
         }
+        let View {
+            last_seq, clock, ..
+        } = self.view();
+        if self.made.last().is_none_or(|(_, seq)| *seq < last_seq) {
+            self.made.push((self.elapsed(), last_seq));
+        }
+        self.trace.push(Step {
+            now: self.clocks(),
+            input,
+            led_on: self.led_on,
+            clock_known: clock == ClockState::Synced,
+        });
     }
 
     fn carry_out(&mut self) {

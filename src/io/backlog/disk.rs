@@ -1,13 +1,15 @@
 //! The folder around the sled store: places, syncs, free space, the ballast, what a failure means,
 //! and moving a dead store aside. Nothing here looks into a store; `opening` and `store` call it.
 //!
-//!     <path>/store                                the sled store
-//!     <path>/store.new                            being built; complete only once it was renamed
-//!     <path>/store.old                            replaced; only to be removed
-//!     <path>/store.damaged-2026-11-20T17-03-11Z   dead, for a person to look at; newest two kept
-//!     <path>/store.before                         copy of sled's log while it is being opened
-//!     <path>/account                              what the store must at least know (`account`)
-//!     <path>/ballast                              1 MB to give back when the disk is full
+//! ```text
+//! <path>/store                                the sled store
+//! <path>/store.new                            being built; complete only once it was renamed
+//! <path>/store.old                            replaced; only to be removed
+//! <path>/store.damaged-2026-11-20T17-03-11Z   dead, for a person to look at; newest two kept
+//! <path>/store.before                         copy of sled's log while it is being opened
+//! <path>/account                              what the store must at least know (`account`)
+//! <path>/ballast                              1 MB to give back when the disk is full
+//! ```
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};

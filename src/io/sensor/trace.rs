@@ -34,21 +34,8 @@ impl Trace {
     /// # Errors
     /// [`SensorError`] when the file cannot be read, or its first line that is no row.
     pub fn open(path: &Path, speed: f64) -> Result<Self, SensorError> {
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
-            .map_err(|error| SensorError::file(path, error))?;
-        let recording = if bytes.len() as u64 > LARGEST {
-            Err(Bad::whole("is larger than 32 MiB; take a part of it"))
-        } else {
-            Recording::parse(&bytes)
-        };
         Ok(Self {
-            recording: recording.map_err(|bad| SensorError::Rubbish {
-                path: path.to_owned(),
-                line: bad.line,
-                what: bad.what,
-            })?,
+            recording: Recording::read(path)?,
             speed,
             opened: Instant::now(),
         })
@@ -64,7 +51,7 @@ impl Sensor for Trace {
 
 /// The rows of a recording; at least one.
 #[derive(Debug, Clone, PartialEq)]
-struct Recording {
+pub struct Recording {
     /// Seconds since the first row, which ascend, and the light from then on.
     rows: Vec<(f64, f64)>,
     /// Seconds from the first row to its return.
@@ -72,6 +59,32 @@ struct Recording {
 }
 
 impl Recording {
+    /// Reads a CSV file.
+    ///
+    /// # Errors
+    /// [`SensorError`] when it cannot be read, or its first line that is no row.
+    pub fn read(path: &Path) -> Result<Self, SensorError> {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
+            .map_err(|error| SensorError::file(path, error))?;
+        let recording = if bytes.len() as u64 > LARGEST {
+            Err(Bad::whole("is larger than 32 MiB; take a part of it"))
+        } else {
+            Self::parse(&bytes)
+        };
+        recording.map_err(|bad| SensorError::Rubbish {
+            path: path.to_owned(),
+            line: bad.line,
+            what: bad.what,
+        })
+    }
+
+    /// Seconds since the first row, ascending, and the light from then on; at least one.
+    pub fn rows(&self) -> &[(f64, f64)] {
+        &self.rows
+    }
+
     /// Reads the text of a CSV file.
     fn parse(bytes: &[u8]) -> Result<Self, Bad> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
@@ -129,7 +142,7 @@ impl Recording {
 
     /// The light when `played` seconds of the recording have been played: the last row at or before
     /// that time, counted round and round.
-    fn light_at(&self, played: f64) -> f64 {
+    pub fn light_at(&self, played: f64) -> f64 {
         let position = if self.period > 0.0 {
             played.rem_euclid(self.period)
         } else {

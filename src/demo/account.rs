@@ -1,0 +1,267 @@
+//! The account of the demonstration: what the server received, held against what the agent took.
+//!
+//! Collects records as they come, and judges them once, at the end. It believes the server alone: of
+//! the agent's own word it takes the number of its newest record, and when it was off line. No I/O.
+//! Fed by `story`, closed by `demo::run`; `verdict` puts it into words.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::record::{Lane, Received, Tells, ms, read};
+use super::{LEASE, rule};
+use crate::logic::telemetry::OutageReport;
+
+/// Everything that the server received.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// In the order in which they came, by run.
+    runs: BTreeMap<Uuid, Vec<Received>>,
+    faults: Vec<String>,
+}
+
+/// What the agent says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Claim {
+    /// Its run.
+    pub(super) run: Uuid,
+    /// The number of its newest record.
+    pub(super) last: u64,
+    /// Records that it certainly made off line.
+    pub(super) off_line: Option<RangeInclusive<u64>>,
+}
+
+/// The account, closed.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Verdict {
+    /// Records that the agent took.
+    pub(super) last: u64,
+    /// Of those received: readings, and events.
+    pub(super) readings: usize,
+    pub(super) events: usize,
+    /// Records by way of the live topics, and by replay.
+    pub(super) live: usize,
+    pub(super) replayed: usize,
+    /// Numbers that never came, and those that came more than once.
+    pub(super) missing: Vec<u64>,
+    pub(super) twice: Vec<u64>,
+    /// Readings of the outage for which the LED could be held against the local rule.
+    pub(super) ruled: usize,
+    /// Changes of the LED by the local rule in the outage.
+    pub(super) local_changes: Vec<bool>,
+    /// The agent's own reports of outages.
+    pub(super) outages: Vec<OutageReport>,
+    /// Everything that is wrong, a line each. Empty: the account is right.
+    pub(super) faults: Vec<String>,
+}
+
+impl Account {
+    /// Takes a message: one record, or several in an array. What is no record of an agent (such as the
+    /// lesson's device sends) is not counted.
+    pub(super) fn take(&mut self, lane: Lane, payload: &[u8]) {
+        let records = match serde_json::from_slice(payload) {
+            Ok(Value::Array(records)) => records,
+            Ok(record) => vec![record],
+            Err(_) => Vec::new(),
+        };
+        for record in records {
+            let Some((run, replayed, received)) = read(lane, &record) else {
+                continue;
+            };
+            if replayed != (lane == Lane::History) {
+                let seq = received.seq;
+                self.faults.push(match replayed {
+                    true => format!("record {seq} was replayed on a live topic"),
+                    false => format!("record {seq} came as history without saying so"),
+                });
+            }
+            self.runs.entry(run).or_default().push(received);
+        }
+    }
+
+    /// Records received so far, of all runs.
+    pub(super) fn received(&self) -> usize {
+        self.runs.values().map(Vec::len).sum()
+    }
+
+    /// Whether every record of `run` up to `last` is here.
+    pub(super) fn is_complete(&self, run: Uuid, last: u64) -> bool {
+        let mut seqs: Vec<_> = self.of(run).iter().map(|record| record.seq).collect();
+        seqs.sort_unstable();
+        seqs.dedup();
+        seqs.len() as u64 >= last
+    }
+
+    /// Closes the account: every record of the claim once, history in order and on its own topic, and
+    /// the LED in the outage as the local rule says.
+    pub(super) fn close(&self, claim: &Claim) -> Verdict {
+        let records = self.of(claim.run);
+        let count = |wanted: fn(&Received) -> bool| records.iter().filter(|r| wanted(r)).count();
+        let mut seqs = BTreeMap::new();
+        for record in records {
+            *seqs.entry(record.seq).or_insert(0) += 1;
+        }
+        let readings = |record: &Received| matches!(record.tells, Tells::Reading { .. });
+        let mut verdict = Verdict {
+            last: claim.last,
+            readings: count(readings),
+            live: count(|record| record.lane != Lane::History),
+            replayed: count(|record| record.lane == Lane::History),
+            missing: (1..=claim.last)
+                .filter(|seq| !seqs.contains_key(seq))
+                .collect(),
+            twice: seqs
+                .iter()
+                .filter(|(_, times)| **times > 1)
+                .map(|(seq, _)| *seq)
+                .collect(),
+            faults: self.faults.clone(),
+            ..Verdict::default()
+        };
+        verdict.events = records.len() - verdict.readings;
+        self.judge_completeness(claim, &mut verdict);
+        judge_order(records, claim, &mut verdict);
+        judge_outage(records, &mut verdict);
+        verdict
+    }
+
+    fn of(&self, run: Uuid) -> &[Received] {
+        self.runs.get(&run).map_or(&[], Vec::as_slice)
+    }
+
+    fn judge_completeness(&self, claim: &Claim, verdict: &mut Verdict) {
+        let mut fault = |text: String| verdict.faults.push(text);
+        if claim.last == 0 {
+            fault("the agent took nothing".to_owned());
+        }
+        if !verdict.missing.is_empty() {
+            fault(format!("missing: {}", in_words(&verdict.missing)));
+        }
+        if !verdict.twice.is_empty() {
+            fault(format!("received twice: {}", in_words(&verdict.twice)));
+        }
+        let records = self.of(claim.run);
+        let beyond = records.iter().filter(|record| record.seq > claim.last);
+        let beyond: Vec<_> = beyond.map(|record| record.seq).collect();
+        if !beyond.is_empty() {
+            let beyond = in_words(&beyond);
+            fault(format!("received, but never taken by the agent: {beyond}"));
+        }
+        let others = self.received() - records.len();
+        if others > 0 {
+            fault(format!("{others} records are of another run"));
+        }
+        let given_up = records.iter().map(|record| match record.tells {
+            Tells::Loss { count } => count,
+            _ => 0,
+        });
+        let given_up: u64 = given_up.sum();
+        if given_up > 0 {
+            fault(format!("the agent gave up {given_up} records (and told)"));
+        }
+    }
+}
+
+/// Each topic must be in the order of the numbers, and what was made off line must come as history.
+fn judge_order(records: &[Received], claim: &Claim, verdict: &mut Verdict) {
+    for (lane, name) in [
+        (Lane::Telemetry, "live readings"),
+        (Lane::Events, "live events"),
+        (Lane::History, "history"),
+    ] {
+        let seqs = records.iter().filter(|record| record.lane == lane);
+        let seqs: Vec<_> = seqs.map(|record| record.seq).collect();
+        if let Some(pair) = seqs.windows(2).find(|pair| pair[1] <= pair[0]) {
+            let (first, second) = (pair[0], pair[1]);
+            verdict
+                .faults
+                .push(format!("{name} out of order: {second} came after {first}"));
+        }
+    }
+    let off_line = |seq: u64| {
+        let off_line = claim.off_line.as_ref();
+        off_line.is_some_and(|range| range.contains(&seq))
+    };
+    let stray = records
+        .iter()
+        .filter(|record| record.lane != Lane::History && off_line(record.seq));
+    let stray: Vec<_> = stray.map(|record| record.seq).collect();
+    if !stray.is_empty() {
+        let stray = in_words(&stray);
+        let text = format!("made off line, but received on a live topic: {stray}");
+        verdict.faults.push(text);
+    }
+}
+
+/// The link was lost once and that is told; meanwhile the LED did what the local rule says.
+fn judge_outage(records: &[Received], verdict: &mut Verdict) {
+    let mut records: Vec<_> = records.to_vec();
+    records.sort_by_key(|record| record.seq);
+    records.dedup_by_key(|record| record.seq);
+    for record in &records {
+        if let Tells::Outage(report) = &record.tells {
+            verdict.outages.push(report.clone());
+        }
+    }
+    let links = verdict.outages.iter().filter(|report| {
+        // The first connection ends an outage that is as old as the agent.
+        report.cause == "link" && report.seconds > LEASE.as_secs_f64()
+    });
+    let mut spans = Vec::new();
+    for report in links {
+        if let (Some(began), Some(ended)) = (ms(&report.began), ms(&report.ended)) {
+            // Until then, the server's last command may have held.
+            spans.push(began + LEASE.as_millis() as i64..=ended);
+        }
+    }
+    if spans.is_empty() {
+        let text = "the agent reports no outage, though its cable was pulled";
+        verdict.faults.push(text.to_owned());
+    }
+    for span in spans {
+        let outage: Vec<_> = records
+            .iter()
+            .filter(|record| span.contains(&record.at_ms))
+            .cloned()
+            .collect();
+        let judged = rule::judge(&outage);
+        verdict.ruled += judged.readings;
+        verdict.local_changes.extend(judged.changes);
+        verdict.faults.extend(judged.faults);
+    }
+    if verdict.ruled == 0 {
+        let text = "there is no reading of the outage to hold the LED against";
+        verdict.faults.push(text.to_owned());
+    }
+}
+
+/// `12, 14 to 17 and 5 more`: numbers in ascending order, runs of them drawn together.
+fn in_words(seqs: &[u64]) -> String {
+    const SHOWN: usize = 5;
+    let mut spans: Vec<(u64, u64)> = Vec::new();
+    for &seq in seqs {
+        match spans.last_mut() {
+            Some((_, to)) if *to + 1 == seq => *to = seq,
+            _ => spans.push((seq, seq)),
+        }
+    }
+    let words = spans
+        .iter()
+        .take(SHOWN)
+        .map(|&(from, to)| match from == to {
+            true => from.to_string(),
+            false => format!("{from} to {to}"),
+        });
+    let words = words.collect::<Vec<_>>().join(", ");
+    let count = seqs.len();
+    match spans.len() > SHOWN {
+        true => format!("{words} ... ({count} records)"),
+        false => format!("{words} ({count} records)"),
+    }
+}
+
+#[cfg(test)]
+#[path = "account_tests.rs"]
+mod tests;

@@ -1,0 +1,132 @@
+//! The border between the halves, held by reading the sources: `logic` touches nothing of the world,
+//! and the files of `io` do not know each other. Clippy holds a part of this; this holds the rest.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the pure half must not name.
+const NOT_IN_LOGIC: [&str; 20] = [
+    "tokio",
+    "rumqttc",
+    "sled",
+    "rppal",
+    "rustix",
+    "tracing",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::env",
+    "std::process",
+    "SystemTime",
+    "Instant",
+    "Timestamp::now",
+    "async fn",
+    ".await",
+    "Mutex",
+    "crate::io",
+    "crate::config",
+    "crate::daemon",
+];
+
+/// What files of `io` may share: the pins and the bus of the board.
+const SHARED_IN_IO: &str = "pi";
+
+#[test]
+fn logic_names_nothing_of_the_world() {
+    let mut found = Vec::new();
+    for (path, text) in sources("src/logic") {
+        for (number, line) in code(&text) {
+            for word in NOT_IN_LOGIC {
+                if names(line, word) {
+                    found.push(format!("{}:{number}: {word}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn files_of_io_do_not_know_each_other() {
+    let mut found = Vec::new();
+    for (path, text) in sources("src/io") {
+        let own = module(&path);
+        for (number, line) in code(&text) {
+            for other in line.split("crate::io::").skip(1) {
+                let name: String = other
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                if name != own && name != SHARED_IN_IO {
+                    found.push(format!("{}:{number}: crate::io::{name}", path.display()));
+                }
+            }
+            if line.contains("crate::daemon") {
+                found.push(format!("{}:{number}: crate::daemon", path.display()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn the_words_are_found_where_they_stand() {
+    assert!(names("use tokio::sync;", "tokio"));
+    assert!(names("let now = std::time::Instant::now();", "Instant"));
+    assert!(names("pub async fn run()", "async fn"));
+    assert!(!names("let settled = true;", "sled"));
+    assert!(!names("an InstantCoffee", "Instant"));
+    let text = "//! tokio\nuse a; // sled\n/// rppal\nlet b = 1;";
+    let code: Vec<_> = code(text).map(|(number, _)| number).collect();
+    assert_eq!(code, [2, 4]);
+    assert_eq!(
+        sources("src/logic").len(),
+        fs::read_dir("src/logic").map_or(0, Iterator::count)
+    );
+}
+
+/// Whether `line` names `word`, not as a part of a longer one.
+fn names(line: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + word.len()..].chars().next();
+        !before.is_some_and(|c| part(c) && part(word.chars().next().unwrap_or(' ')))
+            && !after.is_some_and(part)
+    })
+}
+
+/// The numbered lines without comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .map(|(place, line)| (place + 1, line.split("//").next().unwrap_or_default()))
+        .filter(|(_, line)| !line.trim().is_empty())
+}
+
+/// The file of `io` that a path belongs to: a folder counts as one.
+fn module(path: &Path) -> String {
+    let inside = path.strip_prefix("src/io").unwrap_or(path);
+    let first = inside.iter().next().unwrap_or_default();
+    first.to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+/// All Rust files below a folder of the package.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("the package is here") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("readable");
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}

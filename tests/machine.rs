@@ -1,0 +1,403 @@
+//! The lighting machine, every state with every input in every mode, against tables written by hand.
+//!
+//! The diagram is in `src/logic/lighting.rs`. A cell says who decides afterwards and what the LED is; a
+//! changed transition fails here and nowhere more clearly. Light is in steps: low switches on, high
+//! switches off, middle changes nothing. The fail-safe is on.
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use nightlight::logic::lighting::{Change, FailSafe, Lease, Lighting, Mode, Rules, Settings};
+
+const LOW: f64 = 100.0;
+const MIDDLE: f64 = 320.0;
+const HIGH: f64 = 500.0;
+
+const COLUMNS: [&str; 4] = ["Starting", "Fallback", "Remote", "SensorFault"];
+
+/// Before: Starting off, Fallback off, Remote on, SensorFault on; the light is middle.
+const AUTO: &str = "
+    nothing                  | start off     | fallback off  | remote on     | fail-safe on
+    read low                 | fallback on   | fallback on   | remote on     | fallback on
+    read middle              | fallback off  | fallback off  | remote on     | fallback on
+    read high                | fallback off  | fallback off  | remote on     | fallback off
+    read failed              | start off     | fallback off  | remote on     | fail-safe on
+    read failed twice        | start off     | fallback off  | remote on     | fail-safe on
+    read failed three times  | fail-safe on  | fail-safe on  | remote on     | fail-safe on
+    almost three intervals   | start off     | fallback off  | remote on     | fail-safe on
+    three intervals          | fail-safe on  | fail-safe on  | remote on     | fail-safe on
+    command on               | remote on     | remote on     | remote on     | remote on
+    command off              | remote off    | remote off    | remote off    | remote off
+    own lease runs           | remote off    | remote off    | remote off    | remote off
+    own lease over           | start off     | fallback off  | fallback off  | fail-safe on
+    lease almost over        | fail-safe on  | fail-safe on  | remote on     | fail-safe on
+    lease over               | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    lease over, sensor good  | fallback off  | fallback off  | fallback on   | fallback on
+    server alive             | start off     | fallback off  | remote on     | fail-safe on
+    alive, first lease over  | fail-safe on  | fail-safe on  | remote on     | fail-safe on
+    server gone              | start off     | fallback off  | fallback on   | fail-safe on
+    link down                | start off     | fallback off  | remote on     | fail-safe on
+    while linked             | remote off    | remote off    | remote off    | remote off
+    while linked, link down  | start off     | fallback off  | fallback off  | fail-safe on
+    set auto                 | start off     | fallback off  | remote on     | fail-safe on
+    set local                | start off     | fallback off  | fallback on   | fail-safe on
+    set remote               | start off     | start off     | remote on     | start on
+    set thresholds up        | start off     | fallback on   | remote on     | fail-safe on
+";
+
+/// Before: Starting off, Fallback off, the command ignored and Fallback off, SensorFault on.
+const LOCAL: &str = "
+    nothing                  | start off     | fallback off  | fallback off  | fail-safe on
+    read low                 | fallback on   | fallback on   | fallback on   | fallback on
+    read middle              | fallback off  | fallback off  | fallback off  | fallback on
+    read high                | fallback off  | fallback off  | fallback off  | fallback off
+    read failed              | start off     | fallback off  | fallback off  | fail-safe on
+    read failed twice        | start off     | fallback off  | fallback off  | fail-safe on
+    read failed three times  | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    almost three intervals   | start off     | fallback off  | fallback off  | fail-safe on
+    three intervals          | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    command on               | start off     | fallback off  | fallback off  | fail-safe on
+    command off              | start off     | fallback off  | fallback off  | fail-safe on
+    own lease runs           | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    own lease over           | start off     | fallback off  | fallback off  | fail-safe on
+    lease almost over        | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    lease over               | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    lease over, sensor good  | fallback off  | fallback off  | fallback off  | fallback on
+    server alive             | start off     | fallback off  | fallback off  | fail-safe on
+    alive, first lease over  | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    server gone              | start off     | fallback off  | fallback off  | fail-safe on
+    link down                | start off     | fallback off  | fallback off  | fail-safe on
+    while linked             | start off     | fallback off  | fallback off  | fail-safe on
+    while linked, link down  | start off     | fallback off  | fallback off  | fail-safe on
+    set auto                 | start off     | fallback off  | remote on     | fail-safe on
+    set local                | start off     | fallback off  | fallback off  | fail-safe on
+    set remote               | start off     | start off     | remote on     | start on
+    set thresholds up        | start off     | fallback on   | remote on     | fail-safe on
+";
+
+/// Before: nobody decides and the LED is off, but for Remote, where it is on.
+const REMOTE: &str = "
+    nothing                  | start off     | start off     | remote on     | start off
+    read low                 | start off     | start off     | remote on     | start off
+    read middle              | start off     | start off     | remote on     | start off
+    read high                | start off     | start off     | remote on     | start off
+    read failed              | start off     | start off     | remote on     | start off
+    read failed twice        | start off     | start off     | remote on     | start off
+    read failed three times  | start off     | start off     | remote on     | start off
+    almost three intervals   | start off     | start off     | remote on     | start off
+    three intervals          | start off     | start off     | remote on     | start off
+    command on               | remote on     | remote on     | remote on     | remote on
+    command off              | remote off    | remote off    | remote off    | remote off
+    own lease runs           | remote off    | remote off    | remote off    | remote off
+    own lease over           | remote off    | remote off    | remote off    | remote off
+    lease almost over        | start off     | start off     | remote on     | start off
+    lease over               | start off     | start off     | remote on     | start off
+    lease over, sensor good  | start off     | start off     | remote on     | start off
+    server alive             | start off     | start off     | remote on     | start off
+    alive, first lease over  | start off     | start off     | remote on     | start off
+    server gone              | start off     | start off     | remote on     | start off
+    link down                | start off     | start off     | remote on     | start off
+    while linked             | remote off    | remote off    | remote off    | remote off
+    while linked, link down  | remote off    | remote off    | remote off    | remote off
+    set auto                 | start off     | fallback off  | remote on     | fail-safe on
+    set local                | start off     | fallback off  | fallback on   | fail-safe on
+    set remote               | start off     | start off     | remote on     | start off
+    set thresholds up        | start off     | fallback on   | remote on     | fail-safe on
+";
+
+#[test]
+fn every_state_with_every_input_in_mode_auto() {
+    assert_table(Mode::Auto, AUTO);
+}
+
+#[test]
+fn every_state_with_every_input_in_mode_local() {
+    assert_table(Mode::Local, LOCAL);
+}
+
+#[test]
+fn every_state_with_every_input_in_mode_remote() {
+    assert_table(Mode::Remote, REMOTE);
+}
+
+#[test]
+fn a_command_is_not_kept_beyond_its_time_for_another_mode() {
+    let mut machine = Machine::new(Mode::Auto, FailSafe::Keep, Duration::ZERO);
+    machine.read(HIGH);
+    machine.command(true, None);
+    machine.set(Mode::Local);
+    assert_eq!(machine.shown(), "fallback off");
+    machine.wait_ms(60_000);
+    machine.read(HIGH);
+    machine.set(Mode::Remote);
+    assert_eq!(machine.shown(), "start off");
+}
+
+#[test]
+fn the_fail_safe_is_as_configured() {
+    for (fail_safe, found, shown) in [
+        (FailSafe::On, false, "fail-safe on"),
+        (FailSafe::Off, true, "fail-safe off"),
+        (FailSafe::Keep, true, "fail-safe on"),
+        (FailSafe::Keep, false, "fail-safe off"),
+    ] {
+        let mut machine = Machine::new(Mode::Auto, fail_safe, Duration::ZERO);
+        machine.read(if found { LOW } else { HIGH });
+        machine.wait_ms(3_000);
+        assert_eq!(machine.shown(), shown);
+    }
+}
+
+#[test]
+fn the_local_rule_holds_and_the_server_and_the_fail_safe_do_not_wait_for_it() {
+    let hold = Duration::from_millis(700);
+    let mut machine = Machine::new(Mode::Auto, FailSafe::Off, hold);
+    machine.read(LOW);
+    machine.wait_ms(100);
+    machine.read(HIGH);
+    assert_eq!(machine.shown(), "fallback on");
+    machine.wait_ms(599);
+    assert_eq!(machine.shown(), "fallback on");
+    assert!(machine.lighting.read_due(machine.now));
+    assert_eq!(machine.lighting.next_deadline(), machine.now + ms(1));
+    machine.wait_ms(1);
+    assert_eq!(machine.shown(), "fallback off");
+
+    machine.command(true, None);
+    assert_eq!(machine.shown(), "remote on");
+    machine.command(false, None);
+    assert_eq!(machine.shown(), "remote off");
+    machine.command(true, None);
+    machine.server_gone();
+    assert_eq!(
+        machine.shown(),
+        "fallback on",
+        "the hold began with the last change"
+    );
+    for _ in 0..3 {
+        machine.read_failed();
+    }
+    assert_eq!(machine.shown(), "fail-safe off");
+}
+
+#[test]
+fn own_leases_are_bounded() {
+    for (lease, holds, over) in [
+        (Duration::ZERO, 999, 1_000),
+        (Duration::MAX, 86_399_999, 86_400_000),
+    ] {
+        let mut machine = Machine::new(Mode::Auto, FailSafe::Keep, Duration::ZERO);
+        machine.read(HIGH);
+        machine.command(true, Some(lease));
+        machine.wait_ms(holds);
+        assert_eq!(machine.shown(), "remote on");
+        machine.wait_ms(over - holds);
+        assert_ne!(machine.lighting.state().by(), "remote", "{lease:?}");
+    }
+}
+
+fn assert_table(mode: Mode, table: &str) {
+    let mut wrong = Vec::new();
+    for row in table.lines().filter(|row| !row.trim().is_empty()) {
+        let mut cells = row.split('|').map(str::trim);
+        let input = cells.next().unwrap_or_default();
+        let expected: Vec<&str> = cells.collect();
+        assert_eq!(expected.len(), COLUMNS.len(), "{row}");
+        for (state, expected) in COLUMNS.into_iter().zip(expected) {
+            let mut machine = Machine::new(mode, FailSafe::On, Duration::ZERO);
+            if input.starts_with("while linked") {
+                machine = Machine::linked(mode);
+            }
+            machine.bring_to(state);
+            machine.give(input);
+            if machine.shown() != expected {
+                let shown = machine.shown();
+                wrong.push(format!("{state}, {input}: {shown}, not {expected}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "in mode {mode:?}: {wrong:#?}");
+}
+
+/// The machine with a clock; it checks that every change of the LED, and nothing else, is told.
+struct Machine {
+    lighting: Lighting,
+    now: Duration,
+    led_on: bool,
+}
+
+impl Machine {
+    fn new(mode: Mode, fail_safe: FailSafe, hold: Duration) -> Self {
+        Self::with(mode, fail_safe, hold, Lease::For(Duration::from_secs(15)))
+    }
+
+    fn linked(mode: Mode) -> Self {
+        Self::with(mode, FailSafe::On, Duration::ZERO, Lease::WhileLinked)
+    }
+
+    fn with(mode: Mode, fail_safe: FailSafe, hold: Duration, lease: Lease) -> Self {
+        let settings = Settings {
+            mode,
+            on_below: 300.0,
+            off_above: 350.0,
+            hold,
+            lease,
+            fail_safe,
+            interval: Duration::from_secs(1),
+            frozen_after: Duration::ZERO,
+        };
+        let now = Duration::from_secs(50);
+        Self {
+            lighting: Lighting::new(settings, false, now),
+            now,
+            led_on: false,
+        }
+    }
+
+    /// Brings it to a state of mode `auto`; the other modes make of it what they make of it.
+    fn bring_to(&mut self, state: &str) {
+        if state != "Starting" {
+            self.read(MIDDLE);
+        }
+        match state {
+            "Remote" => self.command(true, None),
+            "SensorFault" => {
+                for _ in 0..3 {
+                    self.read_failed();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn give(&mut self, input: &str) {
+        match input {
+            "nothing" => {}
+            "read low" => self.read(LOW),
+            "read middle" => self.read(MIDDLE),
+            "read high" => self.read(HIGH),
+            "read failed" => self.read_failed(),
+            "read failed twice" => {
+                self.read_failed();
+                self.read_failed();
+            }
+            "read failed three times" => {
+                for _ in 0..3 {
+                    self.read_failed();
+                }
+            }
+            "almost three intervals" => self.wait_ms(2_999),
+            "three intervals" => self.wait_ms(3_000),
+            "command on" => self.command(true, None),
+            "command off" => self.command(false, None),
+            "own lease runs" => {
+                self.command(false, Some(Duration::from_secs(30)));
+                self.wait_ms(29_999);
+            }
+            "own lease over" => {
+                self.command(false, Some(Duration::from_secs(2)));
+                self.wait_ms(2_000);
+            }
+            "lease almost over" => self.wait_ms(14_999),
+            "lease over" => self.wait_ms(15_000),
+            "lease over, sensor good" => {
+                for _ in 0..15 {
+                    self.wait_ms(1_000);
+                    self.read(MIDDLE);
+                }
+            }
+            "server alive" => self.lighting.server_alive(self.now),
+            "alive, first lease over" => {
+                self.wait_ms(14_000);
+                self.lighting.server_alive(self.now);
+                self.wait_ms(14_999);
+            }
+            "server gone" => self.server_gone(),
+            "link down" => self.link_down(),
+            "while linked" => {
+                self.command(false, None);
+                self.lighting.server_alive(self.now);
+            }
+            "while linked, link down" => {
+                self.command(false, None);
+                self.link_down();
+            }
+            "set auto" => self.set(Mode::Auto),
+            "set local" => self.set(Mode::Local),
+            "set remote" => self.set(Mode::Remote),
+            "set thresholds up" => self.set_rules(Mode::Auto, 330.0, 340.0),
+            _ => panic!("no such input: {input}"),
+        }
+    }
+
+    fn read(&mut self, light: f64) {
+        let change = self.lighting.read(light, self.now);
+        self.check(change);
+    }
+
+    fn read_failed(&mut self) {
+        let change = self.lighting.read_failed("no answer", self.now);
+        self.check(change);
+    }
+
+    fn command(&mut self, led_on: bool, lease: Option<Duration>) {
+        let why = "command".to_owned();
+        let change = self.lighting.command(led_on, lease, why, self.now);
+        self.check(change);
+    }
+
+    fn server_gone(&mut self) {
+        let change = self.lighting.server_gone(self.now);
+        self.check(change);
+    }
+
+    fn link_down(&mut self) {
+        let change = self.lighting.link_down(self.now);
+        self.check(change);
+    }
+
+    fn set(&mut self, mode: Mode) {
+        self.set_rules(mode, 300.0, 350.0);
+    }
+
+    fn set_rules(&mut self, mode: Mode, on_below: f64, off_above: f64) {
+        let rules = Rules {
+            mode,
+            on_below,
+            off_above,
+            interval: Duration::from_secs(1),
+        };
+        let change = self.lighting.set_rules(rules, self.now);
+        self.check(change);
+    }
+
+    fn wait_ms(&mut self, time: u64) {
+        self.now += ms(time);
+        let change = self.lighting.tick(self.now);
+        self.check(change);
+    }
+
+    /// A change is told when there is one, with the one who decided.
+    fn check(&mut self, change: Option<Change>) {
+        let led_on = self.lighting.led_on();
+        match change {
+            Some(change) => {
+                assert_ne!(change.led_on, self.led_on);
+                assert_eq!(change.led_on, led_on);
+                assert_eq!(change.by, self.lighting.state().by());
+                assert!(!change.why.is_empty());
+            }
+            None => assert_eq!(led_on, self.led_on),
+        }
+        self.led_on = led_on;
+    }
+
+    fn shown(&self) -> String {
+        let led = if self.led_on { "on" } else { "off" };
+        format!("{} {led}", self.lighting.state().by())
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
