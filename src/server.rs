@@ -12,14 +12,19 @@
 //! then keep their records and decide by themselves.
 //!
 //! Reading order: `ledger` (what is new, what is missing; pure) with `account` and `intervals`,
-//! `decision` (pure), `wire` and `topics` (pure), `store`, `keeper` (the thread of ledger and store),
-//! `session`, `shell` (the loop), `printer`. `main` calls [`run`], [`account`] and [`export`].
+//! `known` (a device in memory), `decision`, `wire` and `topics` (pure), `store` with `keys` and
+//! `opening`, `keeper` (the thread of ledger and store), `session`, `shell` (the loop) with `outbox` and
+//! `printer`. `main` calls [`run`], [`account`] and [`export`].
 
 mod account;
 mod decision;
 mod intervals;
 mod keeper;
+mod keys;
+mod known;
 mod ledger;
+mod opening;
+mod outbox;
 mod printer;
 mod session;
 mod shell;
@@ -29,6 +34,8 @@ mod wire;
 
 #[cfg(test)]
 mod ledger_tests;
+#[cfg(test)]
+mod store_tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -38,13 +45,14 @@ use tokio::sync::mpsc;
 use crate::config::Broker;
 
 pub use decision::Group;
-pub use store::OpenError;
+pub use opening::OpenError;
 pub use topics::{Devices, Pattern, Topics, is_device_id};
 
 use account::Report;
 use keeper::Keeper;
+use opening::guard;
 use shell::Shell;
-use store::{Store, guard};
+use store::Store;
 
 /// What a server runs with.
 #[derive(Debug, Clone)]

@@ -1,6 +1,8 @@
 //! The reference server with real devices and a real broker: what a device that waits for its acks
 //! may rely on, whoever of the three dies.
 
+#![allow(clippy::expect_used, reason = "test code")]
+
 mod stage;
 
 use std::fs;
@@ -344,6 +346,31 @@ fn one_covered_sensor_does_not_light_the_hall() {
     eventually("two of three are dark", || agents.iter().all(Agent::led_on));
     agents[0].set_light("800");
     eventually("one of three is dark", || !agents.iter().any(Agent::led_on));
+}
+
+#[test]
+fn what_a_device_gave_up_is_lost_and_nothing_is_missing() {
+    let mut broker = Broker::start();
+    let ear = ear(broker.port);
+    let mut server = Server::start(broker.port, &[]);
+    eventually("it is on line", || status(&ear) == "online");
+    broker.stop();
+    let more = "[backlog]\npath = \"{folder}/backlog\"\nmax_records = 100\non_full = \"thin\"\n\
+                [sensor]\ndriver = \"iio\"\npath = \"{folder}/light\"\ninterval = \"10ms\"\n\
+                [delivery]\nconfirm = \"server\"\nack_timeout = \"2s\"\nreplay_jitter = \"0s\"\n\
+                batch = 20\n";
+    let mut agent = Agent::start("pi-e", broker.port, more);
+    std::thread::sleep(Duration::from_secs(6));
+    broker.restart();
+    eventually("the loss is told and all is there", || {
+        let account = account(&ear, "pi-e");
+        backlog(&agent) == 0 && account["missing"] == 0 && account["lost"].as_u64() > Some(100)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+    server.stop();
+    let text = server.account();
+    println!("{text}");
+    assert!(text.contains(" 0 missing"), "{text}");
 }
 
 #[test]

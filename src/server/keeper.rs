@@ -17,7 +17,8 @@ use uuid::Uuid;
 use super::account::Report;
 use super::intervals::Intervals;
 use super::ledger::{Fault, Ledger, Taken};
-use super::store::{OpenError, Store, guard};
+use super::opening::{OpenError, guard};
+use super::store::Store;
 use super::wire::Payload;
 
 /// A batch is written when it has so many messages (brokers have few unacknowledged ones under way:
@@ -165,7 +166,12 @@ impl Work {
                     Err(RecvTimeoutError::Disconnected) => return false,
                 }
             }
-            match open(&self.path) {
+            // Opened on a full disk it would fail again at once, and so would the session.
+            let opened = open(&self.path).and_then(|open| {
+                open.0.above_floor().map_err(OpenError::Other)?;
+                Ok(open)
+            });
+            match opened {
                 Ok(open) => {
                     self.open = Some(open);
                     self.say(Word::Mended);

@@ -274,3 +274,30 @@ fn a_device_too_many_is_refused_and_rubbish_makes_none_known() {
     assert!(!ledger.take_plain("pi-x"));
     assert_eq!(ledger.take(&store, "pi-0", record(2)), Ok(Taken::New));
 }
+
+#[test]
+fn the_example_of_the_protocol_misses_nothing_and_lost_one() {
+    let mut store = Memory::default();
+    let mut ledger = store.ledger();
+    let run = Uuid::from_u128(5);
+    let (from, to, count) = (3, 4, 2);
+    let loss = Tells::Loss(Loss {
+        of_run: run,
+        from,
+        to,
+        count,
+    });
+    for seq in [1, 2, 3, 11, 12, 5, 6, 7, 8, 9, 10] {
+        let record = Arrived {
+            run,
+            seq,
+            tells: if seq == 8 { loss } else { Tells::Nothing },
+            live: true,
+            json: String::new(),
+        };
+        ledger.take(&store, "pi", record).unwrap();
+    }
+    store.write(&ledger);
+    let counts = store.totals["pi"].counts;
+    assert_eq!((counts.received, counts.lost, counts.missing), (11, 1, 0));
+}

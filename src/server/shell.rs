@@ -4,7 +4,7 @@
 //! kept, and only then it is acked to the device and acknowledged to the broker, in that order, so
 //! that a server killed at any point is sent again what it had not told. `server::run` calls it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use rumqttc::Publish;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::decision::Decider;
 use super::keeper::{Arrival, Keeper, Kept, Ticket, Word};
+use super::outbox::Outbox;
 use super::printer::Printer;
 use super::session::{Door, Heard, Session};
 use super::topics::{Lane, Topics};
@@ -25,8 +26,6 @@ use crate::logic::time::rfc3339;
 /// With more under way than this nothing more is read for now.
 const MOST_WAITING: usize = 2_000;
 const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
-/// With more than this to tell, the broker is not listening.
-const MOST_OUT: usize = 200_000;
 /// Devices whose newest reading waits to be decided about.
 const MOST_READINGS: usize = 10_000;
 /// A reading is decided about when nothing newer is there, and after this time in any case.
@@ -62,15 +61,10 @@ pub struct Shell {
     readings: HashMap<String, f64>,
     readings_since: Option<Instant>,
     issued_ms: i64,
-    /// Commands and the like: told before anything else.
-    urgent: VecDeque<Out>,
-    /// Acks and what they allow to acknowledge, in order.
-    out: VecDeque<Out>,
+    out: Outbox,
     /// Handed to the keeper in this session and not yet kept.
     waiting: usize,
     waiting_bytes: usize,
-    /// Publications that the broker has not confirmed.
-    unconfirmed: usize,
     /// Devices whose account is to be published.
     changed: BTreeSet<String>,
     publish_at: Instant,
@@ -85,16 +79,6 @@ enum Link {
         session: Session,
         since: Option<Instant>,
     },
-}
-
-/// Something for the broker.
-enum Out {
-    Publish {
-        topic: String,
-        retain: bool,
-        payload: String,
-    },
-    Acknowledge(u16),
 }
 
 impl Shell {
@@ -128,11 +112,9 @@ impl Shell {
             readings: HashMap::new(),
             readings_since: None,
             issued_ms: 0,
-            urgent: VecDeque::new(),
-            out: VecDeque::new(),
+            out: Outbox::default(),
             waiting: 0,
             waiting_bytes: 0,
-            unconfirmed: 0,
             publish_at: now,
             refused: 0,
         }
@@ -193,7 +175,7 @@ impl Shell {
                 self.publish_first(self.door.status_topic.clone(), true, "online".into());
             }
             Heard::Message(publish) => self.take(&publish),
-            Heard::Confirmed => self.unconfirmed = self.unconfirmed.saturating_sub(1),
+            Heard::Confirmed => self.out.confirmed(),
             Heard::Down { why, refused } => self.link_down(&why, refused),
             Heard::Nothing => {}
         }
@@ -206,7 +188,7 @@ impl Shell {
             bytes: publish.payload.len(),
         };
         let Some((lane, device)) = self.topics.read(&publish.topic) else {
-            self.out.push_back(Out::Acknowledge(publish.pkid));
+            self.out.acknowledge(publish.pkid);
             return;
         };
         let now = self.clock.now();
@@ -256,7 +238,7 @@ impl Shell {
             if ticket.session == self.sessions {
                 self.waiting = self.waiting.saturating_sub(1);
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(ticket.bytes);
-                self.out.push_back(Out::Acknowledge(ticket.pkid));
+                self.out.acknowledge(ticket.pkid);
             }
         }
         if kept.refused > 0 {
@@ -280,7 +262,7 @@ impl Shell {
             return;
         };
         let more_may_come = !session.is_idle() && since.elapsed() < DECIDE_WITHIN;
-        if more_may_come || !self.urgent.is_empty() {
+        if more_may_come || self.out.is_pressed() {
             return;
         }
         self.readings_since = None;
@@ -314,54 +296,23 @@ impl Shell {
         }
     }
 
-    /// For acks and accounts, which have time.
     fn publish(&mut self, topic: String, retain: bool, payload: String) {
         if self.is_up() {
-            self.out.push_back(Out::Publish {
-                topic,
-                retain,
-                payload,
-            });
+            self.out.publish(topic, retain, payload);
         }
     }
 
-    /// For commands and status, which have none.
     fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
         if self.is_up() {
-            self.urgent.push_back(Out::Publish {
-                topic,
-                retain,
-                payload,
-            });
+            self.out.publish_first(topic, retain, payload);
         }
     }
 
-    /// Hands over what there is room for.
     fn flush(&mut self) {
-        let Link::Up { session, .. } = &self.link else {
-            return;
-        };
-        while let Some(out) = self.urgent.front().or(self.out.front()) {
-            let taken = match out {
-                Out::Publish {
-                    topic,
-                    retain,
-                    payload,
-                } => {
-                    let taken = session.publish(topic, *retain, payload);
-                    self.unconfirmed += usize::from(taken);
-                    taken
-                }
-                Out::Acknowledge(pkid) => session.acknowledge(*pkid),
-            };
-            if !taken {
-                break;
-            }
-            if self.urgent.pop_front().is_none() {
-                self.out.pop_front();
-            }
+        if let Link::Up { session, .. } = &self.link {
+            self.out.flush(session);
         }
-        if self.out.len() > MOST_OUT {
+        if self.out.is_stuck() {
             self.link_down("the broker does not take what it is told", false);
         }
     }
@@ -385,21 +336,16 @@ impl Shell {
         self.link = Link::Down {
             retry_at: Instant::now() + wait,
         };
-        self.out.clear();
-        self.urgent.clear();
+        self.out = Outbox::default();
         self.readings.clear();
         self.readings_since = None;
-        (self.waiting, self.waiting_bytes, self.unconfirmed) = (0, 0, 0);
+        (self.waiting, self.waiting_bytes) = (0, 0);
         self.changed.extend(self.printer.devices());
     }
 
     fn has_room(&self) -> bool {
         // Not by what is to be told: while nothing is read, the client does not write either.
         self.waiting < MOST_WAITING && self.waiting_bytes < MOST_WAITING_BYTES
-    }
-
-    fn to_tell(&self) -> usize {
-        self.urgent.len() + self.out.len()
     }
 
     fn is_up(&self) -> bool {
@@ -415,7 +361,7 @@ impl Shell {
         if let Some(since) = self.readings_since {
             deadline = deadline.min(since + DECIDE_WITHIN);
         }
-        if self.to_tell() > 0 {
+        if self.out.waits() {
             deadline = deadline.min(now + Duration::from_millis(20));
         }
         deadline
@@ -446,10 +392,10 @@ impl Shell {
         self.publish(self.door.status_topic.clone(), true, "offline".into());
         let until = Instant::now() + END_TELL;
         self.flush();
-        while self.is_up() && self.unconfirmed + self.to_tell() > 0 && Instant::now() < until {
+        while self.is_up() && !self.out.is_done() && Instant::now() < until {
             tokio::select! {
                 heard = next(&mut self.link) => match heard {
-                    Heard::Confirmed => self.unconfirmed = self.unconfirmed.saturating_sub(1),
+                    Heard::Confirmed => self.out.confirmed(),
                     Heard::Down { .. } => break,
                     _ => {}
                 },

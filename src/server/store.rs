@@ -19,51 +19,35 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use miniz_oxide::deflate::compress_to_vec;
-use miniz_oxide::inflate::decompress_to_vec_with_limit;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sled::{Batch, IVec};
 use uuid::Uuid;
 
 use super::account::{Run, Totals};
 use super::intervals::Intervals;
+use super::keys::{
+    damaged, json, last_number, of_block, of_device, of_run, packed, read, record, text, told,
+    unpacked, with_device,
+};
 use super::ledger::{BLOCK, Change, Fault, Loss, Shelf, whole};
-use super::wire::MOST_BYTES;
+use super::opening::{
+    OpenError, create_synced, guard, in_words, open_db, remove_half_snapshots, words,
+};
 
 const VERSION: &[u8] = b"1";
 /// With less space nothing is written: sled does not survive a full disk.
 const FLOOR: u64 = 16 * 1024 * 1024;
 /// Larger values are not safe in sled.
 const MOST_VALUE: usize = 7_000;
-/// Of a block: 64 records of the greatest length, and their lengths.
-const MOST_UNPACKED: usize = BLOCK as usize * (MOST_BYTES + 4);
-/// Of compression; higher ones cost much and gain little.
-const LEVEL: u8 = 6;
-const CACHE: u64 = 16 * 1024 * 1024;
-/// The threads of a store that was just closed may hold its lock for a moment.
-const LOCK_TRIES: u32 = 50;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// Why there is no store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OpenError {
-    /// No right to it.
-    Permission(String),
-    /// Anything else.
-    Other(String),
-}
 
 /// The open store.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    db: sled::Db,
+    pub(super) db: sled::Db,
     /// A second descriptor of sled's log: sled itself does not sync to the medium.
     log: File,
 }
@@ -181,14 +165,14 @@ impl Store {
     ) -> Result<(), Fault> {
         // Packed and single ones lie apart; both are in order.
         let prefix = of_run(b's', device, run);
-        let mut packed = self.db.scan_prefix(&prefix).peekable();
+        let mut blocks = self.db.scan_prefix(&prefix).peekable();
         let mut single = self.db.scan_prefix(of_run(b'r', device, run)).peekable();
         let number = |entry: &sled::Result<(IVec, IVec)>| match entry {
             Ok((key, _)) => last_number(key),
             Err(error) => Err(error.to_string()),
         };
         loop {
-            let block = packed.peek().map(number).transpose()?;
+            let block = blocks.peek().map(number).transpose()?;
             let seq = single.peek().map(number).transpose()?;
             let packed_first = match (block, seq) {
                 (None, None) => return Ok(()),
@@ -196,7 +180,7 @@ impl Store {
                 (block, _) => block.is_some(),
             };
             let next = if packed_first {
-                packed.next()
+                blocks.next()
             } else {
                 single.next()
             };
@@ -223,18 +207,17 @@ impl Store {
         (device, run, block): (&str, Uuid, u64),
     ) -> Result<(), Fault> {
         let mut keys = Vec::new();
-        let mut bytes = Vec::new();
+        let mut records = Vec::new();
         for seq in (block * BLOCK).max(1)..=block * BLOCK + (BLOCK - 1) {
             let key = record(device, run, seq);
             let stored = match fresh.get(&key) {
                 Some(json) => IVec::from(json.as_bytes()),
                 None => self.db.get(&key).map_err(words)?.ok_or_else(damaged)?,
             };
-            bytes.extend((stored.len() as u32).to_be_bytes());
-            bytes.extend(stored.as_ref());
+            records.push(stored);
             keys.push(key);
         }
-        let value = compress_to_vec(&bytes, LEVEL);
+        let value = packed(records.iter().map(IVec::as_ref));
         // Long records that cannot be compressed stay as they are.
         if value.len() <= MOST_VALUE {
             for key in keys {
@@ -272,7 +255,11 @@ impl Store {
         self.log.sync_data().map_err(|error| error.to_string())
     }
 
-    fn above_floor(&self) -> Result<(), Fault> {
+    /// Whether there is space to write.
+    ///
+    /// # Errors
+    /// How much is missing, in words.
+    pub fn above_floor(&self) -> Result<(), Fault> {
         let Ok(system) = rustix::fs::statvfs(&self.path) else {
             return Ok(());
         };
@@ -315,244 +302,5 @@ impl Shelf for Store {
 
     fn was_told(&self, device: &str, loss: &Loss) -> Result<bool, Fault> {
         self.db.contains_key(told(device, loss)).map_err(words)
-    }
-}
-
-/// Does something that sled may panic in: it does where a store is damaged.
-///
-/// # Errors
-/// Those of the work, and a panic in words.
-pub fn guard<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|what| {
-        let words = what
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| what.downcast_ref::<&str>().copied());
-        Err(format!("sled: {}", words.unwrap_or("unknown")))
-    })
-}
-
-fn open_db(path: &Path, place: &Path) -> Result<sled::Db, OpenError> {
-    let mut tries = 0;
-    loop {
-        let opened = catch_unwind(|| {
-            sled::Config::default()
-                .path(place)
-                .cache_capacity(CACHE)
-                // Each batch is synced by hand.
-                .flush_every_ms(None)
-                .open()
-        });
-        match opened {
-            Ok(Ok(db)) => return Ok(db),
-            Ok(Err(error)) if error.to_string().contains("could not acquire lock") => {
-                tries += 1;
-                if tries > LOCK_TRIES {
-                    return Err(OpenError::Other(format!(
-                        "the store in {} is held by a running server; its account is on its account topics, and printed on SIGUSR1",
-                        path.display()
-                    )));
-                }
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            Ok(Err(sled::Error::Io(error))) => return Err(in_words(path, &error)),
-            _ => {
-                return Err(OpenError::Other(format!(
-                    "the store in {} is damaged; move that folder aside to begin a new one, and keep it: it has records that the devices have forgotten",
-                    path.display()
-                )));
-            }
-        }
-    }
-}
-
-fn in_words(path: &Path, error: &io::Error) -> OpenError {
-    let text = format!("the store in {} cannot be used: {error}", path.display());
-    match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OpenError::Permission(text)
-        }
-        _ => OpenError::Other(text),
-    }
-}
-
-/// A power cut while sled opens a store leaves `snap.*.generating`, and then no later open succeeds.
-/// Without the file all is well.
-fn remove_half_snapshots(store: &Path) {
-    let entries = fs::read_dir(store).into_iter().flatten();
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// A folder that is still there after a power cut.
-fn create_synced(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    create_synced(parent)?;
-    fs::create_dir(path)?;
-    File::open(parent)?.sync_all()
-}
-
-fn of_device(device: &str) -> Vec<u8> {
-    let mut key = vec![b'd'];
-    key.extend(device.as_bytes());
-    key
-}
-
-fn with_device(kind: u8, device: &str) -> Vec<u8> {
-    let mut key = vec![kind];
-    key.extend(device.as_bytes());
-    key.push(0);
-    key
-}
-
-fn of_run(kind: u8, device: &str, run: Uuid) -> Vec<u8> {
-    let mut key = with_device(kind, device);
-    key.extend(run.as_bytes());
-    key
-}
-
-fn record(device: &str, run: Uuid, seq: u64) -> Vec<u8> {
-    let mut key = of_run(b'r', device, run);
-    key.extend(seq.to_be_bytes());
-    key
-}
-
-fn of_block(device: &str, run: Uuid, block: u64) -> Vec<u8> {
-    let mut key = of_run(b's', device, run);
-    key.extend(block.to_be_bytes());
-    key
-}
-
-fn told(device: &str, loss: &Loss) -> Vec<u8> {
-    let mut key = of_run(b't', device, loss.of_run);
-    for number in [loss.from, loss.to, loss.count] {
-        key.extend(number.to_be_bytes());
-    }
-    key
-}
-
-fn last_number(key: &IVec) -> Result<u64, Fault> {
-    let number = key.last_chunk::<8>().ok_or_else(damaged)?;
-    Ok(u64::from_be_bytes(*number))
-}
-
-fn unpacked(value: &IVec) -> Result<Vec<String>, Fault> {
-    let bytes = decompress_to_vec_with_limit(value, MOST_UNPACKED).map_err(|_| damaged())?;
-    let mut records = Vec::new();
-    let mut rest = bytes.as_slice();
-    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        let (record, behind) = behind.split_at_checked(length).ok_or_else(damaged)?;
-        records.push(text(record)?);
-        rest = behind;
-    }
-    Ok(records)
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    // Numbers and lists of numbers always have a JSON form.
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-fn read<T: DeserializeOwned>(value: &IVec) -> Result<T, Fault> {
-    serde_json::from_slice(value).map_err(|_| damaged())
-}
-
-fn text(bytes: &[u8]) -> Result<String, Fault> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| damaged())
-}
-
-fn damaged() -> Fault {
-    "an entry of the store is damaged".into()
-}
-
-fn words(error: sled::Error) -> Fault {
-    error.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::ledger::{Arrived, Ledger, Taken, Tells};
-    use super::*;
-
-    const DEVICE: &str = "pi";
-
-    fn arrived(run: Uuid, seq: u64) -> Arrived {
-        Arrived {
-            run,
-            seq,
-            tells: Tells::Nothing,
-            live: true,
-            json: format!("{{\"light\":{seq}}}"),
-        }
-    }
-
-    #[test]
-    fn a_store_knows_after_a_restart_what_it_was_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let (run, other) = (Uuid::from_u128(7), Uuid::from_u128(8));
-        {
-            let store = Store::open(folder.path()).unwrap();
-            let mut ledger = Ledger::new(store.devices().unwrap());
-            for seq in (1..=200).filter(|seq| *seq != 130) {
-                let taken = ledger.take(&store, DEVICE, arrived(run, seq)).unwrap();
-                assert_eq!(taken, Taken::New);
-            }
-            ledger.take(&store, DEVICE, arrived(other, 3)).unwrap();
-            store.write(ledger.changes()).unwrap();
-            ledger.committed();
-        }
-        let store = Store::open(folder.path()).unwrap();
-        let mut ledger = Ledger::new(store.devices().unwrap());
-        let taken = ledger.take(&store, DEVICE, arrived(run, 64)).unwrap();
-        assert_eq!(taken, Taken::Again);
-        let taken = ledger.take(&store, DEVICE, arrived(run, 130)).unwrap();
-        assert_eq!(taken, Taken::New);
-        store.write(ledger.changes()).unwrap();
-        ledger.committed();
-        let (_, totals) = &store.devices().unwrap()[0];
-        assert_eq!(totals.counts.received, 201);
-        assert_eq!(totals.counts.twice, 1);
-        assert_eq!(totals.counts.missing, 2);
-        let runs = store.runs(DEVICE).unwrap();
-        assert_eq!((runs.len(), runs[0].0, runs[0].1.received), (2, run, 200));
-        assert_eq!(store.missing(DEVICE, run, &runs[0].1).unwrap(), []);
-        assert_eq!(store.missing(DEVICE, other, &runs[1].1).unwrap(), [(1, 2)]);
-    }
-
-    #[test]
-    fn a_store_in_use_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let _store = Store::open(folder.path()).unwrap();
-        let Err(OpenError::Other(why)) = Store::open(folder.path()) else {
-            panic!("opened twice");
-        };
-        assert!(why.contains("running server"), "{why}");
-    }
-
-    #[test]
-    fn ids_that_begin_alike_are_different_devices() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let mut ledger = Ledger::new([]);
-        let run = Uuid::from_u128(1);
-        for device in ["pi", "pi-1", "p"] {
-            ledger.take(&store, device, arrived(run, 1)).unwrap();
-        }
-        store.write(ledger.changes()).unwrap();
-        assert_eq!(store.runs("pi").unwrap().len(), 1);
-        assert_eq!(store.received("p", run, 1, 100).unwrap(), 1);
-        assert_eq!(store.devices().unwrap().len(), 3);
     }
 }
