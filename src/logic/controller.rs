@@ -299,7 +299,7 @@ impl Controller {
         if self.starting.is_some_and(|(_, until)| now.boot >= until) {
             self.started(None, now);
         }
-        if let Some(loss) = self.delivery.take_lost() {
+        while let Some(loss) = self.delivery.take_lost() {
             self.tell(Body::Event(Event::Loss(loss)), None, now);
         }
     }
@@ -364,7 +364,7 @@ impl Controller {
             self.log(Level::Warn, format!("link down: {why}"));
             self.link_why = why.to_owned();
         }
-        self.delivery.link_down(refused, now.boot);
+        self.delivery.link_down(refused, &self.clock, now.boot);
         if self.stopping.is_some() {
             return;
         }
