@@ -67,6 +67,11 @@ fn main() {
     ] {
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-        println!("{what:28} {:10.3} {:10.3} {:10.3}", at(0.5), at(0.99), at(1.0));
+        println!(
+            "{what:28} {:10.3} {:10.3} {:10.3}",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
     }
 }

@@ -1,0 +1,279 @@
+//! SIGKILL of the real program at random moments: on line, off line, in a replay, while it opens its
+//! backlog. Afterwards the broker is back and everything is drained, and then: no run has a hole up to
+//! its last durable record, no number has two contents, and there are few duplicates.
+//!
+//! `nightlight backlog export` after each kill is the witness of what was on the disk. The moments are
+//! random but the same each time; `NIGHTLIGHT_KILLS=n` makes n in each test, `NIGHTLIGHT_SEED=n` others.
+
+#[path = "stage/filled.rs"]
+mod filled;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use stage::{Agent, Broker, Listener, eventually, within};
+use uuid::Uuid;
+
+const DURABLE_WITHIN: Duration = Duration::from_millis(200);
+/// What a busy machine may need on top: for a reading every 20 ms, and for a disk that is shared.
+const MARGIN: Duration = Duration::from_millis(1500);
+/// In flight at the kill.
+const WINDOW: usize = 16;
+/// Confirmed, but removed from the disk only once a second or after so many.
+const UNREMOVED: usize = 1000;
+/// A packed chunk is removed when all of it is confirmed.
+const CHUNK: usize = 128;
+
+fn variable(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok());
+    value.unwrap_or(default)
+}
+
+fn more(delivery: &str) -> String {
+    format!(
+        "[sensor]\ndriver = \"iio\"\npath = \"{{folder}}/light\"\ninterval = \"20ms\"\n\
+         [backlog]\npath = \"{{folder}}/backlog\"\ndurable_within = \"{}ms\"\n\
+         [delivery]\nreplay_jitter = \"0s\"\n{delivery}\n",
+        DURABLE_WITHIN.as_millis()
+    )
+}
+
+/// One device that is killed again and again, and everything known about its records.
+struct Victim {
+    broker: Broker,
+    listener: Listener,
+    agent: Agent,
+    rng: fastrand::Rng,
+    kills: usize,
+    /// What was seen on the disk after a kill.
+    durable: BTreeMap<(String, u64), Value>,
+    /// Of each kill: the moment in ms since 1970 up to which everything must be safe.
+    safe_until: Vec<i64>,
+}
+
+impl Victim {
+    fn new(id: &str, delivery: &str) -> Self {
+        let broker = Broker::start();
+        let listener = Listener::start(id, broker.port);
+        eventually("the listener listens", || listener.listens());
+        let agent = Agent::prepare(id, broker.port, &more(delivery));
+        Self {
+            broker,
+            listener,
+            agent,
+            rng: fastrand::Rng::with_seed(variable("NIGHTLIGHT_SEED", 1)),
+            kills: 0,
+            durable: BTreeMap::new(),
+            safe_until: Vec::new(),
+        }
+    }
+
+    /// Lets it run for a random time (that is the story, so it is slept), kills it, looks at the disk.
+    fn run_and_kill(&mut self, milliseconds: std::ops::Range<u64>) {
+        self.agent.run();
+        thread::sleep(Duration::from_millis(self.rng.u64(milliseconds)));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.expect("after 1970").as_millis() as i64;
+        self.agent.kill();
+        self.kills += 1;
+        self.safe_until
+            .push(now - (DURABLE_WITHIN + MARGIN).as_millis() as i64);
+        for record in self.agent.export() {
+            let (key, record) = keyed(record);
+            if let Some(before) = self.durable.insert(key.clone(), record.clone()) {
+                assert_eq!(before, record, "{key:?} has two contents on the disk");
+            }
+        }
+    }
+
+    /// A last life with the broker, until nothing waits; then the whole account.
+    fn ends_well(mut self) {
+        self.agent.run();
+        let run = || {
+            let log = self.agent.log();
+            let at = log.rfind("run=").map_or(0, |at| at + 4);
+            log[at..].chars().take(36).collect::<String>()
+        };
+        eventually("it starts", || {
+            self.agent.log().matches("run=").count() > self.kills
+        });
+        let run = run();
+        let drained = within(Duration::from_secs(60), || {
+            thread::sleep(Duration::from_millis(100));
+            // The state has no run: it counts when this run has been heard and all is told since.
+            let heard = self.listener.all();
+            let begins = heard.iter().position(|heard| {
+                heard
+                    .objects()
+                    .iter()
+                    .any(|object| object["run"] == run.as_str())
+            });
+            let last = heard
+                .iter()
+                .rposition(|heard| heard.topic.ends_with("/state"));
+            begins.is_some()
+                && begins < last
+                && last.is_some_and(|last| {
+                    heard[last]
+                        .objects()
+                        .iter()
+                        .any(|state| state["backlog"] == 0)
+                })
+        });
+        assert!(drained, "not drained");
+        assert_eq!(self.agent.stop().code(), Some(0));
+        eventually("all is heard", || {
+            self.listener.last_text("status") == "offline"
+        });
+        let records = self.listener.records();
+        let mut heard: BTreeMap<(String, u64), Value> = BTreeMap::new();
+        let mut times = BTreeMap::new();
+        let mut duplicates = 0;
+        let mut lost = Vec::new();
+        for record in records {
+            if record["event"] == "loss" {
+                lost.push(record.clone());
+            }
+            let ts = record["ts"].as_str().unwrap_or_default();
+            let at = ts.parse::<jiff::Timestamp>().expect("a time");
+            let (key, record) = keyed(record);
+            times.insert(key.clone(), at.as_millisecond());
+            if let Some(before) = heard.insert(key.clone(), record.clone()) {
+                assert_eq!(before, record, "{key:?} has two contents");
+                duplicates += 1;
+            }
+        }
+        assert!(lost.is_empty(), "a kill is no reason to lose: {lost:?}");
+        for (key, record) in &self.durable {
+            let heard = heard.get(key);
+            assert_eq!(heard, Some(record), "{key:?} was on the disk");
+        }
+        let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+        for ((run, seq), record) in &heard {
+            last.insert(run, *seq);
+            // What the next run says was given is to be complete too.
+            if let (Some(run), Some(seq)) = (
+                record["previous_run"].as_str(),
+                record["previous_seq"].as_u64(),
+            ) {
+                let highest = last.entry(run).or_default();
+                *highest = seq.max(*highest);
+            }
+        }
+        for (run, last) in &last {
+            let missing: Vec<u64> = (1..=*last)
+                .filter(|seq| !heard.contains_key(&((*run).to_owned(), *seq)))
+                .collect();
+            assert!(missing.is_empty(), "run {run} to {last}: {missing:?}");
+        }
+        self.nothing_old_is_missing(&times);
+        let most = self.kills * (WINDOW + UNREMOVED + CHUNK);
+        println!(
+            "{}: {} kills, {} runs, {} records, {duplicates} duplicates",
+            self.agent.id,
+            self.kills,
+            last.len(),
+            heard.len()
+        );
+        assert!(duplicates <= most, "{duplicates} duplicates");
+    }
+
+    /// A run that lived up to a kill has a record between then and the margin before it: whatever
+    /// came after its last one was younger than the promise.
+    fn nothing_old_is_missing(&self, times: &BTreeMap<(String, u64), i64>) {
+        let mut newest: BTreeMap<&str, i64> = BTreeMap::new();
+        let mut first: BTreeMap<&str, i64> = BTreeMap::new();
+        for ((run, _), &at) in times {
+            let newest = newest.entry(run).or_insert(at);
+            *newest = at.max(*newest);
+            let first = first.entry(run).or_insert(at);
+            *first = at.min(*first);
+        }
+        for safe in &self.safe_until {
+            // The run that lived at that moment, if it lived then.
+            let of = first.iter().filter(|(_, first)| *first < safe);
+            if let Some((run, _)) = of.max_by_key(|(_, first)| **first) {
+                let newest = newest[run];
+                let lived = self.lived_at(*safe, first[run]);
+                assert!(
+                    !lived || newest >= *safe - 100,
+                    "run {run} has nothing of its last {} ms",
+                    safe - newest
+                );
+            }
+        }
+    }
+
+    /// Whether no kill lies between the start of a run and that moment.
+    fn lived_at(&self, moment: i64, start: i64) -> bool {
+        let margin = (DURABLE_WITHIN + MARGIN).as_millis() as i64;
+        !self
+            .safe_until
+            .iter()
+            .any(|safe| (start..moment).contains(&(safe + margin)))
+    }
+}
+
+/// The key of a record and what of it never changes: not how it came, nor what is known of its time.
+fn keyed(mut record: Value) -> ((String, u64), Value) {
+    let run = record["run"].as_str().expect("a run").to_owned();
+    let seq = record["seq"].as_u64().expect("a number");
+    let synced = record["clock"] == "synced";
+    if let Some(object) = record.as_object_mut() {
+        object.remove("replayed");
+        if !synced {
+            object.remove("clock");
+            object.remove("ts");
+        }
+    }
+    ((run, seq), record)
+}
+
+#[test]
+fn killed_on_line_at_random_moments() {
+    let mut victim = Victim::new("pi-on-line", "");
+    for _ in 0..variable("NIGHTLIGHT_KILLS", 6) {
+        victim.run_and_kill(200..2500);
+    }
+    victim.ends_well();
+}
+
+#[test]
+fn killed_off_line_at_random_moments() {
+    let mut victim = Victim::new("pi-off-line", "replay_rate = 0\nbatch = 50");
+    victim.broker.stop();
+    for _ in 0..variable("NIGHTLIGHT_KILLS", 6) {
+        victim.run_and_kill(300..3000);
+    }
+    victim.broker.restart();
+    victim.ends_well();
+}
+
+#[test]
+fn killed_in_a_replay_at_random_moments() {
+    let mut victim = Victim::new("pi-replay", "replay_rate = 1000");
+    let run = Uuid::new_v4();
+    filled::fill(&victim.agent.path("backlog"), run, 6000);
+    for _ in 0..variable("NIGHTLIGHT_KILLS", 6) {
+        victim.run_and_kill(300..1800);
+    }
+    victim.ends_well();
+}
+
+#[test]
+fn killed_while_it_opens_its_backlog() {
+    let mut victim = Victim::new("pi-opening", "replay_rate = 0\nbatch = 50");
+    victim.broker.stop();
+    let run = Uuid::new_v4();
+    filled::fill(&victim.agent.path("backlog"), run, 3000);
+    for _ in 0..variable("NIGHTLIGHT_KILLS", 12) {
+        victim.run_and_kill(1..250);
+    }
+    victim.broker.restart();
+    victim.ends_well();
+}
