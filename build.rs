@@ -1,4 +1,4 @@
-//! Tells the program when it was built (`NIGHTLIGHT_BUILT_MS`, read by `src/io/clock.rs`).
+//! Tells the program when it was built (`BUILD_TIME_MS`, read by `src/io/clock.rs`).
 //!
 //! No clock of a Pi can be right and show an earlier time than this. `SOURCE_DATE_EPOCH` wins over
 //! the clock, so that a build can be repeated to the byte:
@@ -20,7 +20,7 @@ fn main() -> Result<(), String> {
             .map_or(0, |since| since.as_secs()),
     };
     println!(
-        "cargo:rustc-env=NIGHTLIGHT_BUILT_MS={}",
+        "cargo:rustc-env=BUILD_TIME_MS={}",
         seconds.saturating_mul(1000)
     );
     Ok(())

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::logic::time::Now;
 
 /// When the program was built, in milliseconds since 1970 (`build.rs`); no right clock shows less.
-pub const BUILT_MS: i64 = match i64::from_str_radix(env!("NIGHTLIGHT_BUILT_MS"), 10) {
+pub const BUILT_MS: i64 = match i64::from_str_radix(env!("BUILD_TIME_MS"), 10) {
     Ok(built_ms) => built_ms,
     Err(_) => 0,
 };

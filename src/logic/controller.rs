@@ -3,17 +3,19 @@
 //! It decides nothing itself. One input is handled at a time; then [`Controller::advance`] lets every
 //! part do what its deadlines say, and the orders wait in [`Controller::poll_output`].
 
+mod server;
+mod stopping;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{Action, Command, Inbox, Outcome, Verdict, Wish};
+use super::command::{Command, Inbox, Outcome};
 use super::delivery::{self, Delivery, Topic};
-use super::lighting::{self, Change, Lighting, Mode, Rules, State};
+use super::lighting::{self, Change, Lighting, Rules, State};
 use super::outage::{Cause, Outage};
-use super::telemetry::{self, Body, Book, Event, Keep, PlainNumber};
+use super::telemetry::{self, Body, Book, Event, Keep};
 use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
 use super::view::View;
 use super::{Exit, Input, Level, Opened, Output, command};
@@ -24,13 +26,6 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 const STARTED_WAITS: Duration = Duration::from_secs(10);
 /// The LED could not be written: the next try.
 const LED_RETRY: Duration = Duration::from_secs(1);
-/// At a stop, publications have so long to be confirmed, and all of it may take so long.
-const STOP_QUIET: Duration = Duration::from_millis(500);
-const STOP_MAX: Duration = Duration::from_secs(3);
-/// Commands that wait for one reading; a sensor that does not answer must not pile them up.
-const READ_NOW_WAITING: usize = 16;
-/// Larger acks are not read.
-const MAX_ACK: usize = 64 * 1024;
 
 /// What every part needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -423,51 +418,6 @@ impl Controller {
         self.delivery.add(record, None, now.boot);
     }
 
-    fn server_acked(&mut self, payload: &[u8], now: Now) {
-        #[derive(Deserialize)]
-        struct Ack {
-            run: Uuid,
-            acked: Vec<(u64, u64)>,
-        }
-        if payload.len() > MAX_ACK {
-            return;
-        }
-        if let Ok(ack) = serde_json::from_slice::<Ack>(payload) {
-            self.server_alive(now);
-            self.delivery.server_acked(ack.run, &ack.acked, now.boot);
-        }
-    }
-
-    fn server_status(&mut self, payload: &[u8], now: Now) {
-        if payload.eq_ignore_ascii_case(b"offline") {
-            let was = self.lighting.state();
-            let change = self.lighting.server_gone(now.boot);
-            self.lease_over(was, now);
-            self.apply(change, now);
-        } else {
-            self.server_alive(now);
-        }
-    }
-
-    fn server_alive(&mut self, now: Now) {
-        self.lighting.server_alive(now.boot);
-        self.end_outage(Cause::Server, now);
-    }
-
-    /// The server has lost its lease while the link stands: that is an outage too.
-    fn lease_over(&mut self, was: State, now: Now) {
-        let is_remote = |state: State| matches!(state, State::Remote { .. });
-        if is_remote(was) && !is_remote(self.lighting.state()) {
-            self.inbox.forget_order();
-            if self.delivery.is_up() {
-                let began = self.clock.stamp(now);
-                let why = "no sign of life from the server";
-                self.outage.begin(Cause::Server, why, began, now.boot);
-                self.log(Level::Warn, format!("{why}: the Pi decides by itself"));
-            }
-        }
-    }
-
     fn end_outage(&mut self, cause: Cause, now: Now) {
         let ended = self.clock.stamp(now);
         let Self {
@@ -485,127 +435,6 @@ impl Controller {
             self.log(Level::Info, text);
             self.tell(Body::Event(Event::Outage(report)), None, now);
         }
-    }
-
-    fn carry_out(&mut self, verdict: Verdict, now: Now) {
-        match verdict {
-            Verdict::Obey(command) => {
-                self.server_alive(now);
-                self.obey(command, now);
-            }
-            Verdict::Refuse { id, result, reason } => {
-                self.commands_refused += 1;
-                self.reply(id, result, &reason, None);
-            }
-            Verdict::Missing { from, to } => {
-                let reason = format!("commands {from} to {to} never came");
-                self.log(Level::Warn, reason.clone());
-                self.command_event(None, "led_on", Outcome::Superseded, &reason, now);
-            }
-        }
-    }
-
-    fn obey(&mut self, command: Command, now: Now) {
-        match &command.action {
-            Action::Led(_) if self.lighting.settings().mode == Mode::Local => {
-                self.commands_refused += 1;
-                let reason = "mode is local: the Pi alone decides";
-                self.reply(command.id, Outcome::Rejected, reason, None);
-            }
-            Action::Led(led_on) => {
-                let why = match &command.id {
-                    Some(id) => format!("command {id}"),
-                    None => "command".to_owned(),
-                };
-                let change = self.lighting.command(*led_on, command.lease, why, now.boot);
-                self.apply(change, now);
-                self.reply(command.id, Outcome::Applied, "", None);
-            }
-            Action::ReadNow if self.read_now.len() >= READ_NOW_WAITING => {
-                self.commands_refused += 1;
-                let reason = "the sensor has not answered those before it";
-                self.reply(command.id, Outcome::Rejected, reason, None);
-            }
-            Action::ReadNow => {
-                if !self.reading {
-                    self.reading = true;
-                    self.outputs.push_back(Output::ReadSensor);
-                }
-                self.read_now.push(command);
-            }
-            Action::Set(wish) => self.set(command.id.clone(), wish, now),
-            Action::Reboot if !self.allow_reboot => {
-                let reason = "not allowed here; the key commands.allow_reboot allows it";
-                self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
-            }
-            Action::Reboot => {
-                self.finish(command.id, "reboot", Outcome::Applied, "", now);
-                self.stop(Exit::Reboot, now);
-            }
-            Action::Restart => {
-                self.finish(command.id, "restart", Outcome::Applied, "", now);
-                self.stop(Exit::Restart, now);
-            }
-        }
-    }
-
-    fn set(&mut self, id: Option<String>, wish: &Wish, now: Now) {
-        let rules = wish.over(self.lighting.settings().rules());
-        if let Err(reason) = rules.check() {
-            return self.finish(id, "set", Outcome::Rejected, &reason, now);
-        }
-        let change = self.lighting.set_rules(rules, now.boot);
-        self.apply(change, now);
-        if wish.persist {
-            self.outputs.push_back(Output::KeepRules(rules));
-        }
-        self.finish(id, "set", Outcome::Applied, "", now);
-    }
-
-    /// The end of an instruction to the device: the sender is told, and it is recorded.
-    fn finish(&mut self, id: Option<String>, name: &str, result: Outcome, reason: &str, now: Now) {
-        self.command_event(id.clone(), name, result, reason, now);
-        self.reply(id, result, reason, None);
-    }
-
-    fn command_event(
-        &mut self,
-        id: Option<String>,
-        command: &str,
-        result: Outcome,
-        reason: &str,
-        now: Now,
-    ) {
-        let event = Event::Command {
-            id,
-            command: command.to_owned(),
-            result,
-            reason: reason.to_owned(),
-        };
-        self.tell(Body::Event(event), None, now);
-    }
-
-    fn reply(&mut self, id: Option<String>, result: Outcome, reason: &str, light: Option<f64>) {
-        #[derive(Serialize)]
-        struct Reply<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            id: Option<String>,
-            result: Outcome,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            reason: &'a str,
-            led_on: bool,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            light: Option<PlainNumber>,
-        }
-        let reply = Reply {
-            id,
-            result,
-            reason,
-            led_on: self.lighting.led_on(),
-            light: light.map(PlainNumber),
-        };
-        let payload = serde_json::to_vec(&reply).unwrap_or_default();
-        self.delivery.tell(Topic::Results, payload, false);
     }
 
     /// Orders a change of the LED and records it.
@@ -662,65 +491,6 @@ impl Controller {
         let announcement = self.view(now).announcement();
         self.delivery
             .tell(Topic::State, announcement.into_bytes(), true);
-    }
-
-    fn stop(&mut self, exit: Exit, now: Now) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.log(Level::Info, "stopping".into());
-        self.take_kept();
-        self.delivery.tell(Topic::Status, b"offline".to_vec(), true);
-        self.stopping = Some(Stopping {
-            exit,
-            quiet_by: now.boot + STOP_QUIET,
-            over_by: now.boot + STOP_MAX,
-            stored: false,
-            done: false,
-        });
-    }
-
-    /// At a stop the last group of records is on its way to the disk: nothing may make another.
-    fn is_closed_to(&self, input: &Input) -> bool {
-        let goes_on = matches!(
-            input,
-            Input::Acked(_)
-                | Input::Stored { .. }
-                | Input::StoreFailed(_)
-                | Input::BacklogOpened(_)
-                | Input::LinkDown { .. }
-                | Input::DeadlineReached
-        );
-        self.stopping.is_some() && !goes_on
-    }
-
-    /// What is published has a moment to be confirmed; the rest goes to the disk; then it ends.
-    fn go_on_stopping(&mut self, now: Now) {
-        let Some(stopping) = &mut self.stopping else {
-            return;
-        };
-        let quiet = self.delivery.is_quiet() || now.boot >= stopping.quiet_by;
-        if quiet && !stopping.stored {
-            self.delivery.hand_over_forgets();
-            let ids = self.inbox.fresh_ids();
-            stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
-            if !stopping.stored {
-                stopping.quiet_by = (now.boot + STOP_QUIET).min(stopping.over_by);
-            }
-        }
-        if stopping.done || now.boot >= stopping.over_by {
-            let exit = stopping.exit;
-            // Said once; a later deadline has nothing to add.
-            stopping.over_by = Duration::MAX;
-            stopping.done = false;
-            self.delivery.hand_over_forgets();
-            let left = self.delivery.only_in_memory();
-            if left > 0 {
-                let text = format!("{left} records could not be stored and are lost");
-                self.outputs.push_back(Output::Log(Level::Warn, text));
-            }
-            self.outputs.push_back(Output::Exit(exit));
-        }
     }
 
     fn log(&mut self, level: Level, text: String) {

@@ -1,0 +1,220 @@
+//! What the inbox says of commands, good and bad.
+
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        order: Order::Latest,
+        gap_wait: Duration::from_secs(5),
+        on: "ON".into(),
+        off: "OFF".into(),
+        allow_reboot: false,
+        accept_retained: false,
+    }
+}
+
+fn at(ms: u64) -> Now {
+    Now {
+        boot: Duration::from_millis(ms),
+        wall_ms: 1_795_194_000_000 + ms as i64,
+        synced: true,
+    }
+}
+
+fn verdicts(inbox: &mut Inbox) -> Vec<String> {
+    std::iter::from_fn(|| inbox.poll())
+        .map(|verdict| match verdict {
+            Verdict::Obey(command) => format!("obey {:?}", command.action),
+            Verdict::Refuse { id, result, .. } => {
+                format!("{:?} {}", result, id.unwrap_or_default())
+            }
+            Verdict::Missing { from, to } => format!("missing {from}..{to}"),
+        })
+        .collect()
+}
+
+#[test]
+fn the_lessons_command_and_plain_payloads_are_understood() {
+    let action = |payload: &str| parse(payload.as_bytes(), &settings()).map(|c| c.action);
+    assert_eq!(action(r#"{"led_on": true}"#), Ok(Action::Led(true)));
+    assert_eq!(action("OFF"), Ok(Action::Led(false)));
+    assert_eq!(action(r#"{"command":"read-now"}"#), Ok(Action::ReadNow));
+}
+
+#[test]
+fn malformed_payloads_are_refused_with_a_reason() {
+    let long_id = format!(r#"{{"led_on":true,"id":"{}"}}"#, "x".repeat(65));
+    let large = format!(r#"{{"led_on":true,"x":"{}"}}"#, "x".repeat(200_000));
+    let deep = "[".repeat(4_000);
+    for payload in [
+        "",
+        "null",
+        "[]",
+        "true",
+        "on",
+        "{",
+        "{}",
+        r#"{"led_on": 1}"#,
+        r#"{"led_on": "true"}"#,
+        r#"{"led_on": null}"#,
+        r#"{"led_on":true,"seq":1e400}"#,
+        r#"{"led_on":true,"seq":1.5}"#,
+        r#"{"led_on":true,"lease":5}"#,
+        r#"{"led_on":true,"lease":"-5s"}"#,
+        r#"{"led_on":true,"expires_at":"yesterday"}"#,
+        r#"{"led_on":true,"id":""}"#,
+        r#"{"led_on":true,"id":7}"#,
+        r#"{"led_on":true,"command":"set"}"#,
+        r#"{"command":"explode"}"#,
+        r#"{"command":"set"}"#,
+        r#"{"command":"set","on_below":"x"}"#,
+        r#"{"command":"set","mode":"party"}"#,
+        r#"{"command":"set","on_belov":3}"#,
+        &long_id,
+        &large,
+        &deep,
+    ] {
+        let unfit = parse(payload.as_bytes(), &settings());
+        assert!(
+            unfit.is_err_and(|unfit| !unfit.reason.is_empty() && unfit.reason.len() < 200),
+            "{payload:.40}"
+        );
+    }
+    assert!(parse(&[0xff, 0xfe, b'{'], &settings()).is_err());
+}
+
+#[test]
+fn a_burst_that_waited_at_the_broker_moves_the_led_once() {
+    let mut inbox = Inbox::new(settings());
+    inbox.link_up(at(0).boot);
+    for n in 0..20 {
+        let payload = format!(r#"{{"led_on":{},"id":"c{n}"}}"#, n % 2 == 1);
+        inbox.receive(payload.as_bytes(), false, at(n), true);
+    }
+    assert_eq!(verdicts(&mut inbox).len(), 19);
+    inbox.tick(at(1_000));
+    assert_eq!(verdicts(&mut inbox), ["obey Led(true)"]);
+}
+
+#[test]
+fn retained_repeated_and_expired_commands_are_refused() {
+    let mut inbox = Inbox::new(settings());
+    let command = br#"{"led_on":true,"id":"a"}"#;
+    inbox.receive(command, true, at(0), true);
+    inbox.receive(command, false, at(0), true);
+    inbox.receive(command, false, at(1), true);
+    let old = br#"{"led_on":true,"id":"b","expires_at":"2020-01-01T00:00:00Z"}"#;
+    inbox.receive(old, false, at(2), true);
+    assert_eq!(
+        verdicts(&mut inbox),
+        ["Rejected a", "obey Led(true)", "Duplicate a", "Expired b"]
+    );
+}
+
+#[test]
+fn an_id_of_an_earlier_run_is_known() {
+    let mut inbox = Inbox::new(settings());
+    inbox.remember(vec!["a".into(), "b".into()]);
+    inbox.receive(br#"{"led_on":true,"id":"b"}"#, false, at(0), true);
+    assert_eq!(verdicts(&mut inbox), ["Duplicate b"]);
+}
+
+#[test]
+fn with_the_clock_not_set_an_expiry_counts_only_for_what_comes_at_once() {
+    let command = br#"{"led_on":true,"expires_at":"2030-01-01T00:00:00Z"}"#;
+    let mut inbox = Inbox::new(settings());
+    inbox.receive(command, false, at(0), false);
+    inbox.link_up(at(1).boot);
+    inbox.receive(command, false, at(2), false);
+    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Rejected "]);
+}
+
+#[test]
+fn a_sequence_waits_for_a_hole_and_passes_it() {
+    let mut inbox = Inbox::new(Settings {
+        order: Order::Sequence,
+        ..settings()
+    });
+    let send = |inbox: &mut Inbox, seq: i64, ms: u64| {
+        let payload = format!(r#"{{"led_on":{},"seq":{seq}}}"#, seq % 2 == 0);
+        inbox.receive(payload.as_bytes(), false, at(ms), true);
+    };
+    send(&mut inbox, 1, 0);
+    send(&mut inbox, 3, 1);
+    assert_eq!(verdicts(&mut inbox), ["obey Led(false)"]);
+    send(&mut inbox, 2, 2);
+    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "obey Led(false)"]);
+    send(&mut inbox, 7, 10);
+    send(&mut inbox, 6, 11);
+    assert_eq!(inbox.next_deadline(), Some(Duration::from_millis(5_010)));
+    inbox.tick(at(5_010));
+    assert_eq!(
+        verdicts(&mut inbox),
+        ["missing 4..5", "obey Led(true)", "obey Led(false)"]
+    );
+    send(&mut inbox, 2, 5_011);
+    assert_eq!(verdicts(&mut inbox), ["Superseded "]);
+}
+
+#[test]
+fn each_hole_in_a_sequence_is_passed_in_its_turn() {
+    let mut inbox = Inbox::new(Settings {
+        order: Order::Sequence,
+        ..settings()
+    });
+    for seq in [1, 3, 5] {
+        let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
+        inbox.receive(payload.as_bytes(), false, at(0), true);
+    }
+    for ms in [5_000, 10_000] {
+        assert_eq!(inbox.next_deadline(), Some(at(ms).boot));
+        inbox.tick(at(ms));
+    }
+    assert_eq!(inbox.next_deadline(), None);
+    let passed = [
+        "obey Led(true)",
+        "missing 2..2",
+        "obey Led(true)",
+        "missing 4..4",
+        "obey Led(true)",
+    ];
+    assert_eq!(verdicts(&mut inbox), passed);
+}
+
+#[test]
+fn a_command_behind_a_hole_is_not_forgotten_when_the_server_was_silent() {
+    let mut inbox = Inbox::new(Settings {
+        order: Order::Sequence,
+        ..settings()
+    });
+    for seq in [1, 3] {
+        let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
+        inbox.receive(payload.as_bytes(), false, at(0), true);
+    }
+    inbox.forget_order();
+    inbox.tick(at(5_000));
+    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "obey Led(true)"]);
+    assert_eq!(inbox.next_deadline(), None);
+}
+
+#[test]
+fn a_command_that_waited_at_the_broker_is_too_late_after_a_newer_one() {
+    let mut inbox = Inbox::new(settings());
+    let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
+    let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
+    inbox.receive(newer, false, at(0), true);
+    inbox.link_up(at(1).boot);
+    inbox.receive(older, false, at(2), true);
+    inbox.tick(at(2_000));
+    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
+}
+
+#[test]
+fn a_command_overtaken_by_a_newer_one_does_nothing() {
+    let mut inbox = Inbox::new(settings());
+    let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
+    let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
+    inbox.receive(newer, false, at(0), true);
+    inbox.receive(older, false, at(1), true);
+    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
+}

@@ -1,0 +1,199 @@
+//! What comes from the server: commands, acks, signs of life; and what it is answered.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Controller;
+use crate::logic::command::{Action, Command, Outcome, Verdict, Wish};
+use crate::logic::delivery::Topic;
+use crate::logic::lighting::{Mode, State};
+use crate::logic::outage::Cause;
+use crate::logic::telemetry::{Body, Event, PlainNumber};
+use crate::logic::time::Now;
+use crate::logic::{Exit, Level, Output};
+
+/// Larger acks are not read.
+const MAX_ACK: usize = 64 * 1024;
+/// Commands that wait for one reading; a sensor that does not answer must not pile them up.
+const READ_NOW_WAITING: usize = 16;
+
+impl Controller {
+    pub(super) fn server_acked(&mut self, payload: &[u8], now: Now) {
+        #[derive(Deserialize)]
+        struct Ack {
+            run: Uuid,
+            acked: Vec<(u64, u64)>,
+        }
+        if payload.len() > MAX_ACK {
+            return;
+        }
+        if let Ok(ack) = serde_json::from_slice::<Ack>(payload) {
+            self.server_alive(now);
+            self.delivery.server_acked(ack.run, &ack.acked, now.boot);
+        }
+    }
+
+    pub(super) fn server_status(&mut self, payload: &[u8], now: Now) {
+        if payload.eq_ignore_ascii_case(b"offline") {
+            let was = self.lighting.state();
+            let change = self.lighting.server_gone(now.boot);
+            self.lease_over(was, now);
+            self.apply(change, now);
+        } else {
+            self.server_alive(now);
+        }
+    }
+
+    pub(super) fn server_alive(&mut self, now: Now) {
+        self.lighting.server_alive(now.boot);
+        self.end_outage(Cause::Server, now);
+    }
+
+    /// The server has lost its lease while the link stands: that is an outage too.
+    pub(super) fn lease_over(&mut self, was: State, now: Now) {
+        let is_remote = |state: State| matches!(state, State::Remote { .. });
+        if is_remote(was) && !is_remote(self.lighting.state()) {
+            self.inbox.forget_order();
+            if self.delivery.is_up() {
+                let began = self.clock.stamp(now);
+                let why = "no sign of life from the server";
+                self.outage.begin(Cause::Server, why, began, now.boot);
+                self.log(Level::Warn, format!("{why}: the Pi decides by itself"));
+            }
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, verdict: Verdict, now: Now) {
+        match verdict {
+            Verdict::Obey(command) => {
+                self.server_alive(now);
+                self.obey(command, now);
+            }
+            Verdict::Refuse { id, result, reason } => {
+                self.commands_refused += 1;
+                self.reply(id, result, &reason, None);
+            }
+            Verdict::Missing { from, to } => {
+                let reason = format!("commands {from} to {to} never came");
+                self.log(Level::Warn, reason.clone());
+                self.command_event(None, "led_on", Outcome::Superseded, &reason, now);
+            }
+        }
+    }
+
+    pub(super) fn obey(&mut self, command: Command, now: Now) {
+        match &command.action {
+            Action::Led(_) if self.lighting.settings().mode == Mode::Local => {
+                self.commands_refused += 1;
+                let reason = "mode is local: the Pi alone decides";
+                self.reply(command.id, Outcome::Rejected, reason, None);
+            }
+            Action::Led(led_on) => {
+                let why = match &command.id {
+                    Some(id) => format!("command {id}"),
+                    None => "command".to_owned(),
+                };
+                let change = self.lighting.command(*led_on, command.lease, why, now.boot);
+                self.apply(change, now);
+                self.reply(command.id, Outcome::Applied, "", None);
+            }
+            Action::ReadNow if self.read_now.len() >= READ_NOW_WAITING => {
+                self.commands_refused += 1;
+                let reason = "the sensor has not answered those before it";
+                self.reply(command.id, Outcome::Rejected, reason, None);
+            }
+            Action::ReadNow => {
+                if !self.reading {
+                    self.reading = true;
+                    self.outputs.push_back(Output::ReadSensor);
+                }
+                self.read_now.push(command);
+            }
+            Action::Set(wish) => self.set(command.id.clone(), wish, now),
+            Action::Reboot if !self.allow_reboot => {
+                let reason = "not allowed here; the key commands.allow_reboot allows it";
+                self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
+            }
+            Action::Reboot => {
+                self.finish(command.id, "reboot", Outcome::Applied, "", now);
+                self.stop(Exit::Reboot, now);
+            }
+            Action::Restart => {
+                self.finish(command.id, "restart", Outcome::Applied, "", now);
+                self.stop(Exit::Restart, now);
+            }
+        }
+    }
+
+    pub(super) fn set(&mut self, id: Option<String>, wish: &Wish, now: Now) {
+        let rules = wish.over(self.lighting.settings().rules());
+        if let Err(reason) = rules.check() {
+            return self.finish(id, "set", Outcome::Rejected, &reason, now);
+        }
+        let change = self.lighting.set_rules(rules, now.boot);
+        self.apply(change, now);
+        if wish.persist {
+            self.outputs.push_back(Output::KeepRules(rules));
+        }
+        self.finish(id, "set", Outcome::Applied, "", now);
+    }
+
+    /// The end of an instruction to the device: the sender is told, and it is recorded.
+    pub(super) fn finish(
+        &mut self,
+        id: Option<String>,
+        name: &str,
+        result: Outcome,
+        reason: &str,
+        now: Now,
+    ) {
+        self.command_event(id.clone(), name, result, reason, now);
+        self.reply(id, result, reason, None);
+    }
+
+    pub(super) fn command_event(
+        &mut self,
+        id: Option<String>,
+        command: &str,
+        result: Outcome,
+        reason: &str,
+        now: Now,
+    ) {
+        let event = Event::Command {
+            id,
+            command: command.to_owned(),
+            result,
+            reason: reason.to_owned(),
+        };
+        self.tell(Body::Event(event), None, now);
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        id: Option<String>,
+        result: Outcome,
+        reason: &str,
+        light: Option<f64>,
+    ) {
+        #[derive(Serialize)]
+        struct Reply<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            id: Option<String>,
+            result: Outcome,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            reason: &'a str,
+            led_on: bool,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            light: Option<PlainNumber>,
+        }
+        let reply = Reply {
+            id,
+            result,
+            reason,
+            led_on: self.lighting.led_on(),
+            light: light.map(PlainNumber),
+        };
+        let payload = serde_json::to_vec(&reply).unwrap_or_default();
+        self.delivery.tell(Topic::Results, payload, false);
+    }
+}

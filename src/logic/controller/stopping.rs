@@ -1,0 +1,73 @@
+//! A stop: what is published has a moment to be confirmed, the rest goes to the disk, then it ends.
+
+use std::time::Duration;
+
+use super::{Controller, Stopping};
+use crate::logic::delivery::Topic;
+use crate::logic::time::Now;
+use crate::logic::{Exit, Input, Level, Output};
+
+/// At a stop, publications have so long to be confirmed, and all of it may take so long.
+const STOP_QUIET: Duration = Duration::from_millis(500);
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+impl Controller {
+    pub(super) fn stop(&mut self, exit: Exit, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.log(Level::Info, "stopping".into());
+        self.take_kept();
+        self.delivery.tell(Topic::Status, b"offline".to_vec(), true);
+        self.stopping = Some(Stopping {
+            exit,
+            quiet_by: now.boot + STOP_QUIET,
+            over_by: now.boot + STOP_MAX,
+            stored: false,
+            done: false,
+        });
+    }
+
+    /// At a stop the last group of records is on its way to the disk: nothing may make another.
+    pub(super) fn is_closed_to(&self, input: &Input) -> bool {
+        let goes_on = matches!(
+            input,
+            Input::Acked(_)
+                | Input::Stored { .. }
+                | Input::StoreFailed(_)
+                | Input::BacklogOpened(_)
+                | Input::LinkDown { .. }
+                | Input::DeadlineReached
+        );
+        self.stopping.is_some() && !goes_on
+    }
+
+    /// What is published has a moment to be confirmed; the rest goes to the disk; then it ends.
+    pub(super) fn go_on_stopping(&mut self, now: Now) {
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        let quiet = self.delivery.is_quiet() || now.boot >= stopping.quiet_by;
+        if quiet && !stopping.stored {
+            self.delivery.hand_over_forgets();
+            let ids = self.inbox.fresh_ids();
+            stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
+            if !stopping.stored {
+                stopping.quiet_by = (now.boot + STOP_QUIET).min(stopping.over_by);
+            }
+        }
+        if stopping.done || now.boot >= stopping.over_by {
+            let exit = stopping.exit;
+            // Said once; a later deadline has nothing to add.
+            stopping.over_by = Duration::MAX;
+            stopping.done = false;
+            self.delivery.hand_over_forgets();
+            let left = self.delivery.only_in_memory();
+            if left > 0 {
+                let text = format!("{left} records could not be stored and are lost");
+                self.outputs.push_back(Output::Log(Level::Warn, text));
+            }
+            self.outputs.push_back(Output::Exit(exit));
+        }
+    }
+}

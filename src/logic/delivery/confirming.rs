@@ -1,0 +1,170 @@
+//! What a confirmation does: of the broker, of the server, or none in time.
+//!
+//! The window moves on the broker's word; a record is forgotten on the word that `confirm` asks for.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Cargo, Confirm, Copy, Delivery, Lane, Phase};
+use crate::logic::telemetry::Record;
+use crate::logic::{Key, Level, Output};
+
+/// Late acks are looked for so often within `ack_timeout`.
+const ACK_LOOKS: u32 = 16;
+
+impl Delivery {
+    /// The broker has confirmed a publication; tokens of an earlier session are unknown and ignored.
+    pub fn acked(&mut self, token: u64, now: Duration) {
+        let Some(oldest) = self.flight.front().map(|flight| flight.token) else {
+            return;
+        };
+        let Some(flight) = token
+            .checked_sub(oldest)
+            .and_then(|place| self.flight.get_mut(place as usize))
+        else {
+            return;
+        };
+        flight.confirmed = true;
+        let cargo = std::mem::replace(&mut flight.cargo, Cargo::Control);
+        while self.flight.front().is_some_and(|flight| flight.confirmed) {
+            self.flight.pop_front();
+        }
+        let phase = match self.settings.confirm {
+            Confirm::Broker => Phase::Confirmed,
+            Confirm::Server => {
+                let due = now + self.settings.ack_timeout;
+                self.acks_due.get_or_insert(due);
+                Phase::Published(now)
+            }
+        };
+        match cargo {
+            Cargo::Control => {}
+            Cargo::Own(seq) => self.settle_own(seq, phase, now),
+            Cargo::Page(keys) => self.settle_page(|key, _| keys.contains(key), phase, now),
+        }
+    }
+
+    /// The server has acked records of `run`, as inclusive ranges of `seq`.
+    pub fn server_acked(&mut self, run: Uuid, ranges: &[(u64, u64)], now: Duration) {
+        if self.settings.confirm != Confirm::Server {
+            return;
+        }
+        let covers = |seq: u64| ranges.iter().any(|&(from, to)| (from..=to).contains(&seq));
+        if self.live.front().is_some_and(|held| held.record.run == run) {
+            for &(from, to) in ranges {
+                let behind = self.live.iter().skip(self.place_of(from));
+                let acked: Vec<u64> = behind
+                    .map(|held| held.record.seq)
+                    .take_while(|seq| *seq <= to)
+                    .collect();
+                for seq in acked {
+                    self.settle_own(seq, Phase::Confirmed, now);
+                }
+            }
+        }
+        let acked = |_: &Key, record: &Record| record.run == run && covers(record.seq);
+        self.settle_page(acked, Phase::Confirmed, now);
+    }
+
+    /// What the server has not acked in time is sent again, or a little later: all of memory is looked
+    /// at for it, so not too often.
+    pub(super) fn time_out_acks(&mut self, now: Duration) {
+        if self.acks_due.is_none_or(|due| now < due) {
+            return;
+        }
+        let timeout = self.settings.ack_timeout;
+        let late = |phase: Phase| matches!(phase, Phase::Published(at) if now >= at + timeout);
+        for held in &mut self.live {
+            if late(held.phase) {
+                held.phase = Phase::Again;
+                held.lane = Lane::History;
+            }
+        }
+        for replayed in &mut self.page {
+            if late(replayed.phase) {
+                replayed.phase = Phase::Waiting;
+            }
+        }
+        self.next_history = 0;
+        let next = self.oldest_published().map(|at| at + timeout);
+        self.acks_due = next.map(|at| at.max(now + timeout / ACK_LOOKS));
+    }
+
+    pub(super) fn oldest_published(&self) -> Option<Duration> {
+        let live = self.live.iter().map(|held| held.phase);
+        let page = self.page.iter().map(|replayed| replayed.phase);
+        live.chain(page)
+            .filter_map(|phase| match phase {
+                Phase::Published(at) => Some(at),
+                _ => None,
+            })
+            .min()
+    }
+
+    pub(super) fn give_up_a_stalled_broker(&mut self, now: Duration) {
+        if self.stalled_at().is_some_and(|at| now >= at) {
+            let seconds = self.settings.stalled_after.as_secs();
+            let text = format!(
+                "the broker has not confirmed a publication for {seconds} s: connecting anew"
+            );
+            self.orders.push_back(Output::Log(Level::Warn, text));
+            self.orders.push_back(Output::Disconnect);
+            self.link_down(false, now);
+        }
+    }
+
+    pub(super) fn stalled_at(&self) -> Option<Duration> {
+        self.flight
+            .front()
+            .map(|flight| flight.at + self.settings.stalled_after)
+    }
+
+    /// A record of this run reaches `phase`; a confirmed one leaves.
+    pub(super) fn settle_own(&mut self, seq: u64, phase: Phase, now: Duration) {
+        let place = self.place_of(seq);
+        let held = self
+            .live
+            .get_mut(place)
+            .filter(|held| held.record.seq == seq);
+        let mut on_disk = true;
+        if let Some(held) = held {
+            held.phase = phase;
+            if phase != Phase::Confirmed {
+                return;
+            }
+            on_disk = held.copy != Copy::None;
+            self.orders
+                .extend(held.tells_loss.take().map(Output::ForgetLoss));
+            self.live.remove(place);
+        }
+        // A record that is not in memory was left to the disk before the broker answered.
+        if phase == Phase::Confirmed
+            && on_disk
+            && let Some(ordinal) = self.disk.ordinal
+        {
+            let key = Key { ordinal, seq };
+            self.page.retain(|replayed| replayed.key != key);
+            self.forget.push(key, now);
+        }
+    }
+
+    /// Records of the page reach `phase`; the confirmed ones leave.
+    pub(super) fn settle_page(
+        &mut self,
+        which: impl Fn(&Key, &Record) -> bool,
+        phase: Phase,
+        now: Duration,
+    ) {
+        let Self { page, forget, .. } = self;
+        page.retain_mut(|replayed| {
+            if which(&replayed.key, &replayed.record) {
+                replayed.phase = phase;
+            }
+            if replayed.phase == Phase::Confirmed {
+                forget.push(replayed.key, now);
+            }
+            replayed.phase != Phase::Confirmed
+        });
+    }
+}

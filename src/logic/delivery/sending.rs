@@ -1,0 +1,174 @@
+//! What is published next: results and the like, then live records, then history, within the window.
+//!
+//! History comes from the page that was read from the disk, and behind the disk from memory.
+
+use std::time::Duration;
+
+use super::{CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Topic};
+use crate::logic::Output;
+use crate::logic::time::Clock;
+
+/// A batch ends before it is larger than this many bytes; brokers refuse large packets.
+const BATCH_BYTES: usize = 32 * 1024;
+/// No replay rate is so slow that the pause between two records is longer, in seconds.
+const LONGEST_PAUSE: f64 = 86_400.0;
+
+impl Delivery {
+    pub(super) fn send_control(&mut self, now: Duration) {
+        while self.flight.len() < self.settings.window + CONTROL_ROOM {
+            let Some(Control {
+                topic,
+                payload,
+                retain,
+            }) = self.control.pop_front()
+            else {
+                break;
+            };
+            self.publish(topic, payload, 1, retain, Cargo::Control, now);
+        }
+    }
+
+    pub(super) fn send_live(&mut self, clock: &Clock, now: Duration) {
+        while self.flight.len() < self.settings.window {
+            let place = self.place_of(self.next_live);
+            let Some(held) = self.live.get_mut(place) else {
+                break;
+            };
+            self.next_live = held.record.seq + 1;
+            if held.lane != Lane::Live || held.phase != Phase::Waiting {
+                continue;
+            }
+            held.phase = Phase::Sent;
+            let topic = match held.record.is_reading() {
+                true => Topic::Telemetry,
+                false => Topic::Events,
+            };
+            let payload = held.record.wire(clock, false).into_bytes();
+            let cargo = Cargo::Own(held.record.seq);
+            self.publish(topic, payload, self.settings.qos, false, cargo, now);
+        }
+    }
+
+    pub(super) fn send_history(&mut self, clock: &Clock, now: Duration) {
+        while now >= self.replay_at && self.flight.len() < self.settings.window {
+            self.fetch();
+            let sent = match self.send_page(clock, now) {
+                0 => self.send_memory(clock, now),
+                sent => sent,
+            };
+            if sent == 0 {
+                break;
+            }
+            if self.settings.replay_rate > 0.0 {
+                let seconds = (sent as f64 / self.settings.replay_rate).min(LONGEST_PAUSE);
+                let pause = Duration::from_secs_f64(seconds);
+                // The beat is kept, but what was missed while the window was full is not caught up.
+                self.replay_at = self.replay_at.max(now.saturating_sub(pause)) + pause;
+            }
+        }
+    }
+
+    /// Publishes the oldest waiting records of the page, up to a batch; tells how many.
+    pub(super) fn send_page(&mut self, clock: &Clock, now: Duration) -> usize {
+        let (mut keys, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for replayed in &mut self.page {
+            if replayed.phase != Phase::Waiting {
+                continue;
+            }
+            if keys.len() >= self.settings.batch || bytes >= BATCH_BYTES {
+                break;
+            }
+            let object = replayed.record.wire(clock, true);
+            bytes += object.len() + 1;
+            replayed.phase = Phase::Sent;
+            keys.push(replayed.key);
+            objects.push(object);
+        }
+        let sent = keys.len();
+        if let Some(payload) = in_one_message(&objects) {
+            self.publish(
+                Topic::History,
+                payload,
+                self.settings.qos,
+                false,
+                Cargo::Page(keys),
+                now,
+            );
+        }
+        sent
+    }
+
+    /// Behind the disk: the oldest record of an outage that only memory has. One at a time, since
+    /// there are only as many as fit between two commits.
+    pub(super) fn send_memory(&mut self, clock: &Clock, now: Duration) -> usize {
+        if self.disk_first() {
+            return 0;
+        }
+        let place = self.place_of(self.next_history);
+        let mut rest = self.live.range_mut(place..);
+        let Some(held) = rest.find(|held| held.is_history()) else {
+            self.next_history = self.live.back().map_or(0, |held| held.record.seq + 1);
+            return 0;
+        };
+        self.next_history = held.record.seq + 1;
+        held.phase = Phase::Sent;
+        let payload = held.record.wire(clock, true).into_bytes();
+        let cargo = Cargo::Own(held.record.seq);
+        self.publish(
+            Topic::History,
+            payload,
+            self.settings.qos,
+            false,
+            cargo,
+            now,
+        );
+        1
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        topic: Topic,
+        payload: Vec<u8>,
+        qos: u8,
+        retain: bool,
+        cargo: Cargo,
+        at: Duration,
+    ) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.flight.push_back(Flight {
+            token,
+            at,
+            confirmed: false,
+            cargo,
+        });
+        self.orders.push_back(Output::Publish(Message {
+            token,
+            topic,
+            payload,
+            qos,
+            retain,
+        }));
+    }
+
+    pub(super) fn has_history(&self) -> bool {
+        let in_page = |phase: Phase| self.page.iter().any(|replayed| replayed.phase == phase);
+        self.can_fetch()
+            || in_page(Phase::Waiting)
+            || !self.disk_first() && self.memory_has_history()
+    }
+
+    pub(super) fn memory_has_history(&self) -> bool {
+        let place = self.place_of(self.next_history);
+        self.live.range(place..).any(Held::is_history)
+    }
+}
+
+/// One record is an object, several are an array.
+fn in_one_message(objects: &[String]) -> Option<Vec<u8>> {
+    match objects {
+        [] => None,
+        [object] => Some(object.clone().into_bytes()),
+        _ => Some(format!("[{}]", objects.join(",")).into_bytes()),
+    }
+}

@@ -1,0 +1,228 @@
+//! What goes to the disk and when, what is read back, and what is removed there.
+//!
+//! On a healthy link nothing goes there at all. Nothing here writes: all of it is orders.
+
+use std::time::Duration;
+
+use super::{Copy, Delivery, Disk, FORGET_AFTER, Forget, Held, Phase, Replayed};
+use crate::logic::telemetry::Record;
+use crate::logic::{Key, KeyRange, Output};
+
+/// Published records that await the server's ack in memory, beside their copy on the disk.
+const LIVE_ON_DISK: usize = 1_024;
+/// Records read from the backlog at a time.
+const PAGE: usize = 256;
+/// After a failed write, the next try.
+const STORE_RETRY: Duration = Duration::from_secs(2);
+
+impl Delivery {
+    /// The backlog is open and this run has its ordinal there.
+    pub fn opened(&mut self, ordinal: u64, records: u64, oldest_ms: Option<i64>) {
+        self.disk.ordinal = Some(ordinal);
+        self.disk.records = records;
+        self.disk.oldest_ms = oldest_ms;
+        self.disk.end = false;
+    }
+
+    /// What was handed over to be stored is on the disk.
+    pub fn stored(&mut self, records: u64) {
+        self.disk.storing = false;
+        // What was handed over to be removed since then is still in that number.
+        self.disk.records = records.saturating_sub(std::mem::take(&mut self.disk.removing));
+        for held in &mut self.live {
+            if held.copy == Copy::Storing {
+                held.copy = Copy::OnDisk;
+                self.orders
+                    .extend(held.tells_loss.take().map(Output::ForgetLoss));
+            }
+        }
+        // The disk has them now; those that could not be published in time come back as history.
+        self.next_history = 0;
+        let disk = &mut self.disk;
+        let mut left = self.live.len();
+        self.live.retain(|held| {
+            let waits = held.phase == Phase::Waiting || left > LIVE_ON_DISK;
+            let leaves = waits && held.phase != Phase::Sent && held.copy == Copy::OnDisk;
+            if leaves {
+                left -= 1;
+                disk.read_again(held.record.seq);
+            }
+            !leaves
+        });
+    }
+
+    /// It is not; memory keeps it until the next try.
+    pub fn store_failed(&mut self, now: Duration) {
+        self.disk.storing = false;
+        self.disk.removing = 0;
+        self.disk.retry_at = Some(now + STORE_RETRY);
+        self.next_history = 0;
+        for held in &mut self.live {
+            if held.copy == Copy::Storing {
+                held.copy = Copy::None;
+            }
+        }
+        self.bound_memory();
+    }
+
+    /// A page of the backlog came.
+    pub fn fetched(&mut self, records: Vec<(Key, Record)>, end: bool) {
+        self.disk.fetching = false;
+        if std::mem::take(&mut self.disk.stale) || !self.is_up() {
+            return;
+        }
+        self.disk.end = end;
+        for (key, record) in records {
+            self.disk.after = Some(key);
+            // Memory cares for its own; and what was read again may be in the page already.
+            let place = self.page.partition_point(|replayed| replayed.key < key);
+            let in_page = self.page.get(place).is_some_and(|next| next.key == key);
+            let own = self.disk.ordinal == Some(key.ordinal);
+            if in_page || self.forget.has(key) || own && self.is_live(key.seq) {
+                continue;
+            }
+            let replayed = Replayed {
+                key,
+                record,
+                phase: Phase::Waiting,
+            };
+            self.page.insert(place, replayed);
+        }
+        if end {
+            // All of the disk is known now: the page, copies of what memory has, what is to go.
+            let on_disk = |held: &&Held| held.copy == Copy::OnDisk;
+            let own = self.live.iter().filter(on_disk).count();
+            self.disk.records = (self.page.len() + own) as u64 + self.forget.records;
+        }
+    }
+
+    /// Whether records must go to the disk now; then [`Delivery::commit`] is to be called.
+    pub fn commit_due(&self, now: Duration) -> bool {
+        self.commit_at().is_some_and(|at| now >= at)
+    }
+
+    /// Hands every record that the disk does not have over to it, as one group, with the ids of
+    /// commands obeyed. False when that cannot be done now.
+    pub fn commit(&mut self, command_ids: Vec<String>, last_seq: u64, now: Duration) -> bool {
+        let waits = self.disk.retry_at.is_some_and(|at| now < at);
+        if self.disk.ordinal.is_none() || self.disk.storing || waits {
+            return false;
+        }
+        let mut records = Vec::new();
+        for held in &mut self.live {
+            if held.copy == Copy::None && held.phase != Phase::Confirmed {
+                held.copy = Copy::Storing;
+                records.push(held.record.clone());
+            }
+        }
+        if self.disk.records == 0 {
+            self.disk.oldest_ms = records.first().map(|record| record.stamp.wall_ms);
+        }
+        self.disk.storing = true;
+        self.disk.removing = 0;
+        self.disk.retry_at = None;
+        self.orders.push_back(Output::Store {
+            records,
+            command_ids,
+            last_seq,
+        });
+        true
+    }
+
+    /// Removals that wait are handed over at once; the daemon is about to end.
+    pub fn hand_over_forgets(&mut self) {
+        let Forget {
+            ranges, records, ..
+        } = std::mem::take(&mut self.forget);
+        if !ranges.is_empty() {
+            self.disk.records = self.disk.records.saturating_sub(records);
+            self.disk.removing += records;
+            self.orders.push_back(Output::Forget(ranges));
+        }
+    }
+
+    pub(super) fn commit_at(&self) -> Option<Duration> {
+        if self.disk.ordinal.is_none() || self.disk.storing || !self.begun {
+            return None;
+        }
+        // Half of the time is for the disk, so that the promise holds when the time is over.
+        let oldest = self
+            .live
+            .iter()
+            .find(|held| held.copy == Copy::None)?
+            .made_at;
+        let due = oldest + self.settings.durable_within / 2;
+        Some(self.disk.retry_at.map_or(due, |at| due.max(at)))
+    }
+
+    /// While a page is read, what was confirmed is remembered, since it may be in that page.
+    pub(super) fn forget_at(&self) -> Option<Duration> {
+        self.forget.due.filter(|_| !self.disk.fetching)
+    }
+
+    /// Reads on when the page runs low. What is confirmed is removed first, so that it is not read.
+    pub(super) fn fetch(&mut self) {
+        if self.can_fetch() {
+            self.hand_over_forgets();
+            self.disk.fetching = true;
+            self.orders.push_back(Output::Fetch {
+                after: self.disk.after,
+                limit: self.page_size(),
+            });
+        }
+    }
+
+    /// Whether the disk may have history that is older than what memory has.
+    pub(super) fn disk_first(&self) -> bool {
+        self.disk.ordinal.is_some() && !self.disk.end
+    }
+
+    pub(super) fn can_fetch(&self) -> bool {
+        self.disk_first() && !self.disk.fetching && self.page.len() < self.page_size()
+    }
+
+    pub(super) fn page_size(&self) -> usize {
+        PAGE.max(self.settings.batch)
+    }
+
+    pub(super) fn on_disk(&self) -> u64 {
+        self.disk.records.saturating_sub(self.forget.records)
+    }
+}
+
+impl Disk {
+    /// A record of this run is left to the disk; if it was passed over, it is to be read after all.
+    pub(super) fn read_again(&mut self, seq: u64) {
+        self.end = false;
+        if let (Some(ordinal), Some(after)) = (self.ordinal, self.after)
+            && after >= (Key { ordinal, seq })
+        {
+            let seq = seq.saturating_sub(1);
+            self.after = Some(Key { ordinal, seq });
+            self.stale = self.fetching;
+        }
+    }
+}
+
+impl Forget {
+    pub(super) fn push(&mut self, key: Key, now: Duration) {
+        let Key { ordinal, seq } = key;
+        match self.ranges.last_mut() {
+            Some(last) if last.ordinal == ordinal && last.to + 1 == seq => last.to = seq,
+            _ => self.ranges.push(KeyRange {
+                ordinal,
+                from: seq,
+                to: seq,
+            }),
+        }
+        self.records += 1;
+        self.due.get_or_insert(now + FORGET_AFTER);
+    }
+
+    pub(super) fn has(&self, key: Key) -> bool {
+        let covers = |range: &KeyRange| (range.from..=range.to).contains(&key.seq);
+        self.ranges
+            .iter()
+            .any(|range| range.ordinal == key.ordinal && covers(range))
+    }
+}

@@ -1,0 +1,145 @@
+//! What the decision about the LED goes by: settings, and the rules in them that a command may change.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The rules for the LED.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Who may decide.
+    pub mode: Mode,
+    /// The local rule switches on below this light, in the sensor's unit.
+    pub on_below: f64,
+    /// The local rule switches off above this light; not less than `on_below`.
+    pub off_above: f64,
+    /// Least time between a change of the LED and the next one by the local rule.
+    pub hold: Duration,
+    /// How long a command holds the LED without a sign of life from the server.
+    pub lease: Lease,
+    /// The LED when neither the server nor the sensor can be trusted.
+    pub fail_safe: FailSafe,
+    /// How often the sensor is read.
+    pub interval: Duration,
+    /// A sensor that gives the very same number for so long is not believed; zero believes it.
+    pub frozen_after: Duration,
+}
+
+/// The rules that a command may change.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Who may decide.
+    pub mode: Mode,
+    /// The local rule switches on below this light, in the sensor's unit.
+    pub on_below: f64,
+    /// The local rule switches off above this light; not less than `on_below`.
+    pub off_above: f64,
+    /// How often the sensor is read; 10 ms to 1 day.
+    pub interval: Duration,
+}
+
+impl Rules {
+    /// What is wrong with them, in words.
+    ///
+    /// # Errors
+    /// The first rule that the configuration would not take either.
+    pub fn check(&self) -> Result<(), String> {
+        let Self {
+            on_below,
+            off_above,
+            interval,
+            ..
+        } = *self;
+        if !on_below.is_finite() || !off_above.is_finite() {
+            return Err("on_below and off_above must be numbers".into());
+        }
+        if on_below > off_above {
+            return Err(format!(
+                "on_below {on_below} would be above off_above {off_above}"
+            ));
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&interval) {
+            return Err("interval is not within 10ms and 1 day".into());
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// The rules in them.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            mode: self.mode,
+            on_below: self.on_below,
+            off_above: self.off_above,
+            interval: self.interval,
+        }
+    }
+
+    /// Takes rules that are already checked.
+    pub fn set_rules(&mut self, rules: Rules) {
+        let Rules {
+            mode,
+            on_below,
+            off_above,
+            interval,
+        } = rules;
+        self.mode = mode;
+        self.on_below = on_below;
+        self.off_above = off_above;
+        self.interval = interval;
+    }
+}
+
+/// Who may decide about the LED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The server while its lease lasts, else the local rule.
+    Auto,
+    /// The local rule alone.
+    Local,
+    /// The server alone: without it the LED stays as it is.
+    Remote,
+}
+
+impl Mode {
+    /// Its name in configuration and commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Auto => "auto",
+            Mode::Local => "local",
+            Mode::Remote => "remote",
+        }
+    }
+}
+
+/// How long a command holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// So long after the last sign of life.
+    For(Duration),
+    /// As long as the link stands.
+    WhileLinked,
+}
+
+/// The LED when nothing is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailSafe {
+    /// On.
+    On,
+    /// Off.
+    Off,
+    /// As it is.
+    Keep,
+}
+
+impl Lease {
+    pub(super) fn end(self, now: Duration) -> Option<Duration> {
+        match self {
+            Lease::For(lease) => Some(now + lease),
+            Lease::WhileLinked => None,
+        }
+    }
+}
