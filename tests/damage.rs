@@ -5,6 +5,12 @@
 //! The sweep does the same at many places of a store through the library. `TEST_PLACES=n` sets how
 //! many, `TEST_SEED=n` takes others.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "stage/filled.rs"]
 mod filled;
 mod stage;

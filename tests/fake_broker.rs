@@ -6,6 +6,12 @@
 //! Most stories are made of waiting, so several run at once in one test; `TEST_STORY=part of a name`
 //! picks some.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "stage/fake.rs"]
 mod fake;
 #[path = "stage/filled.rs"]
@@ -104,11 +110,9 @@ fn all_arrives(broker: &FakeBroker, agent: &mut Agent, connection: usize) {
         if let Some(object) = record.as_object_mut() {
             object.remove("replayed");
         }
-        let before = runs
-            .entry(run)
-            .or_default()
-            .insert(seq.expect("a number"), record.to_string());
-        assert!(before.is_none_or(|before| before == record.to_string()));
+        let (seq, text) = (seq.expect("a number"), record.to_string());
+        let before = runs.entry(run).or_default().insert(seq, text.clone());
+        assert!(before.is_none_or(|before| before == text), "two contents");
     }
     assert!(!runs.is_empty());
     for (run, records) in runs {

@@ -5,6 +5,12 @@
 //! The disks are small file systems in memory, mounted by the test: where it may not mount, it says so
 //! and leaves those stories out.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "stage/filled.rs"]
 mod filled;
 mod stage;

@@ -5,6 +5,12 @@
 //! `nightlight backlog export` after each kill is the witness of what was on the disk. The moments are
 //! random but the same each time; `TEST_KILLS=n` makes n in each test, `TEST_SEED=n` others.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "stage/filled.rs"]
 mod filled;
 mod stage;
