@@ -17,16 +17,20 @@ mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 
 const DURABLE_WITHIN: Duration = Duration::from_millis(200);
-/// What a busy machine may need on top: for a reading every 20 ms, and for a disk that is shared.
-const MARGIN: Duration = Duration::from_millis(1500);
+/// What a busy machine may need on top, beside what its disk needs (see `Probe`).
+const MARGIN: Duration = Duration::from_millis(1000);
 /// In flight at the kill.
 const WINDOW: usize = 16;
 /// Confirmed, but removed from the disk only once a second or after so many.
@@ -59,8 +63,8 @@ struct Victim {
     kills: usize,
     /// What was seen on the disk after a kill.
     durable: BTreeMap<(String, u64), Value>,
-    /// Of each kill: the moment in ms since 1970 up to which everything must be safe.
-    safe_until: Vec<i64>,
+    /// Of each kill: its moment, and the one up to which everything must be safe; in ms since 1970.
+    safe_until: Vec<(i64, i64)>,
 }
 
 impl Victim {
@@ -82,14 +86,16 @@ impl Victim {
 
     /// Lets it run for a random time (that is the story, so it is slept), kills it, looks at the disk.
     fn run_and_kill(&mut self, milliseconds: std::ops::Range<u64>) {
+        let probe = Probe::start(&self.agent.path("probe"));
         self.agent.run();
         thread::sleep(Duration::from_millis(self.rng.u64(milliseconds)));
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.expect("after 1970").as_millis() as i64;
         self.agent.kill();
         self.kills += 1;
-        self.safe_until
-            .push(now - (DURABLE_WITHIN + MARGIN).as_millis() as i64);
+        // A commit is a few syncs.
+        let margin = DURABLE_WITHIN + MARGIN + 4 * probe.longest();
+        self.safe_until.push((now, now - margin.as_millis() as i64));
         for record in self.agent.export() {
             let (key, record) = keyed(record);
             if let Some(before) = self.durable.insert(key.clone(), record.clone()) {
@@ -209,28 +215,61 @@ impl Victim {
             let first = first.entry(run).or_insert(at);
             *first = at.min(*first);
         }
-        for safe in &self.safe_until {
-            // The run that lived at that moment, if it lived then.
-            let of = first.iter().filter(|(_, first)| *first < safe);
-            if let Some((run, _)) = of.max_by_key(|(_, first)| **first) {
-                let newest = newest[run];
-                let lived = self.lived_at(*safe, first[run]);
-                assert!(
-                    !lived || newest >= *safe - 100,
-                    "run {run} has nothing of its last {} ms",
-                    safe - newest
-                );
+        let mut judged = 0;
+        for (kill, safe) in &self.safe_until {
+            // The run that lived then: the last to begin before, unless it was killed before, too.
+            let begun = first.iter().filter(|(_, first)| *first < safe);
+            let Some((run, first)) = begun.max_by_key(|(_, first)| **first) else {
+                continue;
+            };
+            let mut kills = self.safe_until.iter().map(|(kill, _)| kill);
+            if kills.any(|other| other < kill && other > first) {
+                continue;
             }
+            judged += 1;
+            let missing = safe - newest[run];
+            assert!(
+                missing < 100,
+                "run {run} has nothing of the {missing} ms before what may be lost"
+            );
         }
+        println!(
+            "{}: {judged} lives were long enough to judge",
+            self.agent.id
+        );
+    }
+}
+
+/// How long the disk takes for a synced write meanwhile: it is shared, and no promise is kept on a disk
+/// that stands still.
+struct Probe {
+    over: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Duration>,
+}
+
+impl Probe {
+    fn start(path: &Path) -> Self {
+        let mut file = fs::File::create(path).expect("made");
+        let over = Arc::new(AtomicBool::new(false));
+        let own = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !own.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                file.write_all(&[7; 512]).expect("written");
+                file.sync_data().expect("synced");
+                longest = longest.max(began.elapsed());
+                // A probe, and not a load.
+                thread::sleep(Duration::from_millis(50));
+            }
+            longest
+        });
+        Self { over, thread }
     }
 
-    /// Whether no kill lies between the start of a run and that moment.
-    fn lived_at(&self, moment: i64, start: i64) -> bool {
-        let margin = (DURABLE_WITHIN + MARGIN).as_millis() as i64;
-        !self
-            .safe_until
-            .iter()
-            .any(|safe| (start..moment).contains(&(safe + margin)))
+    fn longest(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("a time")
     }
 }
 

@@ -18,7 +18,7 @@ use nightlight::config::{self, OnFull};
 use nightlight::io::backlog::Backlog;
 use nightlight::logic::telemetry::{Body, Loss, Record};
 use nightlight::logic::time::Stamp;
-use nightlight::logic::{Input, Key};
+use nightlight::logic::{Input, Key, KeyRange};
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel};
 use uuid::Uuid;
 
@@ -71,6 +71,33 @@ pub fn fill(path: &Path, run: Uuid, last: u64) {
             Input::Stored { records } => stored = records,
             Input::StoreFailed(why) => panic!("not stored: {why}"),
             _ => {}
+        }
+    }
+    assert!(backlog.close(LIMIT), "not closed");
+}
+
+/// A store that has been in use for long: of the records 1 to `last` of `run` only the newest `kept` are
+/// left, the others were confirmed in between, and sled has written over much of what they were.
+pub fn wear(path: &Path, run: Uuid, last: u64, kept: u64) {
+    let (inputs, mut answers) = unbounded_channel();
+    let backlog = Backlog::open(&unbounded(path), run, Uuid::from_u128(0xb007), inputs);
+    let Input::BacklogOpened(opened) = answer(&mut answers) else {
+        panic!("not opened");
+    };
+    let ordinal = opened.ordinal;
+    let mut forgotten = 0;
+    for end in (500..=last).step_by(500) {
+        let records = (end - 499..=end).map(|seq| reading(run, seq)).collect();
+        backlog.store(records, Vec::new(), end);
+        match answer(&mut answers) {
+            Input::Stored { .. } => {}
+            other => panic!("not stored: {other:?}"),
+        }
+        let to = end.saturating_sub(kept);
+        if to > forgotten {
+            let from = forgotten + 1;
+            backlog.forget(vec![KeyRange { ordinal, from, to }]);
+            forgotten = to;
         }
     }
     assert!(backlog.close(LIMIT), "not closed");
