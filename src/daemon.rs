@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::io::aside::Aside;
 use crate::io::backlog::Backlog;
 use crate::io::broker::{Link, Session};
 use crate::io::clock::{BUILT_MS, Clock};
@@ -89,6 +90,7 @@ struct Shell {
     sensor: Reader,
     backlog: Option<Backlog>,
     rules: KeptRules,
+    aside: Aside,
     link: Link,
     session: Option<Session>,
     exit: Option<Exit>,
@@ -116,6 +118,7 @@ impl Shell {
             sensor: Reader::start(&config.sensor, inputs.clone()),
             backlog: Some(Backlog::open(&config.backlog, run, boot_id, inputs)),
             rules: KeptRules::in_folder(&config.backlog.path),
+            aside: Aside::in_folder(&config.backlog.path),
             link: Link::new(config),
             session: None,
             exit: None,
@@ -160,6 +163,11 @@ impl Shell {
             Output::ForgetLoss(id) => self.with_backlog(|backlog| backlog.forget_loss(id)),
             Output::Fetch { after, limit } => {
                 self.with_backlog(|backlog| backlog.fetch(after, limit));
+            }
+            Output::SetAside(record) => {
+                if let Err(error) = self.aside.add(&record) {
+                    warn!("a refused record cannot be kept aside: {error}");
+                }
             }
             Output::KeepRules(rules) => {
                 if let Err(error) = self.rules.keep(&rules) {

@@ -37,6 +37,7 @@ pub mod daemon;
 pub mod demo;
 pub mod io;
 pub mod logic;
+pub mod server;
 
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

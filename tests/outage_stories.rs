@@ -808,3 +808,62 @@ fn the_slowest_replay_and_the_wildest_clock_are_survived() {
     world.seconds(10);
     assert!(world.view().link_up);
 }
+
+#[test]
+fn a_record_that_kills_each_session_is_set_aside_and_blocks_nothing() {
+    for batch in [1, 20] {
+        let mut settings = settings();
+        settings.delivery.batch = batch;
+        let mut world = World::new(settings);
+        world.seconds(5);
+        world.pull_cable();
+        world.seconds(60);
+        world.poison = Some(40);
+        world.mend_cable();
+        world.seconds(300);
+        assert_eq!(world.set_aside.len(), 1, "batch {batch}");
+        assert!(world.set_aside[0].contains("\"seq\":40,"));
+        let last = world.view().last_seq;
+        assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
+        assert_eq!(world.lost(world.run).into_iter().collect::<Vec<_>>(), [40]);
+        assert!(world.disk.is_empty());
+    }
+}
+
+#[test]
+fn a_live_record_that_kills_each_session_is_set_aside_too() {
+    let mut world = World::new(settings());
+    world.poison = Some(8);
+    world.seconds(120);
+    assert_eq!(world.set_aside.len(), 1);
+    let last = world.view().last_seq;
+    assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn a_broker_that_comes_and_goes_makes_no_record_suspect() {
+    let mut world = World::new(settings());
+    world.latency = Duration::from_millis(20);
+    for _ in 0..60 {
+        world.mend_cable();
+        world.run_for(Duration::from_millis(1_700));
+        world.pull_cable();
+        world.run_for(Duration::from_millis(300));
+    }
+    world.mend_cable();
+    world.seconds(120);
+    assert_eq!(world.set_aside, Vec::<String>::new());
+    let last = world.view().last_seq;
+    assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn a_mute_broker_makes_no_record_suspect() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    world.broker_mute = true;
+    world.seconds(300);
+    world.broker_mute = false;
+    world.seconds(60);
+    assert_eq!(world.set_aside, Vec::<String>::new());
+}

@@ -7,14 +7,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions,
-    NetworkOptions, Outgoing, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
-    Transport,
+    NetworkOptions, Outgoing, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
+    TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,7 +29,7 @@ use crate::logic::Input;
 use crate::logic::delivery::{CONTROL_ROOM, Message, Topic};
 
 /// Name, TCP, TLS and CONNACK together may take so long; a Pi Zero needs seconds for TLS alone.
-const CONNECT_TIMEOUT: u64 = 20;
+pub(crate) const CONNECT_TIMEOUT: u64 = 20;
 /// Larger packets from the broker end the session.
 const MAX_INCOMING: usize = 4 * 1024 * 1024;
 /// Larger packets are not sent; a batch of records is far below.
@@ -112,23 +113,7 @@ impl Link {
     }
 
     fn options(&self) -> Result<MqttOptions, String> {
-        let Broker {
-            scheme, host, port, ..
-        } = &self.broker;
-        let bare_host = host.trim_start_matches('[').trim_end_matches(']');
-        let address = match scheme {
-            Scheme::Mqtt | Scheme::Mqtts => bare_host.to_owned(),
-            Scheme::Ws => format!("ws://{host}:{port}{}", self.broker.path),
-            Scheme::Wss => format!("wss://{host}:{port}{}", self.broker.path),
-        };
-        let mut options = MqttOptions::new(self.broker.client_id.clone(), address, *port);
-        options.set_transport(match scheme {
-            Scheme::Mqtt => Transport::Tcp,
-            Scheme::Ws => Transport::Ws,
-            Scheme::Mqtts => Transport::tls_with_config(tls(&self.broker)?),
-            Scheme::Wss => Transport::wss_with_config(tls(&self.broker)?),
-        });
-        options.set_keep_alive(self.broker.keep_alive);
+        let mut options = options(&self.broker)?;
         // At QoS 2 a kept session would remember packet ids that a fresh client uses anew.
         options.set_clean_session(self.qos == 2 || self.start_clean);
         options.set_inflight((self.window + CONTROL_ROOM + SPARE) as u16);
@@ -139,15 +124,40 @@ impl Link {
             QoS::AtLeastOnce,
             true,
         ));
-        if let Some(username) = &self.broker.username {
-            let password = match &self.broker.password_file {
-                Some(file) => read(file)?.lines().next().unwrap_or_default().to_owned(),
-                None => String::new(),
-            };
-            options.set_credentials(username.clone(), password);
-        }
         Ok(options)
     }
+}
+
+/// How to reach a broker, for any client; the session's own settings are up to the caller.
+///
+/// # Errors
+/// A file of the configuration cannot be read, in words.
+pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
+    let Broker {
+        scheme, host, port, ..
+    } = broker;
+    let bare_host = host.trim_start_matches('[').trim_end_matches(']');
+    let address = match scheme {
+        Scheme::Mqtt | Scheme::Mqtts => bare_host.to_owned(),
+        Scheme::Ws => format!("ws://{host}:{port}{}", broker.path),
+        Scheme::Wss => format!("wss://{host}:{port}{}", broker.path),
+    };
+    let mut options = MqttOptions::new(broker.client_id.clone(), address, *port);
+    options.set_transport(match scheme {
+        Scheme::Mqtt => Transport::Tcp,
+        Scheme::Ws => Transport::Ws,
+        Scheme::Mqtts => Transport::tls_with_config(tls(broker)?),
+        Scheme::Wss => Transport::wss_with_config(tls(broker)?),
+    });
+    options.set_keep_alive(broker.keep_alive);
+    if let Some(username) = &broker.username {
+        let password = match &broker.password_file {
+            Some(file) => read(file)?.lines().next().unwrap_or_default().to_owned(),
+            None => String::new(),
+        };
+        options.set_credentials(username.clone(), password);
+    }
+    Ok(options)
 }
 
 /// What rumqttc says of a packet over the limit, in its own words.
@@ -308,7 +318,7 @@ impl Drop for Session {
     }
 }
 
-fn is_refusal(error: &ConnectionError) -> bool {
+pub(crate) fn is_refusal(error: &ConnectionError) -> bool {
     matches!(
         error,
         ConnectionError::ConnectionRefused(
@@ -320,7 +330,7 @@ fn is_refusal(error: &ConnectionError) -> bool {
     )
 }
 
-fn in_words(error: &ConnectionError) -> String {
+pub(crate) fn in_words(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::BadUserNamePassword) => {
             "the broker refused the user name or password: check broker.username and broker.password_file".into()
@@ -332,6 +342,32 @@ fn in_words(error: &ConnectionError) -> String {
             "the broker refused the client id: check broker.client_id".into()
         }
         ConnectionError::NetworkTimeout => "the broker did not answer in time".into(),
+        ConnectionError::FlushTimeout => "the broker takes nothing".into(),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => {
+            "the broker does not answer any more".into()
+        }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            "the broker closed the connection".into()
+        }
+        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
+            match error.kind() {
+                ErrorKind::ConnectionRefused => {
+                    "nobody listens at the broker's address: does it run, and is broker.url right?"
+                        .into()
+                }
+                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+                    "the broker closed the connection".into()
+                }
+                _ => error.to_string(),
+            }
+        }
+        ConnectionError::Tls(error) => {
+            let why = error.to_string();
+            match why.contains("NotValidYet") || why.contains("not valid yet") {
+                true => format!("{why}; is the clock of this machine set?"),
+                false => why,
+            }
+        }
         other => other.to_string(),
     }
 }

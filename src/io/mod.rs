@@ -3,6 +3,7 @@
 //! The files here do not import each other; only the daemon joins them. [`pi`] alone is ground under
 //! two of them: the I2C bus for the sensor drivers and the pins for the LED.
 
+pub mod aside;
 pub mod backlog;
 pub mod broker;
 pub mod clock;

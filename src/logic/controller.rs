@@ -24,6 +24,8 @@ use super::{Exit, Input, Level, Opened, Output, command};
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 /// The first record waits so long for the store to name the run before.
 const STARTED_WAITS: Duration = Duration::from_secs(10);
+/// More reasons for a lost link are not told in one outage.
+const LINK_REASONS: usize = 8;
 /// The LED could not be written: the next try.
 const LED_RETRY: Duration = Duration::from_secs(1);
 
@@ -82,6 +84,7 @@ pub struct Controller {
     led_retry_at: Option<Duration>,
     stopping: Option<Stopping>,
     link_why: String,
+    link_told: Vec<String>,
     commands_refused: u64,
     outputs: VecDeque<Output>,
 }
@@ -130,6 +133,7 @@ impl Controller {
             led_retry_at: None,
             stopping: None,
             link_why: "not connected yet".into(),
+            link_told: Vec::new(),
             commands_refused: 0,
             outputs: VecDeque::new(),
             clock,
@@ -299,7 +303,7 @@ impl Controller {
         if self.starting.is_some_and(|(_, until)| now.boot >= until) {
             self.started(None, now);
         }
-        if let Some(loss) = self.delivery.take_lost() {
+        while let Some(loss) = self.delivery.take_lost() {
             self.tell(Body::Event(Event::Loss(loss)), None, now);
         }
     }
@@ -351,6 +355,7 @@ impl Controller {
     fn link_up(&mut self, now: Now) {
         self.log(Level::Info, "link up".into());
         self.link_why.clear();
+        self.link_told.clear();
         self.delivery.link_up(now.boot);
         self.inbox.link_up(now.boot);
         self.delivery.tell(Topic::Status, b"online".to_vec(), true);
@@ -360,11 +365,13 @@ impl Controller {
     }
 
     fn link_down(&mut self, why: &str, refused: bool, now: Now) {
-        if self.link_why != why {
+        // Each try of an outage fails for one of a few reasons, in turn: each is told once.
+        if !self.link_told.iter().any(|told| told == why) && self.link_told.len() < LINK_REASONS {
             self.log(Level::Warn, format!("link down: {why}"));
-            self.link_why = why.to_owned();
+            self.link_told.push(why.to_owned());
         }
-        self.delivery.link_down(refused, now.boot);
+        why.clone_into(&mut self.link_why);
+        self.delivery.link_down(refused, &self.clock, now.boot);
         if self.stopping.is_some() {
             return;
         }

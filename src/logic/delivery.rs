@@ -19,11 +19,14 @@
 
 mod confirming;
 mod memory;
+mod poison;
 mod sending;
 mod storing;
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use poison::Poison;
 
 use super::telemetry::{Loss, Record};
 use super::time::Clock;
@@ -136,6 +139,7 @@ pub struct Delivery {
     disk: Disk,
     forget: Forget,
     lost: Option<Loss>,
+    poison: Poison,
     orders: VecDeque<Output>,
 }
 
@@ -271,6 +275,7 @@ impl Delivery {
             disk: Disk::default(),
             forget: Forget::default(),
             lost: None,
+            poison: Poison::default(),
             orders: VecDeque::new(),
         }
     }
@@ -302,9 +307,11 @@ impl Delivery {
     /// The session stands.
     pub fn link_up(&mut self, now: Duration) {
         self.link = Link::Up { since: now };
+        self.poison.hear_nothing();
         // A drop-out so short that nothing went to the disk is made good at once.
         let jitter = match self.disk.records {
             0 => Duration::ZERO,
+            _ if self.is_cautious() => Duration::ZERO,
             _ => self.settings.replay_jitter.mul_f64(self.rng.f64()),
         };
         self.replay_at = now + jitter;
@@ -314,7 +321,7 @@ impl Delivery {
     }
 
     /// The session is gone, or could not be made: what was in flight is history.
-    pub fn link_down(&mut self, refused: bool, now: Duration) {
+    pub fn link_down(&mut self, refused: bool, clock: &Clock, now: Duration) {
         if let Link::Up { since } = self.link
             && now >= since + GOOD_LINK
         {
@@ -330,6 +337,7 @@ impl Delivery {
         self.link = Link::Down {
             retry_at: now + wait,
         };
+        self.look_for_poison(clock, now);
         self.flight.clear();
         self.control.clear();
         self.page.clear();
@@ -352,14 +360,22 @@ impl Delivery {
             self.orders.push_back(Output::Connect);
         }
         if self.is_up() {
-            self.give_up_a_stalled_broker(now);
+            self.give_up_a_stalled_broker(clock, now);
         }
         if self.is_up() {
             self.time_out_acks(now);
             self.send_control(now);
-            if self.begun {
-                self.send_live(clock, now);
-                self.send_history(clock, now);
+            match (self.begun, self.is_cautious()) {
+                (true, false) => {
+                    self.send_live(clock, now);
+                    self.send_history(clock, now);
+                }
+                // The suspects first: what they do shows best at the beginning of a session.
+                (true, true) => {
+                    self.send_history(clock, now);
+                    self.send_live(clock, now);
+                }
+                (false, _) => {}
             }
         }
         let many = self.forget.records >= FORGET_RECORDS;
@@ -380,11 +396,9 @@ impl Delivery {
             Link::Connecting => None,
             Link::Up { .. } => self.stalled_at(),
         };
-        let replay = (self.is_up()
-            && self.begun
-            && self.flight.len() < self.settings.window
-            && self.has_history())
-        .then_some(self.replay_at);
+        let replay =
+            (self.is_up() && self.begun && self.flight.len() < self.window() && self.has_history())
+                .then_some(self.replay_at);
         [
             link,
             replay,

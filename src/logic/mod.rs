@@ -147,6 +147,8 @@ pub enum Output {
     },
     /// Remove confirmed records from the disk; no answer.
     Forget(Vec<KeyRange>),
+    /// Keep a record that the broker refuses, as it was published, where a person finds it; no answer.
+    SetAside(String),
     /// The loss has been told; no answer.
     ForgetLoss(u64),
     /// Read the backlog; answer with `Fetched`.

@@ -136,6 +136,9 @@ pub struct World {
     pub cable: bool,
     /// The broker takes publications but never confirms them.
     pub broker_mute: bool,
+    /// The broker ends the session when it gets the record with this number.
+    pub poison: Option<u64>,
+    pub set_aside: Vec<String>,
     session: bool,
     session_number: u64,
     pub latency: Duration,
@@ -215,6 +218,8 @@ impl World {
             led_on: false,
             cable: true,
             broker_mute: false,
+            poison: None,
+            set_aside: Vec::new(),
             session: false,
             session_number: 0,
             latency: Duration::from_millis(5),
@@ -596,6 +601,10 @@ impl World {
                 }
                 self.confirmed.insert((self.life, *token), self.elapsed());
             }
+            Input::LinkDown { .. } => {
+                self.session = false;
+                self.unconfirmed.clear();
+            }
             _ => {}
         }
         let step = self.keep_trace.then(|| input.clone());
@@ -663,6 +672,7 @@ impl World {
                     }
                     self.exit = Some(exit);
                 }
+                Output::SetAside(line) => self.set_aside.push(line),
                 Output::KeepRules(rules) => self.settings.lighting.set_rules(rules),
             }
         }
@@ -715,6 +725,16 @@ impl World {
                     Value::Array(values) => values,
                     value => vec![value],
                 };
+                if self.poison.is_some()
+                    && values
+                        .iter()
+                        .any(|value| value["seq"].as_u64() == self.poison)
+                {
+                    let why = "closed by the broker".to_owned();
+                    let refused = false;
+                    self.schedule_on_link(self.latency, Input::LinkDown { why, refused });
+                    return;
+                }
                 for value in values {
                     self.receive(topic, message.token, value);
                 }

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -116,8 +116,7 @@ impl Place {
                 fs::rename(self.new_store(), self.store())?;
                 sync_folder(&self.path)?;
             }
-            remove_half_snapshots(&self.store());
-            Ok(())
+            finish_snapshots(&self.store())
         };
         finish().map_err(|error| self.fault(&error))
     }
@@ -145,11 +144,12 @@ impl Place {
         };
         let space = self.space();
         let fits = space.free.saturating_sub(length) > space.floor;
-        // One that is there already was made by an open that did not end: it is the better one.
-        if length > MOST_COPIED || !fits || self.before().symlink_metadata().is_ok() {
+        // One that is there already was made by an open that did not end: it is the better one, if a
+        // power cut has not left a part of it.
+        if length > MOST_COPIED || !fits || is_whole_copy(&self.before()).unwrap_or(false) {
             return;
         }
-        if let Err(error) = fs::copy(&log, self.before()) {
+        if let Err(error) = copy_whole(&log, &self.before()) {
             tracing::warn!("backlog: no copy of its log while it is opened: {error}");
             self.drop_before();
         }
@@ -413,19 +413,84 @@ pub(super) fn remove_any(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A power cut or a full disk during sled's open leaves `snap.*.generating`, and then no later open
-/// succeeds. Without the file all is well.
-pub(super) fn remove_half_snapshots(store: &Path) {
+/// A power cut or a full disk during sled's open leaves `snap.*.generating`. A whole one is put in its
+/// place: sled zeroes parts of its log that only the older snapshot still needs before the name of the
+/// new one is on the disk. Of one that is not whole sled has made no use yet: without it all is well,
+/// and with it no later open succeeds.
+///
+/// # Errors
+/// When what was changed cannot be synced.
+pub(super) fn finish_snapshots(store: &Path) -> io::Result<()> {
     let Ok(entries) = fs::read_dir(store) else {
-        return;
+        return Ok(());
     };
+    let mut finished = false;
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            let _ = fs::remove_file(entry.path());
+        let Some(whole) = name.strip_suffix(".generating") else {
+            continue;
+        };
+        if !name.starts_with("snap.") {
+            continue;
         }
+        if is_snapshot(&fs::read(entry.path())?) {
+            fs::rename(entry.path(), store.join(whole))?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+        finished = true;
     }
+    match finished {
+        true => sync_folder(store),
+        false => Ok(()),
+    }
+}
+
+/// Copies a file, and appends its checksum.
+fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = File::create(to)?;
+    let crc = checksum(File::open(from)?, |block| copy.write_all(block))?;
+    copy.write_all(&crc.to_le_bytes())
+}
+
+/// Whether this is a copy with its checksum.
+fn is_whole_copy(path: &Path) -> io::Result<bool> {
+    let length = path.metadata()?.len();
+    let Some(length) = length.checked_sub(4) else {
+        return Ok(false);
+    };
+    let mut copy = File::open(path)?;
+    let crc = checksum(Read::by_ref(&mut copy).take(length), |_| Ok(()))?;
+    let mut told = [0; 4];
+    copy.read_exact(&mut told)?;
+    Ok(length > 0 && told == crc.to_le_bytes())
+}
+
+fn checksum(mut from: impl Read, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u32> {
+    let mut block = vec![0; 65_536];
+    let mut hasher = crc32fast::Hasher::new();
+    loop {
+        let read = from.read(&mut block)?;
+        if read == 0 {
+            return Ok(hasher.finalize());
+        }
+        hasher.update(&block[..read]);
+        each(&block[..read])?;
+    }
+}
+
+/// Whether this is a whole snapshot of sled: its bytes, their number, their checksum.
+fn is_snapshot(bytes: &[u8]) -> bool {
+    let Some((rest, crc)) = bytes.split_last_chunk::<4>() else {
+        return false;
+    };
+    let Some((content, length)) = rest.split_last_chunk::<8>() else {
+        return false;
+    };
+    !content.is_empty()
+        && u64::from_le_bytes(*length) == content.len() as u64
+        && u32::from_le_bytes(*crc) == crc32fast::hash(content)
 }
 
 fn create_synced(path: &Path) -> io::Result<()> {

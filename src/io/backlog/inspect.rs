@@ -17,7 +17,7 @@ use crate::logic::time::Clock;
 use crate::logic::{Key, KeyRange};
 
 use super::account::Account;
-use super::disk::{Fault, Place, remove_half_snapshots, tree_bytes};
+use super::disk::{Fault, Place, finish_snapshots, tree_bytes};
 use super::format::Line;
 use super::opening::{Opening, discard, guard};
 use super::pages::{chunk_end, next};
@@ -313,7 +313,7 @@ fn in_place<T>(
     }
     let bounds = unbounded(path);
     place.not_held()?;
-    remove_half_snapshots(&place.store());
+    finish_snapshots(&place.store()).map_err(|error| place.fault(&error))?;
     place.copy_before();
     let mut store = guard(&place, || Store::load(&place, &place.store(), &bounds))?;
     let done = if store.state.generation < account.generation {

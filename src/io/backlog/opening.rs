@@ -198,7 +198,7 @@ fn copy(from: &Store, to: &mut Store) -> Result<(), Fault> {
     }
     // Else the first write of the copy would say that no loss is left to tell.
     to.losses.all = from.losses.all.clone();
-    to.write(batch)
+    to.apply(batch)
 }
 
 /// Tries again while the lock is held.

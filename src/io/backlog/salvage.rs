@@ -130,7 +130,7 @@ impl Found {
             );
             store.commands.push_back((*number, id.clone()));
         }
-        store.write(batch)?;
+        store.apply(batch)?;
         self.refill_runs(store, progress)
     }
 
@@ -386,7 +386,7 @@ impl Writer<'_> {
                 .repeat_loss(&mut batch, loss(run, from, to, count, DAMAGED));
         }
         self.store.dirty.insert(self.ordinal);
-        self.store.write(batch)?;
+        self.store.apply(batch)?;
         Ok(self.records)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - Every batch is whole by itself: after any of them the store is true, only perhaps not on the disk.
-//!   `commit`, `forget` and the others end with one `sync` for all of their batches.
+//!   Each is synced before the next: see `write`.
 //! - What is in memory here is changed before the batch is applied. After an error the store must be
 //!   dropped and opened again, so the two never drift apart.
 //! - The chunks of a run do not overlap, and ascend. A record that comes late stays in the tail.
@@ -35,6 +35,8 @@ pub(super) const COMMANDS: usize = 256;
 const SEAL_AT: usize = 2 * MAX_CHUNK;
 /// Fewer records of an earlier run than this stay single: a chunk would save nothing.
 const SEAL_RUN_AT: usize = 8;
+/// A commit of more bytes than this is made in parts, each of them synced.
+const MOST_UNSYNCED: u64 = 16 * 1024;
 /// Stores of at most so many bytes are counted when they are opened; greater ones would take seconds.
 const COUNTED: u64 = 16 * 1024 * 1024;
 const CACHE: u64 = 2 * 1024 * 1024;
@@ -190,10 +192,15 @@ impl Store {
             self.dirty.insert(self.ordinal);
             further = true;
         }
-        if !new.is_empty() || !ids.is_empty() || further {
+        let mut ids = ids;
+        while !new.is_empty() || !ids.is_empty() || further {
             let mut batch = Batch::default();
-            for (key, _, value) in new {
+            let mut size = 0;
+            while size < MOST_UNSYNCED
+                && let Some((key, _, value)) = new.pop_front()
+            {
                 let bytes = value.len() as u64;
+                size += bytes;
                 batch.insert(keys::tail(key), value);
                 self.tail.insert(key, bytes);
                 self.state.records += 1;
@@ -204,6 +211,8 @@ impl Store {
                 }
             }
             self.remember(&mut batch, ids);
+            ids = &[];
+            further = false;
             self.write(batch)?;
         }
         self.sync()?;
@@ -257,8 +266,16 @@ impl Store {
         self.losses.all.insert(id, loss);
     }
 
-    /// Applies a batch together with the totals and the runs that have changed.
-    pub(super) fn write(&mut self, mut batch: Batch) -> Result<(), Fault> {
+    /// Applies a batch together with the totals and the runs that have changed, synced. Sled relies on
+    /// the order of its writes, and a card keeps it at a sync alone: of several batches, or a large one,
+    /// a power cut can leave the later part without the earlier, and then nothing opens.
+    pub(super) fn write(&mut self, batch: Batch) -> Result<(), Fault> {
+        self.apply(batch)?;
+        self.sync()
+    }
+
+    /// As `write`, but not synced: for a store that nobody opens before all of it is.
+    pub(super) fn apply(&mut self, mut batch: Batch) -> Result<(), Fault> {
         self.state.generation += 1;
         let oldest = self.losses.all.keys().next().copied();
         self.state.oldest_loss = oldest.unwrap_or(self.state.last_loss + 1);

@@ -73,7 +73,7 @@ fn absent_is(result: Result<f64, SensorError>, default: f64) -> Result<f64, Sens
 fn number(path: &Path) -> Result<f64, SensorError> {
     let mut bytes = beginning(path)?;
     // An ordinary file that somebody rewrites is empty for a moment; a kernel's file never is.
-    for _ in 0..4 {
+    for _ in 0..20 {
         if bytes.is_empty() {
             std::thread::sleep(REWRITTEN);
             bytes = beginning(path)?;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Cargo, Confirm, Copy, Delivery, Lane, Phase};
 use crate::logic::telemetry::Record;
+use crate::logic::time::Clock;
 use crate::logic::{Key, Level, Output};
 
 /// Late acks are looked for so often within `ack_timeout`.
@@ -38,6 +39,8 @@ impl Delivery {
                 Phase::Published(now)
             }
         };
+        let keys = self.keys_of(&cargo);
+        self.poison.hear(&keys);
         match cargo {
             Cargo::Control => {}
             Cargo::Own(seq) => self.settle_own(seq, phase, now),
@@ -102,7 +105,7 @@ impl Delivery {
             .min()
     }
 
-    pub(super) fn give_up_a_stalled_broker(&mut self, now: Duration) {
+    pub(super) fn give_up_a_stalled_broker(&mut self, clock: &Clock, now: Duration) {
         if self.stalled_at().is_some_and(|at| now >= at) {
             let seconds = self.settings.stalled_after.as_secs();
             let text = format!(
@@ -110,7 +113,8 @@ impl Delivery {
             );
             self.orders.push_back(Output::Log(Level::Warn, text));
             self.orders.push_back(Output::Disconnect);
-            self.link_down(false, now);
+            self.poison.hear_nothing();
+            self.link_down(false, clock, now);
         }
     }
 

@@ -39,12 +39,12 @@ impl Delivery {
         }
     }
 
-    /// Records that memory had to give up, to be told; none while there is no room to tell it.
+    /// Records that had to be given up, to be told; none while there is no room to tell it.
     pub fn take_lost(&mut self) -> Option<Loss> {
         if self.live.len() + 16 > MEMORY_RECORDS {
             return None;
         }
-        self.lost.take()
+        self.take_refused().or_else(|| self.lost.take())
     }
 
     /// Records of this run that are neither confirmed nor on the disk.

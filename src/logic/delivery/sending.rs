@@ -29,7 +29,7 @@ impl Delivery {
     }
 
     pub(super) fn send_live(&mut self, clock: &Clock, now: Duration) {
-        while self.flight.len() < self.settings.window {
+        while self.flight.len() < self.window() {
             let place = self.place_of(self.next_live);
             let Some(held) = self.live.get_mut(place) else {
                 break;
@@ -50,7 +50,7 @@ impl Delivery {
     }
 
     pub(super) fn send_history(&mut self, clock: &Clock, now: Duration) {
-        while now >= self.replay_at && self.flight.len() < self.settings.window {
+        while now >= self.replay_at && self.flight.len() < self.window() {
             self.fetch();
             let sent = match self.send_page(clock, now) {
                 0 => self.send_memory(clock, now),
@@ -71,11 +71,12 @@ impl Delivery {
     /// Publishes the oldest waiting records of the page, up to a batch; tells how many.
     pub(super) fn send_page(&mut self, clock: &Clock, now: Duration) -> usize {
         let (mut keys, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let batch = self.batch();
         for replayed in &mut self.page {
             if replayed.phase != Phase::Waiting {
                 continue;
             }
-            if keys.len() >= self.settings.batch || bytes >= BATCH_BYTES {
+            if keys.len() >= batch || bytes >= BATCH_BYTES {
                 break;
             }
             let object = replayed.record.wire(clock, true);

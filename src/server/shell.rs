@@ -1,0 +1,419 @@
+//! The server's loop: messages in; to the keeper, to the decision; acks, commands and accounts out.
+//!
+//! Joins the parts and decides nothing. It never waits for the disk: the keeper says when something is
+//! kept, and only then it is acked to the device and acknowledged to the broker, in that order, so
+//! that a server killed at any point is sent again what it had not told. `server::run` calls it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use rumqttc::Publish;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::decision::Decider;
+use super::keeper::{Arrival, Keeper, Kept, Ticket, Word};
+use super::outbox::Outbox;
+use super::printer::Printer;
+use super::session::{Door, Heard, Session};
+use super::topics::{Lane, Topics};
+use super::{Settings, wire};
+use crate::io::clock::Clock;
+use crate::logic::time::rfc3339;
+
+/// With more under way than this nothing more is read for now.
+const MOST_WAITING: usize = 2_000;
+const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// Devices whose newest reading waits to be decided about.
+const MOST_READINGS: usize = 10_000;
+/// A reading is decided about when nothing newer is there, and after this time in any case.
+const DECIDE_WITHIN: Duration = Duration::from_millis(50);
+/// Accounts are published so often, and so many at a time.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+const PUBLISH_MOST: usize = 200;
+/// Waits between tries to connect; the refused wait longer.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(10);
+const BACKOFF_REFUSED: Duration = Duration::from_secs(30);
+/// A session that stood for so long was a good one: the backoff begins anew.
+const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// At the end: for what is under way to be kept, and for what was kept to be told.
+const END_KEEP: Duration = Duration::from_millis(2_500);
+const END_TELL: Duration = Duration::from_millis(1_000);
+
+/// The running server.
+pub struct Shell {
+    topics: Topics,
+    door: Door,
+    account_topic: String,
+    clock: Clock,
+    keeper: Keeper,
+    words: UnboundedReceiver<Word>,
+    decider: Decider,
+    printer: Printer,
+    link: Link,
+    store_is_good: bool,
+    sessions: u64,
+    attempts: u32,
+    /// The newest live readings, to be decided about.
+    readings: HashMap<String, f64>,
+    readings_since: Option<Instant>,
+    issued_ms: i64,
+    out: Outbox,
+    /// Handed to the keeper in this session and not yet kept.
+    waiting: usize,
+    waiting_bytes: usize,
+    /// Devices whose account is to be published.
+    changed: BTreeSet<String>,
+    publish_at: Instant,
+    refused: u64,
+}
+
+enum Link {
+    Down {
+        retry_at: Instant,
+    },
+    Up {
+        session: Session,
+        since: Option<Instant>,
+    },
+}
+
+impl Shell {
+    /// With a store that is open.
+    pub fn new(settings: Settings, keeper: Keeper, words: UnboundedReceiver<Word>) -> Self {
+        let now = Instant::now();
+        let filters = settings.topics.filters(&settings.devices).to_vec();
+        let status_topic = settings.status_topic;
+        let parent = status_topic
+            .rsplit_once('/')
+            .map_or(status_topic.as_str(), |(parent, _)| parent);
+        let printer = Printer::new(keeper.reports.clone());
+        Self {
+            account_topic: format!("{parent}/account"),
+            changed: printer.devices(),
+            printer,
+            topics: settings.topics,
+            door: Door {
+                broker: settings.broker,
+                filters,
+                status_topic,
+            },
+            clock: Clock::new(),
+            keeper,
+            words,
+            decider: Decider::new(settings.on_below, &settings.groups),
+            link: Link::Down { retry_at: now },
+            store_is_good: true,
+            sessions: 0,
+            attempts: 0,
+            readings: HashMap::new(),
+            readings_since: None,
+            issued_ms: 0,
+            out: Outbox::default(),
+            waiting: 0,
+            waiting_bytes: 0,
+            publish_at: now,
+            refused: 0,
+        }
+    }
+
+    /// Serves until `stop`; each `show` prints the account.
+    pub async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        mut show: tokio::sync::mpsc::Receiver<()>,
+    ) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            self.connect_if_due();
+            self.decide_if_due();
+            self.publish_accounts_if_due();
+            self.printer.print_if_due(Instant::now());
+            self.flush();
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(()) = show.recv() => self.printer.print_all(),
+                Some(word) = self.words.recv() => self.hear_keeper(word),
+                heard = next(&mut self.link), if self.has_room() => self.hear_broker(heard),
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    fn connect_if_due(&mut self) {
+        let Link::Down { retry_at } = self.link else {
+            return;
+        };
+        if !self.store_is_good || Instant::now() < retry_at {
+            return;
+        }
+        self.sessions += 1;
+        match Session::begin(&self.door) {
+            Ok(session) => {
+                self.link = Link::Up {
+                    session,
+                    since: None,
+                };
+            }
+            Err(why) => self.link_down(&why, true),
+        }
+    }
+
+    fn hear_broker(&mut self, heard: Heard) {
+        match heard {
+            Heard::Up => {
+                if let Link::Up { since, .. } = &mut self.link {
+                    *since = Some(Instant::now());
+                }
+                info!("connected to {}", self.door.broker.url());
+                self.publish_first(self.door.status_topic.clone(), true, "online".into());
+            }
+            Heard::Message(publish) => self.take(&publish),
+            Heard::Confirmed => self.out.confirmed(),
+            Heard::Down { why, refused } => self.link_down(&why, refused),
+            Heard::Nothing => {}
+        }
+    }
+
+    fn take(&mut self, publish: &Publish) {
+        let ticket = Ticket {
+            session: self.sessions,
+            pkid: publish.pkid,
+            bytes: publish.payload.len(),
+        };
+        let Some((lane, device)) = self.topics.read(&publish.topic) else {
+            self.out.acknowledge(publish.pkid);
+            return;
+        };
+        let now = self.clock.now();
+        let payload = wire::read(&publish.payload, lane, now.synced.then_some(now.wall_ms));
+        // What the broker kept may be of any age.
+        if let Some(light) = payload.light.filter(|_| !publish.retain)
+            && lane == Lane::Telemetry
+            && (self.readings.len() < MOST_READINGS || self.readings.contains_key(device))
+        {
+            self.readings.insert(device.to_owned(), light);
+            self.readings_since.get_or_insert(Instant::now());
+        }
+        self.waiting += 1;
+        self.waiting_bytes += ticket.bytes;
+        self.keeper.take(Arrival {
+            ticket,
+            device: device.to_owned(),
+            payload,
+        });
+    }
+
+    fn hear_keeper(&mut self, word: Word) {
+        match word {
+            Word::Kept(kept) => self.pass_on(kept),
+            Word::Failed(why) => {
+                warn!("the store has failed, and the devices keep their records: {why}");
+                self.store_is_good = false;
+                // So that they know, and decide by themselves.
+                self.publish_first(self.door.status_topic.clone(), true, "offline".into());
+                self.flush();
+                self.link_down("there is no store", false);
+            }
+            Word::Mended => {
+                info!("the store is good again");
+                self.store_is_good = true;
+            }
+        }
+    }
+
+    fn pass_on(&mut self, kept: Kept) {
+        for (device, run, acked) in &kept.acked {
+            for payload in wire::acks(*run, acked) {
+                self.publish(self.topics.acks.of(device), false, payload);
+            }
+        }
+        for ticket in kept.tickets {
+            if ticket.session == self.sessions {
+                self.waiting = self.waiting.saturating_sub(1);
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(ticket.bytes);
+                self.out.acknowledge(ticket.pkid);
+            }
+        }
+        if kept.refused > 0 {
+            if self.refused == 0 {
+                warn!("there are too many devices: records of new ones are refused");
+            }
+            self.refused += kept.refused;
+        }
+        for report in kept.reports {
+            self.changed.insert(report.device.clone());
+            self.printer.take(report);
+        }
+    }
+
+    /// Decides about the newest readings. Of a burst that waited at the broker only the newest counts.
+    fn decide_if_due(&mut self) {
+        let Some(since) = self.readings_since else {
+            return;
+        };
+        let Link::Up { session, .. } = &self.link else {
+            return;
+        };
+        let more_may_come = !session.is_idle() && since.elapsed() < DECIDE_WITHIN;
+        if more_may_come || self.out.is_pressed() {
+            return;
+        }
+        self.readings_since = None;
+        let now = self.clock.now();
+        // Devices take an earlier time for an earlier command.
+        self.issued_ms = self.issued_ms.max(now.wall_ms);
+        let issued_at = rfc3339(self.issued_ms);
+        for (device, light) in std::mem::take(&mut self.readings) {
+            let led_on = self.decider.read(&device, light, now.boot);
+            self.printer.decided(&device, light, led_on);
+            if let Some(led_on) = led_on {
+                let command = wire::command(led_on, Uuid::new_v4(), &issued_at);
+                self.publish_first(self.topics.commands.of(&device), false, command);
+            }
+        }
+    }
+
+    fn publish_accounts_if_due(&mut self) {
+        if Instant::now() < self.publish_at || !self.is_up() || self.changed.is_empty() {
+            return;
+        }
+        self.publish_at = Instant::now() + PUBLISH_EVERY;
+        for _ in 0..PUBLISH_MOST {
+            let Some(device) = self.changed.pop_first() else {
+                break;
+            };
+            if let Some(report) = self.printer.report(&device) {
+                let topic = format!("{}/{device}", self.account_topic);
+                self.publish(topic, true, report.json());
+            }
+        }
+    }
+
+    fn publish(&mut self, topic: String, retain: bool, payload: String) {
+        if self.is_up() {
+            self.out.publish(topic, retain, payload);
+        }
+    }
+
+    fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
+        if self.is_up() {
+            self.out.publish_first(topic, retain, payload);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Link::Up { session, .. } = &self.link {
+            self.out.flush(session);
+        }
+        if self.out.is_stuck() {
+            self.link_down("the broker does not take what it is told", false);
+        }
+    }
+
+    /// The session is over. What was not acknowledged in it comes again in the next one.
+    fn link_down(&mut self, why: &str, refused: bool) {
+        if let Link::Up {
+            since: Some(since), ..
+        } = &self.link
+            && since.elapsed() >= GOOD_SESSION
+        {
+            self.attempts = 0;
+        }
+        let longest = match refused {
+            true => BACKOFF_REFUSED,
+            false => (BACKOFF_FIRST * 2u32.pow(self.attempts.min(10))).min(BACKOFF_LONGEST),
+        };
+        let wait = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        warn!("no link: {why}; next try in {:.1} s", wait.as_secs_f64());
+        self.attempts = self.attempts.saturating_add(1);
+        self.link = Link::Down {
+            retry_at: Instant::now() + wait,
+        };
+        self.out = Outbox::default();
+        self.readings.clear();
+        self.readings_since = None;
+        (self.waiting, self.waiting_bytes) = (0, 0);
+        self.changed.extend(self.printer.devices());
+    }
+
+    fn has_room(&self) -> bool {
+        // Not by what is to be told: while nothing is read, the client does not write either.
+        self.waiting < MOST_WAITING && self.waiting_bytes < MOST_WAITING_BYTES
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up { since: Some(_), .. })
+    }
+
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let mut deadline = now + PUBLISH_EVERY;
+        if let Link::Down { retry_at } = self.link {
+            deadline = deadline.min(retry_at.max(now + Duration::from_millis(10)));
+        }
+        if let Some(since) = self.readings_since {
+            deadline = deadline.min(since + DECIDE_WITHIN);
+        }
+        if self.out.waits() {
+            deadline = deadline.min(now + Duration::from_millis(20));
+        }
+        deadline
+    }
+
+    /// The end, in order: what is under way is kept and told, then `offline`, then goodbye.
+    async fn end(mut self) {
+        info!("stopping");
+        let until = Instant::now() + END_KEEP;
+        while !self.keeper.end() && Instant::now() < until {
+            self.flush();
+            tokio::select! {
+                biased;
+                word = self.words.recv() => match word {
+                    Some(word) => self.hear_keeper(word),
+                    // The thread has said all; what is left of it ends with the process.
+                    None => break,
+                },
+                _ = next(&mut self.link) => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+        while let Ok(word) = self.words.try_recv() {
+            self.hear_keeper(word);
+        }
+        self.publish_at = Instant::now();
+        self.publish_accounts_if_due();
+        self.publish(self.door.status_topic.clone(), true, "offline".into());
+        let until = Instant::now() + END_TELL;
+        self.flush();
+        while self.is_up() && !self.out.is_done() && Instant::now() < until {
+            tokio::select! {
+                heard = next(&mut self.link) => match heard {
+                    Heard::Confirmed => self.out.confirmed(),
+                    Heard::Down { .. } => break,
+                    _ => {}
+                },
+                () = tokio::time::sleep_until(until) => {}
+            }
+            self.flush();
+        }
+        if let Link::Up { session, .. } = self.link {
+            session.close().await;
+        }
+        self.printer.print_all();
+    }
+}
+
+/// The session's next word; never, without a session.
+async fn next(link: &mut Link) -> Heard {
+    match link {
+        Link::Up { session, .. } => session.next().await,
+        Link::Down { .. } => std::future::pending().await,
+    }
+}
