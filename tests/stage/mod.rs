@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, Once};
@@ -22,6 +23,9 @@ use std::time::{Duration, Instant};
 use rumqttc::{Client, Event, Incoming, MqttOptions, QoS};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// The user without rights.
+const NOBODY: u32 = 65_534;
 
 /// Waits until `met`, for at most `limit`; tells whether it was.
 pub fn within(limit: Duration, mut met: impl FnMut() -> bool) -> bool {
@@ -175,6 +179,19 @@ impl Agent {
     }
 
     pub fn run(&mut self) {
+        let mut command = self.command();
+        self.child = Some(command.spawn().expect("nightlight starts"));
+    }
+
+    /// With the rights of nobody; false where that cannot be done.
+    pub fn run_as_nobody(&mut self) -> bool {
+        let mut command = self.command();
+        command.uid(NOBODY).gid(NOBODY);
+        self.child = command.spawn().ok();
+        self.child.is_some()
+    }
+
+    fn command(&self) -> Command {
         let folder = self.folder.path().display();
         let defaults = [
             ("[device]", format!("id = \"{}\"", self.id)),
@@ -209,15 +226,14 @@ impl Agent {
             .append(true)
             .open(self.path("log"))
             .expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightlight"));
+        command
             .arg("run")
             .arg("--config")
             .arg(self.path("nightlight.toml"))
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("nightlight starts");
-        self.child = Some(child);
+            .stderr(log);
+        command
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -255,6 +271,26 @@ impl Agent {
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .unwrap_or(0)
+    }
+
+    /// `nightlight backlog ...` on its backlog: whether it ended well, what it said, what it logged.
+    pub fn backlog(&self, command: &str) -> (bool, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+            .args(["backlog", command, "--path"])
+            .arg(self.path("backlog"))
+            .output()
+            .expect("nightlight runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let good = output.status.success();
+        (good, text(output.stdout), text(output.stderr))
+    }
+
+    /// The records in its backlog, oldest first.
+    pub fn export(&self) -> Vec<Value> {
+        let (_, out, _) = self.backlog("export");
+        out.lines()
+            .map(|line| serde_json::from_str(line).expect("a record"))
+            .collect()
     }
 
     pub fn pid(&self) -> u32 {
