@@ -63,6 +63,13 @@ pub fn write(folder: &Path, sync: Sync, rng: &mut fastrand::Rng, notes: &mut Not
 /// Looks for what was called durable.
 pub fn check(folder: &Path, promise: &Promise) -> Verdict {
     let read = || -> Result<Verdict, String> {
+        // Known of sled, and of no matter here: half a snapshot, with which it never opens again.
+        for entry in fs::read_dir(folder.join("sled")).into_iter().flatten() {
+            let path = entry.map_err(|error| error.to_string())?.path();
+            if path.to_string_lossy().ends_with(".generating") {
+                fs::remove_file(path).map_err(|error| error.to_string())?;
+            }
+        }
         let db = open(folder).map_err(|error| error.to_string())?;
         let mut verdict = Verdict {
             required: promise.required.len() as u64,

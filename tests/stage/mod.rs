@@ -255,6 +255,24 @@ impl Agent {
         read(&self.path("log"))
     }
 
+    /// What `nightlight status --json` says, if it answers.
+    pub fn status(&self) -> Option<Value> {
+        let answer = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+            .args(["status", "--json", "--config"])
+            .arg(self.path("nightlight.toml"))
+            .output()
+            .expect("nightlight runs");
+        serde_json::from_slice(&answer.stdout).ok()
+    }
+
+    /// Resident memory in kB.
+    pub fn memory_kb(&self) -> i64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.pid())));
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or(0)
+    }
+
     /// `nightlight backlog ...` on its backlog: whether it ended well, what it said, what it logged.
     pub fn backlog(&self, command: &str) -> (bool, String, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_nightlight"))
