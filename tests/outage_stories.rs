@@ -867,3 +867,18 @@ fn a_mute_broker_makes_no_record_suspect() {
     world.seconds(60);
     assert_eq!(world.set_aside, Vec::<String>::new());
 }
+
+#[test]
+fn a_disk_that_takes_nothing_is_told_and_so_is_its_recovery() {
+    let mut world = World::new(settings());
+    world.seconds(5);
+    assert_eq!(world.state["store_ok"], true);
+    world.disk_ok = false;
+    world.broker_mute = true;
+    world.seconds(5);
+    assert!(!world.view().store_ok);
+    world.disk_ok = true;
+    world.broker_mute = false;
+    world.seconds(60);
+    assert_eq!(world.state["store_ok"], true);
+}

@@ -212,6 +212,11 @@ fn metrics(view: &View) -> String {
         view.backlog as f64,
     );
     gauge(
+        "store_ok",
+        "Whether the store of the backlog is open and takes records.",
+        truth(view.store_ok),
+    );
+    gauge(
         "outage_seconds",
         "How long the outage under way lasts.",
         view.outage.unwrap_or_default(),

@@ -98,6 +98,7 @@ struct Announced {
     clock: ClockState,
     sensor_ok: bool,
     backlog: bool,
+    store_ok: bool,
 }
 
 /// A stop under way.
@@ -206,7 +207,8 @@ impl Controller {
 
     /// When to come back with [`Input::DeadlineReached`] if nothing else happens, on the boot clock.
     pub fn next_deadline(&self) -> Duration {
-        let announce = self.delivery.is_up().then_some(self.announce_at);
+        let tells = self.delivery.is_up() && self.starting.is_none();
+        let announce = tells.then_some(self.announce_at);
         let own = match &self.stopping {
             Some(stopping) if stopping.stored => Some(stopping.over_by),
             Some(stopping) => Some(stopping.quiet_by),
@@ -244,6 +246,7 @@ impl Controller {
             light: self.lighting.light(),
             rules: self.lighting.settings().rules(),
             backlog: self.delivery.backlog(),
+            store_ok: self.delivery.store_ok(),
             clock: self.clock.state(),
             version: self.birth.version.clone(),
             run: self.birth.run,
@@ -479,7 +482,8 @@ impl Controller {
 
     /// Publishes `state` when it has changed, and now and then.
     fn announce(&mut self, now: Now) {
-        if !self.delivery.is_up() {
+        // Before the backlog has been opened, or failed to, nobody knows how much waits.
+        if !self.delivery.is_up() || self.starting.is_some() {
             return;
         }
         let announced = Announced {
@@ -489,6 +493,7 @@ impl Controller {
             clock: self.clock.state(),
             sensor_ok: self.lighting.sensor_ok(),
             backlog: self.delivery.has_backlog(),
+            store_ok: self.delivery.store_ok(),
         };
         if now.boot < self.announce_at && self.announced.as_ref() == Some(&announced) {
             return;

@@ -240,6 +240,8 @@ struct Disk {
     /// The page under way is of no use: its session is over, or it does not begin where it should.
     stale: bool,
     storing: bool,
+    /// The last write failed.
+    failed: bool,
     /// Removals handed over behind the group that is being stored.
     removing: u64,
     retry_at: Option<Duration>,
@@ -424,6 +426,11 @@ impl Delivery {
     /// Whether the broker has confirmed all that was published.
     pub fn is_quiet(&self) -> bool {
         self.flight.is_empty() && self.control.is_empty()
+    }
+
+    /// Whether the backlog is open and took what it was given last.
+    pub fn store_ok(&self) -> bool {
+        self.disk.ordinal.is_some() && !self.disk.failed
     }
 
     /// Whether a group of records is on its way to the disk.

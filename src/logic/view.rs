@@ -29,6 +29,8 @@ pub struct View {
     pub rules: Rules,
     /// Records that are not confirmed and not just being delivered live.
     pub backlog: u64,
+    /// Whether the backlog's store is open and takes records; else memory alone has them.
+    pub store_ok: bool,
     /// When the oldest of them was made, RFC 3339, as the clock was then.
     pub backlog_oldest: Option<String>,
     /// What the wall clock is worth.
@@ -71,6 +73,7 @@ impl View {
             off_above: PlainNumber,
             interval: String,
             backlog: u64,
+            store_ok: bool,
             clock: ClockState,
             version: &'a str,
         }
@@ -84,6 +87,7 @@ impl View {
             off_above: PlainNumber(self.rules.off_above),
             interval: format!("{:?}", self.rules.interval),
             backlog: self.backlog,
+            store_ok: self.store_ok,
             clock: self.clock,
             version: &self.version,
         };
@@ -134,6 +138,12 @@ impl fmt::Display for View {
                 )?;
             }
             _ => writeln!(f, "backlog   {} records", self.backlog)?,
+        }
+        if !self.store_ok {
+            writeln!(
+                f,
+                "store     not to be written; records are in memory alone"
+            )?;
         }
         match (self.outage, &self.last_outage) {
             (Some(outage), _) => writeln!(f, "outage    for {}", in_words(outage))?,

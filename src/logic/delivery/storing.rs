@@ -19,6 +19,7 @@ impl Delivery {
     /// The backlog is open and this run has its ordinal there.
     pub fn opened(&mut self, ordinal: u64, records: u64, oldest_ms: Option<i64>) {
         self.disk.ordinal = Some(ordinal);
+        self.disk.failed = false;
         self.disk.records = records;
         self.disk.oldest_ms = oldest_ms;
         self.disk.end = false;
@@ -27,6 +28,7 @@ impl Delivery {
     /// What was handed over to be stored is on the disk.
     pub fn stored(&mut self, records: u64) {
         self.disk.storing = false;
+        self.disk.failed = false;
         // What was handed over to be removed since then is still in that number.
         self.disk.records = records.saturating_sub(std::mem::take(&mut self.disk.removing));
         for held in &mut self.live {
@@ -54,6 +56,7 @@ impl Delivery {
     /// It is not; memory keeps it until the next try.
     pub fn store_failed(&mut self, now: Duration) {
         self.disk.storing = false;
+        self.disk.failed = true;
         self.disk.removing = 0;
         self.disk.retry_at = Some(now + STORE_RETRY);
         self.next_history = 0;
