@@ -9,7 +9,7 @@
     reason = "a benchmark that cannot run says so by failing"
 )]
 
-#[path = "../tests/stage/mod.rs"]
+#[path = "../tests/real/stage/mod.rs"]
 mod stage;
 
 use std::fs;

@@ -4,7 +4,7 @@
 //!
 //! Both hear the same message from the same mosquitto; the difference is what nightlight adds.
 
-#[path = "../tests/stage/mod.rs"]
+#[path = "../tests/real/stage/mod.rs"]
 mod stage;
 
 use std::fs;

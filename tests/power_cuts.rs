@@ -7,6 +7,7 @@
 //! Needs root; says so and is skipped without. `POWER_CUTS_SEED` chooses other cuts.
 
 mod powercut;
+#[path = "real/stage/mod.rs"]
 mod stage;
 
 use std::sync::Mutex;

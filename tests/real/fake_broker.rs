@@ -12,12 +12,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "stage/fake.rs"]
-mod fake;
-#[path = "stage/filled.rs"]
-mod filled;
-mod stage;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
@@ -28,8 +22,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use fake::{Act, FakeBroker, Packet, answer, connack, puback};
-use stage::{Agent, Broker, Listener, eventually, within};
+use crate::stage::fake::{Act, FakeBroker, Packet, answer, connack, puback};
+use crate::stage::filled;
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 
 /// Runs stories at once; each fails for itself, and all that failed are named.

@@ -1,10 +1,8 @@
 //! The program against a real broker that is killed, frozen and started again.
 
-mod stage;
-
 use std::time::Duration;
 
-use stage::{Agent, Broker, Listener, eventually, within};
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 
 #[test]
 fn on_line_readings_and_state_arrive_and_a_command_moves_the_led() {

@@ -11,10 +11,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "stage/filled.rs"]
-mod filled;
-mod stage;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -23,7 +19,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use stage::{Agent, Broker, Listener, eventually, within};
+use crate::stage::filled;
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 
 /// A file system of 12 MB; unmounted when dropped.

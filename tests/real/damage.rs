@@ -11,16 +11,13 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "stage/filled.rs"]
-mod filled;
-mod stage;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use stage::{Agent, Broker, Listener, eventually, within};
+use crate::stage::filled;
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 
 const LAST: u64 = 3000;

@@ -1,11 +1,9 @@
 //! Commands from outside, good and hostile, against the real program and a real broker.
 
-mod stage;
-
 use std::time::{Duration, Instant};
 
+use crate::stage::{Agent, Broker, Listener, eventually};
 use serde_json::Value;
-use stage::{Agent, Broker, Listener, eventually};
 
 fn on_stage(id: &str, more: &str) -> (Broker, Listener, Agent) {
     let broker = Broker::start();

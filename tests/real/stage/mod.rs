@@ -10,6 +10,9 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod fake;
+pub mod filled;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;

@@ -3,15 +3,13 @@
 
 #![allow(clippy::expect_used, reason = "test code")]
 
-mod stage;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 use serde_json::{Value, json};
-use stage::{Agent, Broker, Listener, eventually, within};
 use tempfile::TempDir;
 
 /// The real server as a process. Its store outlives it.

@@ -11,10 +11,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "stage/filled.rs"]
-mod filled;
-mod stage;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
@@ -24,8 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::stage::filled;
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 use serde_json::Value;
-use stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 
 const DURABLE_WITHIN: Duration = Duration::from_millis(200);

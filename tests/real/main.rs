@@ -1,0 +1,14 @@
+//! The real program as a process, with a real broker, real files and real signals.
+//!
+//! One binary, so that its stories overlap: most of their time is waiting. A part of them alone:
+//! `cargo test --test real kills::`.
+
+mod commands;
+mod damage;
+mod demo;
+mod fake_broker;
+mod full_disk;
+mod kills;
+mod link;
+mod server;
+mod stage;
