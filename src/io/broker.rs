@@ -368,7 +368,14 @@ pub(crate) fn in_words(error: &ConnectionError) -> String {
                 false => why,
             }
         }
-        other => other.to_string(),
+        other => {
+            // Inside a packet rumqttc calls the same thing a bad packet.
+            let why = other.to_string();
+            match why.contains("Connection reset") {
+                true => "the broker closed the connection".into(),
+                false => why,
+            }
+        }
     }
 }
 

@@ -201,7 +201,10 @@ fn a_broker_that_flaps_flips_nothing() {
     eventually("the server listens", || server.listens());
     let mut agent = Agent::start("cmd-g", broker.port, "[control]\nlease = \"20s\"\n");
     agent.set_light("100");
-    eventually("the server decides", || agent.led_on());
+    eventually("the server decides", || {
+        let states = server.on("state");
+        states.last().is_some_and(|state| state["by"] == "remote") && agent.led_on()
+    });
     for n in 0..8 {
         broker.stop();
         // The light crosses the threshold and back while the link is away.
