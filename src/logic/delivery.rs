@@ -39,7 +39,8 @@ pub const CONTROL_ROOM: usize = 32;
 pub const MEMORY_RECORDS: usize = 20_000;
 /// Most results and the like that wait for room in the window.
 const CONTROL_WAITING: usize = 256;
-/// Removals are handed over when there are so many, or so old.
+/// Removals are handed over when there are as many as fit in the window, but not more than this, or when
+/// they are so old. What a crash finds not removed comes again.
 const FORGET_RECORDS: u64 = 1_000;
 const FORGET_AFTER: Duration = Duration::from_secs(1);
 /// First and longest wait between two tries to connect; the refused wait longer.
@@ -380,7 +381,8 @@ impl Delivery {
                 (false, _) => {}
             }
         }
-        let many = self.forget.records >= FORGET_RECORDS;
+        let in_window = (self.settings.window * self.settings.batch) as u64;
+        let many = self.forget.records >= in_window.min(FORGET_RECORDS);
         if many && !self.disk.fetching || self.forget_at().is_some_and(|due| now >= due) {
             self.hand_over_forgets();
         }

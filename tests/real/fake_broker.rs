@@ -59,6 +59,40 @@ fn a_broker_that_breaks_the_protocol_loses_nothing_and_is_left() {
 }
 
 #[test]
+fn a_record_that_the_broker_refuses_is_set_aside_and_blocks_nothing() {
+    let broker = FakeBroker::start(|_, packet| match packet {
+        Packet::Publish(publish)
+            if String::from_utf8_lossy(&publish.payload).contains("\"seq\":7,") =>
+        {
+            vec![Act::Close]
+        }
+        _ => answer(packet),
+    });
+    let mut agent = Agent::start("pi-poison", broker.port, "");
+    eventually("it is told as lost", || {
+        let records = broker.records();
+        records.iter().any(|record| {
+            record["event"] == "loss" && record["reason"] == "refused" && record["from_seq"] == 7
+        })
+    });
+    let aside = std::fs::read_to_string(agent.path("backlog/refused.jsonl")).expect("kept aside");
+    assert_eq!(aside.lines().count(), 1, "{aside}");
+    assert!(aside.contains("\"seq\":7,"));
+    let connection = broker.connections().len() - 1;
+    let empty = within(Duration::from_secs(30), || broker.nothing_waits(connection));
+    assert!(empty, "the others go on");
+    assert_eq!(agent.stop().code(), Some(0));
+    let numbers: BTreeSet<u64> = broker
+        .records()
+        .iter()
+        .filter_map(|record| record["seq"].as_u64())
+        .collect();
+    let last = numbers.last().copied().unwrap_or(0);
+    let missing: Vec<u64> = (1..=last).filter(|seq| !numbers.contains(seq)).collect();
+    assert_eq!(missing, [7]);
+}
+
+#[test]
 fn a_broker_or_link_that_hangs_is_noticed_and_nothing_is_lost() {
     together(&[
         ("never confirms", never_confirms),

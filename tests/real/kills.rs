@@ -30,8 +30,9 @@ const DURABLE_WITHIN: Duration = Duration::from_millis(200);
 const MARGIN: Duration = Duration::from_millis(1000);
 /// In flight at the kill.
 const WINDOW: usize = 16;
-/// Confirmed, but removed from the disk only once a second or after so many.
-const UNREMOVED: usize = 1000;
+/// Confirmed, and not yet handed over to be removed: as many as fit in the window. The disk may have
+/// as many more in hand.
+const UNREMOVED: usize = 2 * WINDOW;
 /// A packed chunk is removed when all of it is confirmed.
 const CHUNK: usize = 128;
 

@@ -61,7 +61,7 @@ impl Backlog {
     /// Starts the thread, which opens the store in the folder `settings.path` (made when missing) and
     /// answers with `Input::BacklogOpened`. As long as it cannot be opened for a reason that must
     /// pass by itself or by a person's hand (full disk, lock, rights), it is tried again every 2 s to
-    /// 30 s; the first failure is told by one `Input::StoreFailed` that nobody asked for.
+    /// 5 s; the first failure is told by one `Input::StoreFailed` that nobody asked for.
     pub fn open(
         settings: &config::Backlog,
         run: Uuid,

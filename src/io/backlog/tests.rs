@@ -880,3 +880,36 @@ proptest! {
         open.close();
     }
 }
+
+/// The stated factor: three times the bound, and 6 MB for the ballast and sled's own segments.
+#[test]
+fn a_hundred_fills_and_drains_stay_within_the_stated_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = config::Backlog {
+        max_bytes: 60_000,
+        ..settings(&folder)
+    };
+    let mut open = Open::new(&settings, 1);
+    let mut largest = 0;
+    let mut next = 1;
+    for _ in 0..100 {
+        open.store(next..next + 4_000);
+        next += 4_000;
+        largest = largest.max(super::disk::tree_bytes(&settings.path));
+        let ordinal = 1;
+        let all = KeyRange {
+            ordinal,
+            from: 1,
+            to: next,
+        };
+        open.backlog.forget(vec![all]);
+        let (rest, end) = open.fetch(None, 1);
+        assert!(rest.is_empty() && end);
+    }
+    println!(
+        "at most {largest} bytes for a bound of {}",
+        settings.max_bytes
+    );
+    assert!(largest <= 3 * settings.max_bytes + 6_000_000, "{largest}");
+    open.close();
+}

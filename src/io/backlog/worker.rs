@@ -24,7 +24,7 @@ use super::store::Store;
 /// Between two attempts to open, at the least.
 const RETRY: Duration = Duration::from_secs(2);
 /// Between two attempts that nobody asked for, at the most.
-const MOST_RETRY: Duration = Duration::from_secs(30);
+const MOST_RETRY: Duration = Duration::from_secs(5);
 /// A store that failed so often as damaged is salvaged, even if it opens.
 const STRIKES: u32 = 2;
 /// Removals that wait for a store; beyond this the oldest are given up, which makes duplicates.
