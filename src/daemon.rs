@@ -22,6 +22,9 @@ use crate::io::sensor::Reader;
 use crate::io::{systemd, web};
 use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
 
+/// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
+/// store keeps a small machine busy.
+const HEAD_START: Duration = Duration::from_millis(500);
 /// At the end, the backlog may take so long to finish what it was told.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,8 @@ pub async fn run(
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut stop = std::pin::pin!(stop);
     let mut asked = false;
+    let open_by = Instant::now() + HEAD_START;
+    let mut decided = false;
     info!(run = %shell.run, "nightlight {} started as {}", crate::VERSION, config.device_id);
     systemd::ready();
     loop {
@@ -57,9 +62,16 @@ pub async fn run(
                 return exit;
             }
         }
+        if shell.backlog.is_none() && (decided || Instant::now() >= open_by) {
+            shell.open_backlog(&config);
+        }
         let now = shell.clock.now();
         show.send_replace(Some(controller.view(now)));
         let wait = controller.next_deadline().saturating_sub(now.boot);
+        let mut wake_at = Instant::now() + wait;
+        if shell.backlog.is_none() {
+            wake_at = wake_at.min(open_by);
+        }
         let input = tokio::select! {
             biased;
             () = &mut stop, if !asked => {
@@ -69,12 +81,13 @@ pub async fn run(
             }
             Some(input) = inputs.recv() => input,
             input = next(&mut shell.session) => shell.heard(input),
-            () = tokio::time::sleep_until(Instant::now() + wait) => Input::DeadlineReached,
+            () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
             () = tick(&mut watchdog) => {
                 systemd::feed();
                 continue;
             }
         };
+        decided |= matches!(input, Input::Read(_) | Input::ReadFailed(_));
         controller.handle(input, shell.clock.now());
     }
 }
@@ -89,6 +102,7 @@ struct Shell {
     led_config: crate::config::Led,
     sensor: Reader,
     backlog: Option<Backlog>,
+    inputs: mpsc::UnboundedSender<Input>,
     rules: KeptRules,
     aside: Aside,
     link: Link,
@@ -116,13 +130,20 @@ impl Shell {
             led_on,
             led_config: config.led.clone(),
             sensor: Reader::start(&config.sensor, inputs.clone()),
-            backlog: Some(Backlog::open(&config.backlog, run, boot_id, inputs)),
+            backlog: None,
+            inputs,
             rules: KeptRules::in_folder(&config.backlog.path),
             aside: Aside::in_folder(&config.backlog.path),
             link: Link::new(config),
             session: None,
             exit: None,
         }
+    }
+
+    fn open_backlog(&mut self, config: &Config) {
+        let inputs = self.inputs.clone();
+        let backlog = Backlog::open(&config.backlog, self.run, self.boot_id, inputs);
+        self.backlog = Some(backlog);
     }
 
     fn birth(&self) -> Birth {

@@ -27,7 +27,7 @@ use super::disk::{Fault, Place, sync_tree};
 use super::format::{self, Line, MAX_CHUNK, MAX_VALUE};
 use super::keys::{self, Chunk};
 use super::ledger::{self, Losses, Run, State, pack_command, pack_loss};
-use super::room::Round;
+use super::room::{New, Round};
 
 /// Ids of commands that are remembered.
 pub(super) const COMMANDS: usize = 256;
@@ -183,6 +183,11 @@ impl Store {
             }
         }
         self.make_room(&mut new)?;
+        if new.len() >= SEAL_AT {
+            // What was in the tail before comes before it in the chunks too.
+            while self.seal(self.ordinal, SEAL_RUN_AT)? {}
+            self.pack_in_bulk(&mut new)?;
+        }
         while self.seal(self.ordinal, SEAL_AT)? {}
         let mut further = false;
         if let Some(run) = self.runs.get_mut(&self.ordinal)
@@ -218,6 +223,47 @@ impl Store {
         self.sync()?;
         if self.account_due || (first && self.state.records > 0) {
             self.write_account()?;
+        }
+        Ok(())
+    }
+
+    /// Packs so many new records that they need not be singles first: those would only leave holes in
+    /// sled's log. What is less than a chunk stays in `new`.
+    fn pack_in_bulk(&mut self, new: &mut VecDeque<New>) -> Result<(), Fault> {
+        while new.len() >= MAX_CHUNK {
+            let mut of = None;
+            let mut lines = Vec::with_capacity(MAX_CHUNK);
+            for (_, _, value) in new.iter().take(MAX_CHUNK) {
+                let Ok((header, single)) = format::unpack_lines(value) else {
+                    return Ok(());
+                };
+                of = Some(header);
+                lines.extend(single.lines);
+            }
+            let Some(of) = of else {
+                return Ok(());
+            };
+            let Some((header, value)) = format::pack_chunk(&of, &lines) else {
+                return Ok(());
+            };
+            for (key, ..) in new.drain(..usize::from(header.count)) {
+                self.state.records += 1;
+                self.dirty.insert(key.ordinal);
+                if let Some(run) = self.runs.get_mut(&key.ordinal) {
+                    run.gains(key.seq);
+                }
+            }
+            self.state.bytes += value.len() as u64;
+            let chunk = Chunk {
+                ordinal: header.ordinal,
+                first: header.first,
+                last: header.last,
+                count: header.count,
+            };
+            let mut batch = Batch::default();
+            batch.insert(chunk.bytes(), value);
+            self.account_due = true;
+            self.write(batch)?;
         }
         Ok(())
     }

@@ -913,3 +913,32 @@ fn a_hundred_fills_and_drains_stay_within_the_stated_size() {
     assert!(largest <= 3 * settings.max_bytes + 6_000_000, "{largest}");
     open.close();
 }
+
+#[test]
+fn records_stored_in_bulk_are_packed_at_once_and_read_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let mut open = Open::new(&settings, 1);
+    open.store(1..=7);
+    assert_eq!(open.store(8..=5_000), 5_000);
+    open.close();
+    let stats = inspect::stats(&settings.path).unwrap();
+    assert!(stats.single < 256, "{}", stats.single);
+    let mut open = Open::new(&settings, 2);
+    let mut after = None;
+    let mut seen = 0;
+    loop {
+        let (page, end) = open.fetch(after, 256);
+        for (key, record) in page {
+            seen += 1;
+            assert_eq!(key.seq, seen);
+            assert_eq!(record, reading(Uuid::from_u128(1), seen));
+            after = Some(key);
+        }
+        if end {
+            break;
+        }
+    }
+    assert_eq!(seen, 5_000);
+    open.close();
+}
