@@ -29,6 +29,7 @@
 //!
 //! [`logic`] (the contract between the halves), [`logic::lighting`], [`logic::delivery`], then
 //! [`daemon`], which joins the pure half to [`io`]. `main.rs` reads arguments and configuration.
+//! [`server`] is the other end, and [`demo`] shows both in a minute; the daemon needs neither.
 //! Arrows go one way: main -> daemon -> io and logic. Files of `io` do not import each other.
 
 pub mod cli;

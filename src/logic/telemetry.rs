@@ -155,7 +155,7 @@ pub struct Loss {
     pub to_seq: u64,
     /// How many in that range were given up.
     pub count: u64,
-    /// `backlog-full`, `memory-full`, `keep-latest`, `damaged`, `refused` ...
+    /// `backlog-full`, `memory-full`, `damaged`, `unreadable` or `refused`.
     pub reason: String,
 }
 
