@@ -52,7 +52,7 @@ enum Happening {
     ClockSynced,
     Server(bool),
     Acks(bool),
-    ServerStatus(bool),
+    ServerStatus { alive: bool, retained: bool },
     Command(Sent),
 }
 
@@ -94,7 +94,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(ClockSynced),
         3 => any::<bool>().prop_map(Server),
         3 => any::<bool>().prop_map(Acks),
-        1 => any::<bool>().prop_map(ServerStatus),
+        1 => any::<[bool; 2]>()
+            .prop_map(|[alive, retained]| ServerStatus { alive, retained }),
         8 => sent().prop_map(Command),
     ]
 }
@@ -226,10 +227,13 @@ fn happen(world: &mut World, happening: &Happening, fresh: &mut u64) {
         }
         Happening::Server(alive) => world.server = *alive,
         Happening::Acks(acks) => world.acks = *acks,
-        Happening::ServerStatus(alive) => {
+        Happening::ServerStatus { alive, retained } => {
             let text: &[u8] = if *alive { b"online" } else { b"offline" };
             if world.is_linked() {
-                world.input(Input::ServerStatus(text.to_vec()));
+                world.input(Input::ServerStatus {
+                    payload: text.to_vec(),
+                    retained: *retained,
+                });
             }
         }
         Happening::Command(sent) => {
@@ -529,8 +533,9 @@ impl Model {
             }
             Input::BacklogOpened(opened) => self.ids.extend(opened.command_ids.iter().cloned()),
             Input::ServerAcked(_) => self.server_alive(now),
-            Input::ServerStatus(status) if status == b"offline" => self.let_go(),
-            Input::ServerStatus(_) => self.server_alive(now),
+            Input::ServerStatus { retained: true, .. } => {}
+            Input::ServerStatus { payload, .. } if payload == b"offline" => self.let_go(),
+            Input::ServerStatus { .. } => self.server_alive(now),
             Input::CommandReceived {
                 payload,
                 retained: false,

@@ -270,13 +270,13 @@ impl Session {
             }
             Event::Incoming(Incoming::Publish(publish)) => {
                 let payload = publish.payload.to_vec();
+                let retained = publish.retain;
                 if publish.topic == self.topics.commands {
-                    let retained = publish.retain;
                     Some(Input::CommandReceived { payload, retained })
                 } else if publish.topic == self.topics.acks {
                     Some(Input::ServerAcked(payload))
                 } else if self.server_status.as_ref() == Some(&publish.topic) {
-                    Some(Input::ServerStatus(payload))
+                    Some(Input::ServerStatus { payload, retained })
                 } else {
                     debug!(topic = publish.topic, "not asked for");
                     None

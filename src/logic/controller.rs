@@ -170,7 +170,9 @@ impl Controller {
                 self.inbox.receive(&payload, retained, now, known);
             }
             Input::ServerAcked(payload) => self.server_acked(&payload, now),
-            Input::ServerStatus(payload) => self.server_status(&payload, now),
+            Input::ServerStatus { payload, retained } => {
+                self.server_status(&payload, retained, now);
+            }
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records } => {
                 self.inbox.ids_stored(true);

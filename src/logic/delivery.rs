@@ -157,7 +157,15 @@ struct Flight {
     token: u64,
     at: Duration,
     confirmed: bool,
+    lane: Sending,
     cargo: Cargo,
+}
+
+/// Each has its own room in the window, so that a flood of results holds up no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Control,
+    Records,
 }
 
 #[derive(Debug)]
@@ -401,7 +409,7 @@ impl Delivery {
             Link::Up { .. } => self.stalled_at(),
         };
         let replay =
-            (self.is_up() && self.begun && self.flight.len() < self.window() && self.has_history())
+            (self.is_up() && self.begun && self.has_room() && self.has_history())
                 .then_some(self.replay_at);
         [
             link,

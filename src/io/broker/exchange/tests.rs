@@ -164,7 +164,7 @@ fn a_peer_that_takes_nothing_is_given_up() {
             }
         };
         assert!(matches!(over, ConnectionError::FlushTimeout), "{over}");
-        assert_eq!(began.elapsed(), PATIENCE);
+        assert!((PATIENCE..PATIENCE * 2).contains(&began.elapsed()));
     });
 }
 
