@@ -79,13 +79,14 @@ pub async fn run(
                 systemd::stopping();
                 Input::ShutdownAsked
             }
-            Some(input) = inputs.recv() => input,
-            input = next(&mut shell.session) => shell.heard(input),
-            () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
+            // Before the link, which a flood keeps busy without a pause.
             () = tick(&mut watchdog) => {
                 systemd::feed();
                 continue;
             }
+            Some(input) = inputs.recv() => input,
+            input = next(&mut shell.session) => shell.heard(input),
+            () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
         };
         decided |= matches!(input, Input::Read(_) | Input::ReadFailed(_));
         controller.handle(input, shell.clock.now());

@@ -408,9 +408,8 @@ impl Delivery {
             Link::Connecting => None,
             Link::Up { .. } => self.stalled_at(),
         };
-        let replay =
-            (self.is_up() && self.begun && self.has_room() && self.has_history())
-                .then_some(self.replay_at);
+        let replay = (self.is_up() && self.begun && self.has_room() && self.has_history())
+            .then_some(self.replay_at);
         [
             link,
             replay,

@@ -146,7 +146,11 @@ pub fn acks(data: &[u8]) {
     let last = device.published.iter().copied().max().unwrap_or(0);
     device.published.clear();
     device.wait(ACK_TIMEOUT + Duration::from_secs(2));
-    let again: BTreeSet<u64> = device.published.drain(..).filter(|seq| *seq <= last).collect();
+    let again: BTreeSet<u64> = device
+        .published
+        .drain(..)
+        .filter(|seq| *seq <= last)
+        .collect();
     assert_eq!(again, owed);
     let run = Uuid::from_u128(RUN);
     let all = format!("{{\"run\":\"{run}\",\"acked\":[[0,{}]]}}", u64::MAX);

@@ -13,8 +13,7 @@ use tokio::net::TcpStream;
 use ws_stream_tungstenite::WsStream;
 
 /// What a WebSocket carries is named so (MQTT 3.1.1, section 6).
-const SUBPROTOCOL: &str = "mqtt";
-const SUBPROTOCOL_HEADER: &str = "Sec-WebSocket-Protocol";
+const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("mqtt");
 
 /// Bytes to and from the broker, whatever is below them.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -64,21 +63,11 @@ async fn encrypted(
     Ok(Box::new(stream.map_err(TlsError::from)?))
 }
 
-async fn web_socket(
-    url: &str,
-    below: Box<dyn Stream>,
-) -> Result<Box<dyn Stream>, ConnectionError> {
+async fn web_socket(url: &str, below: Box<dyn Stream>) -> Result<Box<dyn Stream>, ConnectionError> {
     let mut request = url.into_client_request()?;
-    let name = HeaderValue::from_static(SUBPROTOCOL);
-    request.headers_mut().insert(SUBPROTOCOL_HEADER, name);
-    let (socket, response) = async_tungstenite::tokio::client_async(request, below).await?;
-    match response.headers().get(SUBPROTOCOL_HEADER) {
-        Some(name) if name.as_bytes().trim_ascii() == SUBPROTOCOL.as_bytes() => {
-            Ok(Box::new(WsStream::new(socket)))
-        }
-        _ => {
-            let why = "the other end speaks WebSocket, but not MQTT over it: is the path right?";
-            Err(std::io::Error::other(why).into())
-        }
-    }
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", SUBPROTOCOL);
+    // The library refuses an answer that does not name the same protocol.
+    let (socket, _) = async_tungstenite::tokio::client_async(request, below).await?;
+    Ok(Box::new(WsStream::new(socket)))
 }

@@ -93,7 +93,11 @@ impl Exchange {
             patience,
         };
         let mut connect = Connect::new(options.client_id());
-        connect.keep_alive = options.keep_alive().as_secs().try_into().unwrap_or(u16::MAX);
+        connect.keep_alive = options
+            .keep_alive()
+            .as_secs()
+            .try_into()
+            .unwrap_or(u16::MAX);
         connect.clean_session = options.clean_session();
         connect.last_will = options.last_will();
         connect.login = options.credentials();

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use super::{CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Sending, Topic};
+use super::{
+    CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Sending, Topic,
+};
 use crate::logic::Output;
 use crate::logic::time::Clock;
 
