@@ -1,7 +1,7 @@
 //! Packets to and from the broker over one line: rumqttc's codec and protocol state, our own socket.
 //!
 //! rumqttc's event loop keeps its socket to itself, and one option of it has to be set again and again:
-//! see `acknowledge_at_once` below and docs/decisions/0012. Nothing here waits but [`Exchange::open`]
+//! see `acknowledge_at_once` below and docs/decisions/0014. Nothing here waits but [`Exchange::open`]
 //! and [`Exchange::next`]; both are cancel-safe, the latter because all state is in the struct. What is
 //! to be sent goes out with the next call, in one write, after what came in has been handed on: a
 //! command moves the LED before its receipt is written.
