@@ -135,3 +135,27 @@ fn a_sequence_waits_for_a_hole_reports_it_and_goes_on() {
     assert_eq!(outcome("s6"), Some("applied".into()));
     assert_eq!(outcome("s5"), Some("superseded".into()));
 }
+
+#[test]
+fn a_link_that_flaps_each_second_is_found_up_within_the_lease() {
+    let mut settings = settings();
+    settings.lighting.interval = Duration::from_millis(200);
+    settings.lighting.hold = Duration::ZERO;
+    let mut world = World::new(settings);
+    world.server = true;
+    world.light = Some(100.0);
+    world.seconds(3);
+    assert!(world.led_on);
+    // The server says "on" to each reading that it gets, and gets none of the bright ones.
+    for _ in 0..300 {
+        world.pull_cable();
+        world.light = Some(800.0);
+        world.run_for(Duration::from_millis(500));
+        world.light = Some(100.0);
+        world.run_for(Duration::from_millis(20));
+        world.mend_cable();
+        world.run_for(Duration::from_millis(480));
+    }
+    assert!(world.led_on);
+    assert_eq!(world.led_changes.len(), 1, "{:#?}", world.log);
+}
