@@ -159,3 +159,28 @@ fn a_link_that_flaps_each_second_is_found_up_within_the_lease() {
     assert!(world.led_on);
     assert_eq!(world.led_changes.len(), 1, "{:#?}", world.log);
 }
+
+#[test]
+fn a_flood_of_rules_to_keep_is_written_seldom_and_the_last_ones_are_kept() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(2);
+    for n in 0..2_000 {
+        let on_below = 100 + n % 100;
+        world.command(&format!(
+            r#"{{"command":"set","on_below":{on_below},"persist":true}}"#
+        ));
+        world.run_for(Duration::from_millis(5));
+    }
+    world.seconds(5);
+    assert_eq!(world.settings.lighting.on_below, 199.0);
+    assert!(world.rules_kept <= 4, "{} writes", world.rules_kept);
+    world.command(r#"{"command":"set","on_below":50,"persist":true}"#);
+    world.command(r#"{"command":"set","on_below":60,"persist":true}"#);
+    world.stop_and_start();
+    assert_eq!(
+        world.view().rules.on_below,
+        60.0,
+        "a stop waits for nothing"
+    );
+}

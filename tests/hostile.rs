@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// Every file of a corpus; an empty folder would test nothing.
 fn replay(name: &str, promise: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
+        .join("tests/corpus")
         .join(name);
     let mut files = 0;
     for entry in fs::read_dir(&folder).expect("the corpus") {

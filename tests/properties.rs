@@ -562,6 +562,9 @@ struct Model {
     changed_at: Option<Duration>,
     rules: Rules,
     kept: Option<Rules>,
+    /// Rules on their way to the disk, and not before when.
+    to_keep: Option<Rules>,
+    keep_at: Duration,
     word: Option<Word>,
     light: Option<f64>,
     moved_at: Duration,
@@ -592,6 +595,8 @@ impl Model {
                 interval: lighting.interval,
             }),
             kept,
+            to_keep: None,
+            keep_at: now,
             word: None,
             light: None,
             moved_at: now,
@@ -635,6 +640,10 @@ impl Model {
             }
             Input::ShutdownAsked => self.stopping = true,
             _ => {}
+        }
+        if (now >= self.keep_at || self.stopping) && self.to_keep.is_some() {
+            self.kept = self.to_keep.take();
+            self.keep_at = now + Duration::from_secs(5);
         }
         if !self.stopping {
             self.decide(now, settings);
@@ -718,7 +727,7 @@ impl Model {
         }
         self.rules = new;
         if value["persist"] == true {
-            self.kept = Some(new);
+            self.to_keep = Some(new);
         }
     }
 

@@ -136,6 +136,8 @@ pub struct World {
     pub led_wanted: bool,
     /// The LED can be switched.
     pub led_good: bool,
+    /// How often rules were written to the disk.
+    pub rules_kept: u64,
     /// The cable.
     pub cable: bool,
     /// The broker takes publications but never confirms them.
@@ -222,6 +224,7 @@ impl World {
             led_on: false,
             led_wanted: false,
             led_good: true,
+            rules_kept: 0,
             cable: true,
             broker_mute: false,
             poison: None,
@@ -688,7 +691,10 @@ impl World {
                     self.exit = Some(exit);
                 }
                 Output::SetAside(line) => self.set_aside.push(line),
-                Output::KeepRules(rules) => self.settings.lighting.set_rules(rules),
+                Output::KeepRules(rules) => {
+                    self.rules_kept += 1;
+                    self.settings.lighting.set_rules(rules);
+                }
             }
         }
     }

@@ -137,7 +137,7 @@ impl Controller {
         let change = self.lighting.set_rules(rules, now.boot);
         self.apply(change, now);
         if wish.persist {
-            self.outputs.push_back(Output::KeepRules(rules));
+            self.rules_to_keep = Some(rules);
         }
         self.finish(id, "set", Outcome::Applied, "", now);
     }
