@@ -9,6 +9,7 @@ mod demo;
 mod fake_broker;
 mod full_disk;
 mod kills;
+mod lines;
 mod link;
 mod server;
 mod stage;
