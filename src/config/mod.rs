@@ -237,13 +237,15 @@ pub struct Sensor {
     /// I2C bus number.
     pub bus: u8,
     /// I2C address; the driver's own when absent.
-    pub address: Option<u16>,
+    pub address: Option<u8>,
     /// Analogue channel of a Grove HAT, 0..=7.
     pub channel: u8,
     /// The file of `iio` or `trace`.
     pub path: PathBuf,
     /// How much faster than recorded `trace` plays, and `simulated` lives.
     pub speed: f64,
+    /// How often it is read.
+    pub interval: Duration,
 }
 
 /// The kinds of light sensor.
@@ -252,12 +254,53 @@ pub struct Sensor {
 pub enum SensorDriver {
     /// Analogue sensor on a Grove Base HAT; 0..=1000, not lux.
     GroveHat,
+    /// ROHM BH1750; lux.
+    Bh1750,
     /// A file of a kernel driver.
     Iio,
     /// A recording.
     Trace,
     /// An invented day.
     Simulated,
+}
+
+impl SensorDriver {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::GroveHat,
+        Self::Bh1750,
+        Self::Iio,
+        Self::Trace,
+        Self::Simulated,
+    ];
+
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GroveHat => "grove-hat",
+            Self::Bh1750 => "bh1750",
+            Self::Iio => "iio",
+            Self::Trace => "trace",
+            Self::Simulated => "simulated",
+        }
+    }
+
+    /// The I2C addresses it can have, the usual one first; none for a sensor that is not on a bus.
+    pub fn addresses(self) -> &'static [u8] {
+        match self {
+            Self::GroveHat => &[0x04, 0x08],
+            Self::Bh1750 => &[0x23, 0x5C],
+            Self::Iio | Self::Trace | Self::Simulated => &[],
+        }
+    }
+
+    /// It cannot be read more often than this.
+    fn least_interval(self) -> Duration {
+        match self {
+            Self::Bh1750 => Duration::from_millis(200),
+            Self::GroveHat | Self::Iio | Self::Trace | Self::Simulated => Duration::ZERO,
+        }
+    }
 }
 
 /// The LED.

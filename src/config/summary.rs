@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::values::in_words;
-use super::{Config, LedDriver, OnFull, SensorDriver};
+use super::{Config, LedDriver, OnFull, Sensor, SensorDriver};
 use crate::logic::{command::Order, delivery::Confirm, lighting::FailSafe, lighting::Lease};
 use crate::logic::{lighting::Mode, telemetry::Keep};
 
@@ -95,14 +95,13 @@ fn sensor(config: &Config) -> String {
     let every = in_words(config.lighting.interval);
     let what = match sensor.driver {
         SensorDriver::GroveHat => {
-            let address = sensor.address.map_or("its own address".into(), |address| {
-                format!("address {address:#04x}")
-            });
             format!(
-                "Grove Base HAT on I2C bus {}, {address}, channel {}",
-                sensor.bus, sensor.channel
+                "Grove Base HAT {}, channel {}",
+                place(sensor),
+                sensor.channel
             )
         }
+        driver @ SensorDriver::Bh1750 => format!("{} {}", driver.name(), place(sensor)),
         SensorDriver::Iio => format!("kernel driver {}", sensor.path.display()),
         SensorDriver::Trace => format!(
             "recording {}, speed {}",
@@ -112,6 +111,13 @@ fn sensor(config: &Config) -> String {
         SensorDriver::Simulated => format!("simulated, speed {}", sensor.speed),
     };
     format!("{what}; read every {every}")
+}
+
+fn place(sensor: &Sensor) -> String {
+    let address = sensor.address.map_or("its own address".into(), |address| {
+        format!("address {address:#04x}")
+    });
+    format!("on I2C bus {}, {address}", sensor.bus)
 }
 
 fn led(config: &Config) -> String {

@@ -39,6 +39,15 @@ pub enum SensorError {
         /// The most it can say.
         max: u16,
     },
+    /// There is more light than the sensor can tell at its coarsest setting.
+    TooBright {
+        /// I2C bus number.
+        bus: u8,
+        /// The address spoken to.
+        address: u8,
+        /// The most it can tell, in lux.
+        most: f64,
+    },
     /// The configured I2C address or channel does not exist.
     Configured(String),
     /// A file that does not exist.
@@ -112,6 +121,12 @@ impl fmt::Display for SensorError {
                 f,
                 "the sensor at {address:#04x} on I2C bus {bus} says {value}, but cannot say more than {max}: \
                  a bad contact, or another device at this address (`sensor.driver`, `sensor.address`)"
+            ),
+            Self::TooBright { bus, address, most } => write!(
+                f,
+                "the sensor at {address:#04x} on I2C bus {bus} is blinded: it says that there is more light than \
+                 it can measure ({most:.0} lx); shade it, or put something translucent over it. If it is not \
+                 that bright, check its wiring"
             ),
             Self::Configured(what) => f.write_str(what),
             Self::Missing(path) => write!(
