@@ -256,6 +256,12 @@ pub enum SensorDriver {
     GroveHat,
     /// ROHM BH1750; lux.
     Bh1750,
+    /// Vishay VEML7700; lux.
+    Veml7700,
+    /// TI OPT3001; lux.
+    Opt3001,
+    /// ams TSL2591; lux.
+    Tsl2591,
     /// A file of a kernel driver.
     Iio,
     /// A recording.
@@ -266,9 +272,12 @@ pub enum SensorDriver {
 
 impl SensorDriver {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::GroveHat,
         Self::Bh1750,
+        Self::Veml7700,
+        Self::Opt3001,
+        Self::Tsl2591,
         Self::Iio,
         Self::Trace,
         Self::Simulated,
@@ -279,6 +288,9 @@ impl SensorDriver {
         match self {
             Self::GroveHat => "grove-hat",
             Self::Bh1750 => "bh1750",
+            Self::Veml7700 => "veml7700",
+            Self::Opt3001 => "opt3001",
+            Self::Tsl2591 => "tsl2591",
             Self::Iio => "iio",
             Self::Trace => "trace",
             Self::Simulated => "simulated",
@@ -290,6 +302,9 @@ impl SensorDriver {
         match self {
             Self::GroveHat => &[0x04, 0x08],
             Self::Bh1750 => &[0x23, 0x5C],
+            Self::Veml7700 => &[0x10],
+            Self::Opt3001 => &[0x44, 0x45, 0x46, 0x47],
+            Self::Tsl2591 => &[0x29],
             Self::Iio | Self::Trace | Self::Simulated => &[],
         }
     }
@@ -298,6 +313,7 @@ impl SensorDriver {
     fn least_interval(self) -> Duration {
         match self {
             Self::Bh1750 => Duration::from_millis(200),
+            Self::Veml7700 | Self::Opt3001 | Self::Tsl2591 => Duration::from_millis(150),
             Self::GroveHat | Self::Iio | Self::Trace | Self::Simulated => Duration::ZERO,
         }
     }

@@ -101,7 +101,6 @@ fn sensor(config: &Config) -> String {
                 sensor.channel
             )
         }
-        driver @ SensorDriver::Bh1750 => format!("{} {}", driver.name(), place(sensor)),
         SensorDriver::Iio => format!("kernel driver {}", sensor.path.display()),
         SensorDriver::Trace => format!(
             "recording {}, speed {}",
@@ -109,6 +108,7 @@ fn sensor(config: &Config) -> String {
             sensor.speed
         ),
         SensorDriver::Simulated => format!("simulated, speed {}", sensor.speed),
+        chip => format!("{} {}", chip.name(), place(sensor)),
     };
     format!("{what}; read every {every}")
 }

@@ -1,8 +1,8 @@
 //! What the I2C drivers share: where a sensor is, what a failed transfer means, and the time they wait
 //! for a measurement by.
 //!
-//! It knows no chip. Each driver has one [`Device`] and speaks to it by [`Device::write`] and
-//! [`Device::read_after`].
+//! It knows no chip. A driver of ours has one [`Device`] and speaks to it by [`Device::write`] and
+//! [`Device::read_after`]; one over a crate says with [`fault`] what went wrong.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -50,6 +50,25 @@ impl<B> Device<B> {
         }
     }
 
+    /// Another chip than `wanted` is there; `id` is what it says it is.
+    pub fn stranger(&self, wanted: &'static str, id: u16) -> SensorError {
+        SensorError::Stranger {
+            bus: self.bus,
+            address: self.address(),
+            wanted,
+            id,
+        }
+    }
+
+    /// It acknowledges, but does not do its work.
+    pub fn silent(&self, why: &str) -> SensorError {
+        SensorError::Transfer {
+            bus: self.bus,
+            address: self.address(),
+            why: why.to_owned(),
+        }
+    }
+
     fn address(&self) -> u8 {
         self.addresses.first().copied().unwrap_or_default()
     }
@@ -90,20 +109,34 @@ where
                     self.addresses = vec![address];
                     return Ok(done);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::NoAcknowledge(_)) => {}
-                Err(error) => {
-                    return Err(SensorError::Transfer {
-                        bus: self.bus,
-                        address,
-                        why: error.to_string(),
-                    });
-                }
+                Err(error) => match fault(self.bus, &self.addresses, address, error) {
+                    SensorError::NoAnswer { .. } => {}
+                    error => return Err(error),
+                },
             }
         }
         Err(SensorError::NoAnswer {
             bus: self.bus,
             addresses: self.addresses.clone(),
         })
+    }
+}
+
+/// What a failed transfer with `address`, one of the `addresses` on bus number `bus`, means.
+pub fn fault<E>(bus: u8, addresses: &[u8], address: u8, error: E) -> SensorError
+where
+    E: Error + Display,
+{
+    match error.kind() {
+        ErrorKind::NoAcknowledge(_) => SensorError::NoAnswer {
+            bus,
+            addresses: addresses.to_vec(),
+        },
+        _ => SensorError::Transfer {
+            bus,
+            address,
+            why: error.to_string(),
+        },
     }
 }
 

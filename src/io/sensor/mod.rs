@@ -10,8 +10,11 @@ mod device;
 mod error;
 pub mod grove_hat;
 pub mod iio;
+pub mod opt3001;
 pub mod simulated;
 pub mod trace;
+pub mod tsl2591;
+pub mod veml7700;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -60,6 +63,15 @@ pub fn open(config: &config::Sensor) -> Result<Box<dyn Sensor>, SensorError> {
             let fine = config.interval >= bh1750::UNHURRIED;
             Box::new(bh1750::Bh1750::new(device()?, fine, RealTime::start()))
         }
+        SensorDriver::Veml7700 => Box::new(veml7700::Veml7700::new(device()?, RealTime::start())),
+        SensorDriver::Opt3001 => Box::new(opt3001::Opt3001::new(
+            pi::Bus::open(config.bus)?,
+            config.bus,
+            config.address.unwrap_or(config.driver.addresses()[0]),
+            config.interval,
+            RealTime::start(),
+        )?),
+        SensorDriver::Tsl2591 => Box::new(tsl2591::Tsl2591::new(device()?, RealTime::start())),
         SensorDriver::Iio => Box::new(iio::Iio::new(&config.path)),
         SensorDriver::Trace => Box::new(trace::Trace::open(&config.path, config.speed)?),
         SensorDriver::Simulated => Box::new(simulated::Simulated::new(
