@@ -129,11 +129,17 @@ fn interval_suits(layers: &mut Layers, sensor: &Sensor) {
 fn led(layers: &mut Layers, sensor: &Sensor) -> Led {
     let drivers = [
         ("gpio", LedDriver::Gpio),
+        ("gpiochip", LedDriver::Gpiochip),
         ("sysfs", LedDriver::Sysfs),
         ("simulated", LedDriver::Simulated),
     ];
     let driver = layers.choice(&keys::LED_DRIVER, &drivers, "");
-    let pin = layers.whole(&keys::LED_PIN, 0..=27) as u8;
+    let most = match driver {
+        // Other boards have more lines on a chip.
+        LedDriver::Gpiochip => 255,
+        _ => 27,
+    };
+    let pin = layers.whole(&keys::LED_PIN, 0..=most) as u8;
     let i2c_pins = match sensor.bus {
         0 => [0, 1],
         _ => [2, 3],
@@ -141,14 +147,23 @@ fn led(layers: &mut Layers, sensor: &Sensor) -> Led {
     let shares_bus = !sensor.driver.addresses().is_empty()
         && sensor.bus <= 1
         && layers.are_good(&[&keys::SENSOR_DRIVER, &keys::SENSOR_BUS, &keys::LED_DRIVER]);
-    if driver == LedDriver::Gpio && shares_bus && i2c_pins.contains(&pin) {
+    let path = layers.path(&keys::LED_PATH);
+    let is_pin = match driver {
+        LedDriver::Gpio => true,
+        LedDriver::Gpiochip => path.is_none(),
+        LedDriver::Sysfs | LedDriver::Simulated => false,
+    };
+    if is_pin && shares_bus && i2c_pins.contains(&pin) {
         layers.problem(
             &keys::LED_PIN,
             format!("GPIO {pin} is a line of I2C bus {}, where the sensor is; use another pin, such as 5", sensor.bus),
         );
     }
-    let path = layers.path(&keys::LED_PATH);
-    let kind = (driver == LedDriver::Sysfs).then_some("sysfs");
+    let kind = match driver {
+        LedDriver::Sysfs => Some("sysfs"),
+        LedDriver::Gpiochip if path.is_some() => Some("gpiochip"),
+        _ => None,
+    };
     device_file(layers, &keys::LED_PATH, &path, kind, false);
     let at_exit = [
         ("keep", AtExit::Keep),

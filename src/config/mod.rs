@@ -324,11 +324,11 @@ impl SensorDriver {
 pub struct Led {
     /// Which kind.
     pub driver: LedDriver,
-    /// BCM number of the pin.
+    /// BCM number of the pin; for `gpiochip` the number of the line, the same on a Pi's header.
     pub pin: u8,
     /// The LED is on when the pin is low.
     pub active_low: bool,
-    /// The file of `sysfs`.
+    /// The file of `sysfs`; the chip of `gpiochip`, that of the Pi's header when empty.
     pub path: PathBuf,
     /// The LED after a clean stop.
     pub at_exit: AtExit,
@@ -338,8 +338,10 @@ pub struct Led {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LedDriver {
-    /// A pin of the Pi.
+    /// A pin of the Pi, by its registers.
     Gpio,
+    /// A line of a GPIO chip, by the kernel.
+    Gpiochip,
     /// A file of a kernel driver.
     Sysfs,
     /// None; it is remembered and logged.

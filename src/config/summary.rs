@@ -122,9 +122,13 @@ fn place(sensor: &Sensor) -> String {
 
 fn led(config: &Config) -> String {
     let led = &config.led;
+    let low = if led.active_low { ", on when low" } else { "" };
     match led.driver {
-        LedDriver::Gpio if led.active_low => format!("GPIO {}, on when low", led.pin),
-        LedDriver::Gpio => format!("GPIO {}", led.pin),
+        LedDriver::Gpio => format!("GPIO {}{low}", led.pin),
+        LedDriver::Gpiochip if led.path.as_os_str().is_empty() => {
+            format!("GPIO {} by the kernel{low}", led.pin)
+        }
+        LedDriver::Gpiochip => format!("line {} of {}{low}", led.pin, led.path.display()),
         LedDriver::Sysfs => format!("kernel driver {}", led.path.display()),
         LedDriver::Simulated => "simulated".into(),
     }
