@@ -5,6 +5,7 @@
 //! a record carries both, and a claim about the wall time that is no stronger than what was known.
 //! Nothing here reads a clock; the shell passes [`Now`] in.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -69,6 +70,8 @@ pub struct Clock {
     built_ms: i64,
     offset_ms: i64,
     known: bool,
+    /// The offsets of earlier boots, by their id.
+    earlier: BTreeMap<Uuid, i64>,
 }
 
 /// The wall clock was set while the daemon ran.
@@ -89,7 +92,14 @@ impl Clock {
             built_ms,
             offset_ms: offset(now),
             known: now.synced,
+            earlier: BTreeMap::new(),
         }
+    }
+
+    /// Takes note of boots whose time became known while they lasted: of each what makes a time on its
+    /// boot clock a wall time, in milliseconds.
+    pub fn know_earlier(&mut self, boots: impl IntoIterator<Item = (Uuid, i64)>) {
+        self.earlier.extend(boots);
     }
 
     /// Compares the clocks; tells when the wall clock was set or became known.
@@ -132,12 +142,19 @@ impl Clock {
     pub fn claim(&self, stamp: Stamp, boot_id: Uuid) -> (i64, ClockState) {
         if stamp.synced {
             (stamp.wall_ms.max(self.built_ms), ClockState::Synced)
-        } else if self.known && boot_id == self.boot_id {
-            let corrected = (stamp.boot_ms as i64).saturating_add(self.offset_ms);
+        } else if let Some(offset_ms) = self.offset_of(boot_id) {
+            let corrected = (stamp.boot_ms as i64).saturating_add(offset_ms);
             (corrected.max(self.built_ms), ClockState::Corrected)
         } else {
             (stamp.wall_ms.max(self.built_ms), ClockState::Unsynced)
         }
+    }
+
+    fn offset_of(&self, boot_id: Uuid) -> Option<i64> {
+        if self.known && boot_id == self.boot_id {
+            return Some(self.offset_ms);
+        }
+        self.earlier.get(&boot_id).copied()
     }
 }
 
@@ -186,6 +203,11 @@ mod tests {
         assert_eq!(
             clock.claim(early, other_boot),
             (BUILT, ClockState::Unsynced)
+        );
+        clock.know_earlier([(other_boot, BUILT + 5_000)]);
+        assert_eq!(
+            clock.claim(early, other_boot),
+            (BUILT + 17_000, ClockState::Corrected)
         );
     }
 
