@@ -5,8 +5,9 @@
 //! are left alone, and of the LED it is said that the daemon decides.
 
 use std::io::Write;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use crate::cli::Exit;
 use crate::config::{Config, LedDriver};
@@ -41,7 +42,13 @@ pub async fn running(config: &Config) -> Option<View> {
 
 /// Reads the sensor and prints the light, once or, with `watch`, at each interval until `stop`.
 pub async fn read(config: &Config, watch: bool, stop: impl Future<Output = ()>) -> Exit {
-    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        exit = reading(config, watch) => exit,
+        () = stop => if watch { Exit::Done } else { Exit::Software },
+    }
+}
+
+async fn reading(config: &Config, watch: bool) -> Exit {
     let unit = config.sensor.driver.unit();
     let mut sensor = None;
     loop {
@@ -51,7 +58,7 @@ pub async fn read(config: &Config, watch: bool, stop: impl Future<Output = ()>) 
             Some(Err(why)) => complain(&why, Exit::Software),
             None => {
                 let begun = Instant::now();
-                let (held, light) = read_once(config, sensor.take());
+                let (held, light) = read_once(config, sensor.take()).await;
                 sensor = held;
                 match light {
                     Ok(light) => {
@@ -66,10 +73,7 @@ pub async fn read(config: &Config, watch: bool, stop: impl Future<Output = ()>) 
         if !watch || exit == Some(Exit::Done) {
             return exit.unwrap_or(Exit::Done);
         }
-        tokio::select! {
-            () = &mut stop => return Exit::Done,
-            () = tokio::time::sleep_until(asked + config.sensor.interval) => {}
-        }
+        tokio::time::sleep_until(asked + config.sensor.interval).await;
     }
 }
 
@@ -87,8 +91,8 @@ async fn the_daemons(config: &Config) -> Option<Result<f64, String>> {
 /// What it takes to read a sensor again, and the light or why there is none.
 type Read = (Option<Box<dyn Sensor>>, Result<f64, (String, Exit)>);
 
-fn read_once(config: &Config, held: Option<Box<dyn Sensor>>) -> Read {
-    let (sender, answer) = channel();
+async fn read_once(config: &Config, held: Option<Box<dyn Sensor>>) -> Read {
+    let (sender, answer) = oneshot::channel();
     let settings = config.sensor.clone();
     let thread = std::thread::Builder::new().spawn(move || {
         let opened = match held {
@@ -101,9 +105,14 @@ fn read_once(config: &Config, held: Option<Box<dyn Sensor>>) -> Read {
     if let Err(error) = thread {
         return (None, Err((error.to_string(), Exit::Software)));
     }
-    match answer.recv_timeout(PATIENCE) {
-        Ok(Ok((light, sensor))) => (Some(sensor), Ok(light)),
-        Ok(Err(error)) => (None, Err((error.to_string(), exit_of(&error)))),
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(Ok((light, sensor)))) => (Some(sensor), Ok(light)),
+        Ok(Ok(Err(error))) => (None, Err((error.to_string(), exit_of(&error)))),
+        Ok(Err(_)) => {
+            let why =
+                "the sensor's driver panicked; please report it with the lines above".to_owned();
+            (None, Err((why, Exit::Software)))
+        }
         Err(_) => {
             let why = format!("the sensor does not answer within {} s", PATIENCE.as_secs());
             (None, Err((why, Exit::Software)))

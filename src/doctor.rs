@@ -33,6 +33,9 @@ use crate::logic::View;
 /// An examination that takes longer is given up; a connection over a slow network takes seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// A daemon has so long to open its store before that is a finding.
+const STARTING: Duration = Duration::from_secs(3);
+
 /// What is to be said of one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -189,7 +192,17 @@ fn running(config: &Config) -> Option<View> {
         .enable_all()
         .build()
         .ok()?;
-    runtime.block_on(by_hand::running(config))
+    runtime.block_on(async {
+        let deadline = Instant::now() + STARTING;
+        loop {
+            let view = by_hand::running(config).await?;
+            // One that has just been started opens its store behind its first decision.
+            if view.store_ok || Instant::now() >= deadline {
+                return Some(view);
+            }
+            tokio::time::sleep(STARTING / 10).await;
+        }
+    })
 }
 
 /// One examination under way.
@@ -247,7 +260,7 @@ mod tests {
         let warn = Finding::warn("b", "", "");
         let exit = |findings: &[Finding]| Report(findings.to_vec()).exit();
         assert_eq!(exit(&[]), Exit::Done);
-        assert_eq!(exit(&[warn.clone()]), Exit::Done);
+        assert_eq!(exit(std::slice::from_ref(&warn)), Exit::Done);
         assert_eq!(exit(&[fail(Exit::Software), warn]), Exit::Software);
         assert_eq!(
             exit(&[fail(Exit::Software), fail(Exit::Permission)]),

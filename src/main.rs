@@ -91,7 +91,7 @@ where
             return Exit::Software;
         }
     };
-    let exit = runtime.block_on(async {
+    runtime.block_on(async {
         match stop_signal() {
             Ok(stop) => what(config, Box::pin(stop)).await,
             Err(error) => {
@@ -99,10 +99,7 @@ where
                 Exit::Software
             }
         }
-    });
-    // A sensor that hangs must not hold up the end.
-    runtime.shutdown_background();
-    exit
+    })
 }
 
 /// The configuration for this process. A variable that is not UTF-8 is kept, with the bad bytes
