@@ -5,6 +5,8 @@
 //! for another. What was in flight when a session ends is the pure half's to publish again.
 //! It does not wait or try again by itself; `daemon.rs` asks for a session and hands on what it says.
 
+pub mod knock;
+
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::ErrorKind;

@@ -48,6 +48,40 @@ impl Bus {
     }
 }
 
+/// What is at an address of a bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Something acknowledges.
+    Answers,
+    /// Nothing does.
+    Silent,
+    /// A driver of the kernel has it.
+    Kernel,
+    /// The bus does not work.
+    Stuck,
+}
+
+impl Bus {
+    /// Reads one byte from `address` and throws it away: what disturbs the devices on a bus least.
+    /// Nothing is written.
+    pub fn probe(&mut self, address: u8) -> Presence {
+        let read = self
+            .native
+            .set_slave_address(u16::from(address))
+            .and_then(|()| self.native.read(&mut [0]));
+        let errno = match read {
+            Ok(_) => return Presence::Answers,
+            Err(i2c::Error::Io(error)) => Errno::from_io_error(&error),
+            Err(_) => None,
+        };
+        match errno {
+            Some(Errno::BUSY) => Presence::Kernel,
+            Some(Errno::TIMEDOUT) => Presence::Stuck,
+            _ => Presence::Silent,
+        }
+    }
+}
+
 impl ErrorType for Bus {
     type Error = BusError;
 }
@@ -277,6 +311,9 @@ impl From<io::Error> for BusError {
             (ErrorKind::ArbitrationLoss, error.to_string())
         } else if errno == Some(Errno::BUSY) {
             let why = "a kernel driver holds this address (unload it, or read its file with the driver \"iio\")";
+            (ErrorKind::Other, why.to_owned())
+        } else if errno == Some(Errno::BUSY) {
+            let why = "a driver of the kernel has this address (use `sensor.driver = \"iio\"`, or unload it)";
             (ErrorKind::Other, why.to_owned())
         } else if errno == Some(Errno::TIMEDOUT) {
             let why = "the bus is stuck or has no pull-up resistors (timed out)";

@@ -107,7 +107,7 @@ impl<B, T> Bh1750<B, T> {
 
 impl<B, T> Sensor for Bh1750<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
     T: Stopwatch,
 {
@@ -123,7 +123,7 @@ where
 
 impl<B, T> Bh1750<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
     T: Stopwatch,
 {

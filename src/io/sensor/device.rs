@@ -141,7 +141,7 @@ where
 }
 
 /// The time a driver waits by; a test has one that runs when it is waited for.
-pub trait Stopwatch {
+pub trait Stopwatch: Send {
     /// Time since some fixed moment.
     fn now(&self) -> Duration;
     /// Lets `duration` pass.
@@ -172,8 +172,8 @@ impl Stopwatch for RealTime {
 /// What the drivers' tests have in place of a bus number, a clock and a silent device.
 #[cfg(test)]
 pub(super) mod script {
-    use std::cell::Cell;
-    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
@@ -185,17 +185,18 @@ pub(super) mod script {
 
     /// A clock that moves when it is waited for, and when the test says so.
     #[derive(Debug, Clone, Default)]
-    pub struct Hand(Rc<Cell<Duration>>);
+    pub struct Hand(Arc<AtomicU64>);
 
     impl Hand {
         pub fn turn(&self, duration: Duration) {
-            self.0.set(self.0.get() + duration);
+            let micros = duration.as_micros() as u64;
+            self.0.fetch_add(micros, Ordering::Relaxed);
         }
     }
 
     impl Stopwatch for Hand {
         fn now(&self) -> Duration {
-            self.0.get()
+            Duration::from_micros(self.0.load(Ordering::Relaxed))
         }
 
         fn wait(&mut self, duration: Duration) {

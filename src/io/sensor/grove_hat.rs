@@ -40,7 +40,7 @@ impl<B> GroveHat<B> {
 
 impl<B> Sensor for GroveHat<B>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
 {
     /// 0..=1000, tenths of a percent of the supply voltage.

@@ -31,7 +31,7 @@ use device::{Device, RealTime};
 pub use error::SensorError;
 
 /// Something that measures light.
-pub trait Sensor {
+pub trait Sensor: Send {
     /// One reading, in the sensor's unit (lux, or a share of full scale); always finite.
     ///
     /// May take as long as the device does, and for ever when that hangs.

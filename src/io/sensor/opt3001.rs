@@ -39,7 +39,7 @@ pub struct Opt3001<B, T> {
 
 impl<B, T> Opt3001<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: std::fmt::Display,
     T: Stopwatch,
 {
@@ -102,7 +102,7 @@ where
 
 impl<B, T> Sensor for Opt3001<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: std::fmt::Display,
     T: Stopwatch,
 {

@@ -71,7 +71,7 @@ impl<B, T> Tsl2591<B, T> {
 
 impl<B, T> Sensor for Tsl2591<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
     T: Stopwatch,
 {
@@ -87,7 +87,7 @@ where
 
 impl<B, T> Tsl2591<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
     T: Stopwatch,
 {

@@ -91,7 +91,7 @@ impl<B, T> Veml7700<B, T> {
 
 impl<B, T> Sensor for Veml7700<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
     T: Stopwatch,
 {
@@ -107,7 +107,7 @@ where
 
 impl<B, T> Veml7700<B, T>
 where
-    B: I2c,
+    B: I2c + Send,
     B::Error: Display,
     T: Stopwatch,
 {
