@@ -98,8 +98,15 @@ impl Clock {
 
     /// Takes note of boots whose time became known while they lasted: of each what makes a time on its
     /// boot clock a wall time, in milliseconds.
+    ///
+    /// If it is this boot and nobody has set the clock since, the time is known now too: whoever set it
+    /// told an earlier run, and may not have told the kernel.
     pub fn know_earlier(&mut self, boots: impl IntoIterator<Item = (Uuid, i64)>) {
         self.earlier.extend(boots);
+        if let Some(offset_ms) = self.earlier.get(&self.boot_id) {
+            let moved_ms = self.offset_ms.saturating_sub(*offset_ms);
+            self.known |= moved_ms.unsigned_abs() <= STEP.as_millis() as u64;
+        }
     }
 
     /// Compares the clocks; tells when the wall clock was set or became known.
@@ -209,6 +216,16 @@ mod tests {
             clock.claim(early, other_boot),
             (BUILT + 17_000, ClockState::Corrected)
         );
+    }
+
+    #[test]
+    fn a_later_run_of_the_boot_knows_the_time_unless_the_clock_was_set_since() {
+        let boot = Uuid::from_u128(1);
+        for (moved_ms, known) in [(0, true), (1_900, true), (-2_100, false)] {
+            let mut clock = Clock::new(boot, BUILT, at(10, BUILT + 10_000, false));
+            clock.know_earlier([(boot, BUILT - moved_ms)]);
+            assert_eq!(clock.known(), known, "moved by {moved_ms} ms");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 """The far end: a mosquitto of our own on loopback, and a count of everything that comes, made from the
 messages alone by the rules of docs/protocol.md. It shares no code with nightlight."""
 
+import atexit
 import datetime
 import json
 import os
@@ -35,7 +36,6 @@ class Broker:
         self.device = device
         self.records, self.states, self.results = [], [], []
         self.news = threading.Condition()
-        self.children = []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -44,15 +44,17 @@ class Broker:
             # No limit on what waits for the counter: the limit of 1000 drops silently.
             file.write(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n")
         log = open(os.path.join(folder, "mosquitto.log"), "wb")
-        self.children.append(
-            subprocess.Popen(["mosquitto", "-v", "-c", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        broker = subprocess.Popen(
+            ["mosquitto", "-v", "-c", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
+        # However this program ends, these end too.
+        atexit.register(broker.kill)
         self._wait_for_port()
         counter = subprocess.Popen(
             ["mosquitto_sub", "-p", str(self.port), "-q", "1", "-t", f"{device}/#", "-F", "%U\t%r\t%t\t%p"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
         )
-        self.children.append(counter)
+        atexit.register(counter.kill)
         self.raw = open(os.path.join(folder, "messages.tsv"), "w")
         threading.Thread(target=self._count, args=(counter.stdout,), daemon=True).start()
 
@@ -62,12 +64,6 @@ class Broker:
             ["mosquitto_pub", "-p", str(self.port), "-q", "1", "-t", f"{self.device}/commands", "-m", payload],
             check=True, timeout=10,
         )
-
-    def close(self):
-        for child in self.children:
-            child.terminate()
-        for child in self.children:
-            child.wait()
 
     def wait_for(self, what, seconds, test):
         """Until test(records) gives something; returns that and the seconds it took."""

@@ -1,6 +1,7 @@
 """The emulated Raspberry Pi 3B: QEMU, its serial line as a shell, its monitor as eyes and hands from
 outside (LED, cable, power). It knows nothing of nightlight; run plays the story with it."""
 
+import atexit
 import codecs
 import json
 import os
@@ -66,19 +67,17 @@ class Pi:
             + [word for pair in light for word in pair],
             stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors,
         )
-        try:
-            self.serial = self._connect(sockets["serial"])
-            self.reader = threading.Thread(target=self._read, daemon=True)
-            self.reader.start()
-            self.qmp = self._connect(sockets["qmp"])
-            self.qmp_lines = self.qmp.makefile("r")
-            self.qmp_lines.readline()
-            self._monitor("qmp_capabilities")
-            self.cable(plugged)
-            self._monitor("cont")
-        except BaseException:
-            self.cut_power()
-            raise
+        # However this program ends, QEMU ends too.
+        atexit.register(self.process.kill)
+        self.serial = self._connect(sockets["serial"])
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self.qmp = self._connect(sockets["qmp"])
+        self.qmp_lines = self.qmp.makefile("r")
+        self.qmp_lines.readline()
+        self._monitor("qmp_capabilities")
+        self.cable(plugged)
+        self._monitor("cont")
 
     # The serial line.
 
