@@ -12,7 +12,7 @@ class Bh1750:
     """The light is lux; the chip counts 1.2 a lux, high byte first."""
 
     driver, pin, led, on_below, off_above = "bh1750", 5, "gpiochip", 50, 80
-    dark, dusk, bright, noon = 10, 20, 400, 900
+    dark, night, dusk, bright, noon = 10, 15, 20, 400, 900
 
     @staticmethod
     def light(lux):
@@ -24,7 +24,7 @@ class GroveHat:
     """The light is 0 to 1000, low byte first, at 0x30 for channel 0."""
 
     driver, pin, led, on_below, off_above = "grove-hat", 17, "gpio", 300, 350
-    dark, dusk, bright, noon = 100, 200, 600, 900
+    dark, night, dusk, bright, noon = 100, 150, 200, 600, 900
 
     @staticmethod
     def light(value):
