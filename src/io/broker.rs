@@ -7,6 +7,7 @@
 
 mod dial;
 mod exchange;
+pub mod knock;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;

@@ -422,6 +422,7 @@ impl Controller {
 
     fn backlog_opened(&mut self, opened: Opened, now: Now) {
         self.inbox.remember(opened.command_ids);
+        self.clock.know_earlier(opened.clocks);
         self.delivery
             .opened(opened.ordinal, opened.records, opened.oldest_ms);
         if opened.records > 0 {

@@ -158,6 +158,7 @@ pub struct World {
     pub disk: BTreeMap<Key, Record>,
     pub disk_runs: Vec<(Uuid, u64)>,
     pub disk_ids: Vec<String>,
+    pub disk_clocks: BTreeMap<Uuid, i64>,
     pub disk_ok: bool,
     /// How long it takes to sync a group of records.
     pub disk_latency: Duration,
@@ -240,6 +241,7 @@ impl World {
             disk: BTreeMap::new(),
             disk_runs: Vec::new(),
             disk_ids: Vec::new(),
+            disk_clocks: BTreeMap::new(),
             disk_ok: true,
             disk_latency: Duration::from_millis(20),
             opening: Duration::from_millis(30),
@@ -553,6 +555,7 @@ impl World {
             previous: self.disk_runs.last().copied(),
             records: self.disk.len() as u64,
             oldest_ms: self.disk.values().next().map(|record| record.stamp.wall_ms),
+            clocks: self.disk_clocks.clone().into_iter().collect(),
             command_ids: self.disk_ids.clone(),
         };
         self.disk_runs.push((self.run, 0));
@@ -821,6 +824,11 @@ impl World {
                 ));
                 for record in records {
                     assert_eq!(record.run, self.run);
+                    let stamp = record.stamp;
+                    if stamp.synced {
+                        let offset_ms = stamp.wall_ms - stamp.boot_ms as i64;
+                        self.disk_clocks.insert(record.boot_id, offset_ms);
+                    }
                     let key = Key {
                         ordinal: self.ordinal,
                         seq: record.seq,

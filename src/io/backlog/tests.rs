@@ -205,6 +205,7 @@ fn what_is_stored_comes_back_in_order_after_a_restart() {
     assert_eq!(second.opened.previous, Some((Uuid::from_u128(1), 9)));
     assert_eq!(second.opened.records, 3);
     assert_eq!(second.opened.command_ids, ["a", "b"]);
+    assert_eq!(second.opened.clocks, [(BOOT, 1_795_194_191_250)]);
     second.store([1, 2]);
     let keys = second.all();
     assert_eq!(seqs(&keys), [1, 2, 5, 1, 2]);
