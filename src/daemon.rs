@@ -27,6 +27,10 @@ use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View
 const HEAD_START: Duration = Duration::from_millis(500);
 /// At the end, the backlog may take so long to finish what it was told.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
+/// A backlog that has had work and has not moved for so long will not move again: the watchdog is no
+/// longer fed, and systemd starts us anew (docs/decisions/0012). The longest that it may be busy with
+/// one thing is the salvage of a large damaged store on a slow card.
+const BACKLOG_HANGS: Duration = Duration::from_secs(600);
 
 /// Runs the nightlight until it is asked to stop: by `stop`, or by a command. Every change of the
 /// picture of the device is shown on `show`.
@@ -83,7 +87,9 @@ pub async fn run(
             input = next(&mut shell.session) => shell.heard(input),
             () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
             () = tick(&mut watchdog) => {
-                systemd::feed();
+                if !shell.backlog_hangs() {
+                    systemd::feed();
+                }
                 continue;
             }
         };
@@ -206,6 +212,23 @@ impl Shell {
         if let Some(backlog) = &self.backlog {
             order(backlog);
         }
+    }
+
+    /// Whether the backlog's thread is beyond hope; says so each time.
+    fn backlog_hangs(&mut self) -> bool {
+        let hangs_for = match &mut self.backlog {
+            Some(backlog) => backlog.hangs_for(std::time::Instant::now()),
+            None => Duration::ZERO,
+        };
+        let hangs = hangs_for >= BACKLOG_HANGS;
+        if hangs {
+            error!(
+                "the backlog has not moved for {} s, and the watchdog is not fed any more; \
+                 look for errors of the card with `dmesg`",
+                hangs_for.as_secs()
+            );
+        }
+        hangs
     }
 
     /// Switches the LED; one that could not be opened is tried again each time.

@@ -17,9 +17,9 @@ use powercut::check::open_and_read;
 use powercut::control::{self, Sync};
 use powercut::cuts::Card;
 use powercut::disk::{Logged, Mounted, folder};
-use powercut::notes::Notes;
+use powercut::notes::{Notes, Promise};
 use powercut::program::cut_the_program;
-use powercut::tally::{Checker, Tally, empty_disk};
+use powercut::tally::{Checker, SALVAGE, Tally, empty_disk};
 use powercut::tools::{number, ready};
 use powercut::writer::{Life, STORIES, live};
 
@@ -29,6 +29,8 @@ const CUTS: u64 = 200;
 const CUTS_OF_A_STORY: u64 = 500;
 /// Stories that are cut at the same time.
 const AT_ONCE: u64 = 4;
+/// Records in a store that is salvaged.
+const SALVAGED: u64 = 3_000;
 
 #[test]
 fn what_was_called_durable_survives_a_power_cut_at_any_moment() {
@@ -75,6 +77,42 @@ fn what_was_called_durable_survives_a_power_cut_at_any_moment() {
     eprintln!("{total}");
     assert_eq!(total.failed, 0, "{total}");
     assert_eq!(total.lost, 0);
+}
+
+/// Sled cannot open this store, so it is salvaged; and while it is, the power fails.
+#[test]
+fn a_salvage_that_a_power_cut_ends_is_done_again_and_loses_nothing() {
+    if !ready() {
+        return;
+    }
+    let mut rng = fastrand::Rng::with_seed(number("POWER_CUTS_SEED", 1) + 5);
+    let work = folder();
+    let base = empty_disk(work.path());
+    let run = uuid::Uuid::from_u128(rng.u128(..));
+    let disk = Mounted::new(&base, &work.path().join("mounted")).expect("mounted");
+    open_and_read(disk.path(), run, SALVAGED).expect("filled");
+    let rubbish = "rubbish and nothing but rubbish";
+    std::fs::write(disk.path().join("backlog/store/conf"), rubbish).expect("damaged");
+    disk.end().expect("unmounted");
+    let promise = Promise {
+        required: (1..=SALVAGED).map(|seq| (run, seq)).collect(),
+        given: [(run, SALVAGED)].into(),
+        run: Some(run),
+        ..Promise::default()
+    };
+    let cuts = number("POWER_CUTS_SALVAGE", 40) as usize;
+    let mut total = Tally::default();
+    total.cut_opening(
+        &base,
+        SALVAGE,
+        cuts,
+        &promise,
+        &Default::default(),
+        &mut rng,
+    );
+    eprintln!("cut while it was salvaged:\n{total}");
+    assert_eq!((total.failed, total.lost), (0, 0), "{total}");
+    assert!(total.salvaged * 2 > cuts as u64, "{total}");
 }
 
 /// Else a rig that sees nothing would prove nothing.

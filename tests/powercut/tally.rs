@@ -21,6 +21,8 @@ const DESCRIBED: usize = 5;
 /// One cut in so many is opened on a logged disk, and that opening is cut, too.
 const SECOND: usize = 20;
 const SECOND_CUTS: usize = 8;
+/// The part of the story in which a store is salvaged.
+pub const SALVAGE: &str = "a salvage";
 
 /// What was cut, and what became of it.
 #[derive(Debug, Default)]
@@ -72,7 +74,8 @@ impl Tally {
             tally.uncertain += replay.image(cut, &image) as u64;
             let promise = notes.promise(cut.at);
             if checker == Checker::Store && n % SECOND == SECOND - 1 && card == Card::Honest {
-                tally.cut_again(&image, work.path(), &promise, &given_up, rng);
+                let part = "opening after a cut";
+                tally.cut_opening(&image, part, SECOND_CUTS, &promise, &given_up, rng);
                 tally.uncertain += replay.image(cut, &image) as u64;
             }
             let kept = work.path().join("kept");
@@ -84,15 +87,18 @@ impl Tally {
         tally
     }
 
-    /// Cuts the opening of an image.
-    fn cut_again(
+    /// Cuts the opening of an image so many times.
+    pub fn cut_opening(
         &mut self,
         image: &Path,
-        work: &Path,
+        part: &'static str,
+        cuts: usize,
         promise: &Promise,
         given_up: &BTreeSet<Uuid>,
         rng: &mut fastrand::Rng,
     ) {
+        let folder = folder();
+        let work = folder.path();
         let base = work.join("base");
         copy(image, &base);
         let disk = Logged::start(&base);
@@ -105,9 +111,10 @@ impl Tally {
         }
         let mut log = Log::open(&ended.log());
         log.verify(&ended.log());
+        self.writes += log.entries.len();
         let mut replay = Replay::new(&log, &base, Card::Honest);
         let second = work.join("second");
-        for cut in random(rng, &log, SECOND_CUTS) {
+        for cut in random(rng, &log, cuts) {
             self.uncertain += replay.image(cut, &second) as u64;
             let kept = work.join("kept");
             copy(&second, &kept);
@@ -117,12 +124,11 @@ impl Tally {
                 .failures
                 .retain(|why| !why.contains("the run before"));
             self.second += 1;
-            self.add(
-                &format!("second {cut:?}"),
-                "opening after a cut",
-                verdict,
-                &kept,
-            );
+            if part == SALVAGE {
+                // Asked for, and not worth an image.
+                self.salvaged += u64::from(std::mem::take(&mut verdict.salvaged));
+            }
+            self.add(&format!("second {cut:?}"), part, verdict, &kept);
         }
     }
 

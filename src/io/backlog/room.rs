@@ -59,7 +59,7 @@ impl Store {
             };
             let one = match self.bounds.on_full {
                 _ if made => None,
-                OnFull::DropNewest => new.pop_back(),
+                OnFull::DropNewest => newest_to_refuse(new),
                 // The store is empty, and they alone are too many.
                 OnFull::DropOldest | OnFull::Thin => new.pop_front(),
             };
@@ -336,6 +336,16 @@ impl Store {
             self.repeat_loss(batch, told.clone());
         }
     }
+}
+
+/// The newest that is not the word about a loss: that one would only have to be told again.
+fn newest_to_refuse(new: &mut VecDeque<New>) -> Option<New> {
+    let tells = |(_, line, _): &New| {
+        let body = line.record.as_ref().map(|record| &record.body);
+        matches!(body, Some(Body::Event(Event::Loss(_))))
+    };
+    let newest = new.iter().rposition(|one| !tells(one))?;
+    new.remove(newest)
 }
 
 /// The first, third ... and the second, fourth ...

@@ -18,7 +18,7 @@ use std::path::Path;
 use sled::Batch;
 use uuid::Uuid;
 
-use crate::config;
+use crate::config::{self, OnFull};
 use crate::logic::telemetry::{Loss, Record};
 use crate::logic::{Key, Opened};
 
@@ -37,8 +37,11 @@ const SEAL_AT: usize = 2 * MAX_CHUNK;
 const SEAL_RUN_AT: usize = 8;
 /// A commit of more bytes than this is made in parts, each of them synced.
 const MOST_UNSYNCED: u64 = 16 * 1024;
-/// Stores of at most so many bytes are counted when they are opened; greater ones would take seconds.
-const COUNTED: u64 = 16 * 1024 * 1024;
+/// Stores of at most so many bytes are counted when they are opened. Counting reads every page, and sled
+/// keeps what it has read once; a greater one is counted by what is left when all of it is forgotten.
+const COUNTED: u64 = 6 * 1024 * 1024;
+/// Room that a record about a loss needs, in bytes, with something to spare.
+const LOSS_ROOM: u64 = 1024;
 const CACHE: u64 = 2 * 1024 * 1024;
 
 /// An open store.
@@ -161,6 +164,14 @@ impl Store {
             .map(|(chunk, left)| u64::from(chunk.count).saturating_sub(left.len() as u64))
             .sum();
         self.state.records.saturating_sub(forgotten)
+    }
+
+    /// Whether a record that tells of a loss would be kept. While new records are refused it would not,
+    /// and what it tells would be told twice.
+    pub(super) fn may_tell(&self) -> bool {
+        self.bounds.on_full != OnFull::DropNewest
+            || self.state.records < self.bounds.max_records
+                && self.state.bytes + LOSS_ROOM <= self.bounds.max_bytes
     }
 
     /// Puts records (of this run, ascending) and command ids on the disk, and that the run has given

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel};
 
 use super::account::Account;
+use super::disk::Place;
+use super::store::Store;
 use super::*;
 use crate::config::OnFull;
 use crate::logic::Opened;
@@ -291,6 +293,10 @@ fn accounts_for_every_record(on_full: OnFull, max_records: u64, max_bytes: u64) 
         assert!(open.store(from..from + 20) <= max_records);
     }
     let kept = open.seqs();
+    if on_full == OnFull::DropNewest {
+        assert_eq!(open.losses(), [], "told while there is no room to keep it");
+        open.forget(1, 3000);
+    }
     let losses = open.losses();
     open.close();
     let mut again = Open::new(&settings, 2);
@@ -325,6 +331,95 @@ fn drop_oldest_accounts_for_every_record() {
 fn drop_newest_accounts_for_every_record() {
     let kept = accounts_for_every_record(OnFull::DropNewest, 1000, 1 << 30);
     assert_eq!(kept, (1..=1000).collect::<Vec<_>>());
+}
+
+/// A loss that is told while new records are refused would be refused as well, and told again.
+#[test]
+fn drop_newest_tells_a_loss_once_and_only_when_there_is_room_to_keep_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder);
+    settings.on_full = OnFull::DropNewest;
+    settings.max_records = 10;
+    let mut open = Open::new(&settings, 1);
+    for seq in 1..=15 {
+        open.store([seq]);
+    }
+    assert_eq!(open.losses(), []);
+    // What memory has to tell comes all the same, and is not refused.
+    let elsewhere = Loss {
+        of_run: Uuid::from_u128(9),
+        from_seq: 3,
+        to_seq: 4,
+        count: 2,
+        reason: "memory-full".into(),
+    };
+    let record = Record {
+        body: Body::Event(Event::Loss(elsewhere)),
+        ..reading(open.run, 16)
+    };
+    open.backlog.store(vec![record], Vec::new(), 0);
+    assert_eq!(open.answer(), Input::Stored { records: 11 });
+    open.store([17]);
+    open.forget(1, 10);
+    let told: Vec<_> = open.losses().into_iter().map(|loss| loss.count).collect();
+    let (page, _) = open.fetch(None, 100);
+    open.close();
+    // Of 17: ten received, the sixteenth held, the rest told.
+    assert_eq!(told.iter().sum::<u64>(), 6);
+    assert_eq!(page.len(), 1);
+    assert_eq!(page[0].0.seq, 16);
+}
+
+/// Great stores are not counted when they are opened.
+#[test]
+fn what_is_not_there_when_all_is_forgotten_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let place = Place::new(&settings.path);
+    place.prepare().unwrap();
+    let mut store = Store::load(&place, &place.store(), &settings).unwrap();
+    let run = Uuid::from_u128(1);
+    store.begin(run, BOOT, 1).unwrap();
+    let records: Vec<Record> = (1..=1000).map(|seq| reading(run, seq)).collect();
+    store.commit(&records, &[], 1000).unwrap();
+    let chunk = store
+        .chunk_at(Key {
+            ordinal: 1,
+            seq: 400,
+        })
+        .unwrap()
+        .unwrap();
+    store.db.remove(chunk.bytes()).unwrap();
+    let all = KeyRange {
+        ordinal: 1,
+        from: 1,
+        to: 1000,
+    };
+    assert_eq!(store.fetch(None, 1000).unwrap().records.len(), 872);
+    assert!(store.losses.all.is_empty());
+    store.forget(&[all]).unwrap();
+    assert!(store.fetch(None, 1000).unwrap().records.is_empty());
+    let told: Vec<_> = store.losses.all.values().collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].of_run, told[0].count), (run, 128));
+    assert_eq!(store.records(), 0);
+    store.fetch(None, 1000).unwrap();
+    assert_eq!(store.losses.all.len(), 1, "told once");
+}
+
+/// Nothing is known, so nothing can be told; and nothing is made up.
+#[test]
+fn a_folder_that_is_gone_with_its_account_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = filled(&folder, true);
+    fs::remove_dir_all(&settings.path).unwrap();
+    let mut open = Open::new(&settings, 2);
+    assert_eq!((open.opened.ordinal, open.opened.previous), (1, None));
+    assert_eq!(open.losses(), []);
+    assert_eq!(open.store([1]), 1);
+    assert_eq!(open.seqs(), [1]);
+    open.close();
+    assert_eq!(quarantined(&settings), 0);
 }
 
 #[test]
@@ -941,4 +1036,17 @@ fn records_stored_in_bulk_are_packed_at_once_and_read_back_whole() {
     }
     assert_eq!(seen, 5_000);
     open.close();
+}
+
+#[test]
+fn only_a_thread_that_has_work_and_stands_still_hangs() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut moved = super::Moved::default();
+    assert_eq!(moved.hangs_for(5, 1, at(0)), Duration::ZERO);
+    assert_eq!(moved.hangs_for(5, 1, at(15)), Duration::from_secs(15));
+    assert_eq!(moved.hangs_for(5, 3, at(600)), Duration::from_secs(600));
+    assert_eq!(moved.hangs_for(6, 3, at(615)), Duration::ZERO, "it moved");
+    assert_eq!(moved.hangs_for(6, 0, at(900)), Duration::ZERO, "no work");
+    assert_eq!(moved.hangs_for(6, 1, at(915)), Duration::from_secs(15));
 }

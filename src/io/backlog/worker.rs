@@ -280,7 +280,9 @@ impl Worker {
 
     /// Tells the losses whose time has come.
     fn tell(&mut self, now: Instant) {
-        let Some(store) = &mut self.store else { return };
+        let Some(store) = self.store.as_mut().filter(|store| store.may_tell()) else {
+            return;
+        };
         let mut due = Vec::new();
         for (id, loss) in &store.losses.all {
             let waits = self.telling.get(&loss.of_run);
@@ -306,7 +308,7 @@ impl Worker {
     }
 
     fn next_tell(&self) -> Option<Instant> {
-        let store = self.store.as_ref()?;
+        let store = self.store.as_ref().filter(|store| store.may_tell())?;
         store
             .losses
             .all
