@@ -18,6 +18,7 @@ Examples:
   NIGHTLIGHT_BROKER__URL=mqtt://hub.local nightlight run
                                         set a key without a file: [broker] url
   nightlight demo                       see it work without a Pi
+  nightlight doctor                     see what is missing on this machine
 
 Environment:
   NIGHTLIGHT_SECTION__KEY               sets a key of the configuration
@@ -31,6 +32,14 @@ Examples:
   nightlight check --config my.toml && sudo systemctl restart nightlight
 
 Exits with 0 if `run` would start with this configuration, or with 78 and every problem named.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  nightlight doctor
+  sudo nightlight doctor --config my.toml
+
+Changes nothing. Exits with 0 if nothing fails, whatever is warned of; else with 78 (the configuration is
+wrong), 77 (a right is missing, also at the broker) or 70 (anything else), the first of these that applies.";
 
 const DEMO_EXAMPLES: &str = "\
 Examples:
@@ -94,6 +103,44 @@ pub enum Command {
     /// Look into the backlog of a daemon that does not run
     #[command(subcommand)]
     Backlog(Backlog),
+    /// Look at this machine: sensor, LED, broker, clock, disk, service, and what to do about each
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(ConfigFile),
+    /// Read the configured sensor
+    #[command(subcommand)]
+    Sensor(Sensor),
+    /// Switch the configured LED by hand
+    #[command(subcommand)]
+    Led(Led),
+}
+
+/// What to do with the sensor.
+#[derive(Debug, Subcommand, PartialEq)]
+pub enum Sensor {
+    /// Print the light, its unit and how long the reading took
+    Read(SensorRead),
+}
+
+/// How to read the sensor.
+#[derive(Debug, Args, PartialEq)]
+pub struct SensorRead {
+    /// The configuration
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Again and again, every sensor.interval, until Ctrl-C
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// What to do with the LED.
+#[derive(Debug, Subcommand, PartialEq)]
+pub enum Led {
+    /// Switch it on
+    On(ConfigFile),
+    /// Switch it off
+    Off(ConfigFile),
+    /// Let it blink for five seconds, then leave it as it was
+    Blink(ConfigFile),
 }
 
 /// Which configuration.

@@ -30,12 +30,15 @@
 //! [`logic`] (the contract between the halves), [`logic::lighting`], [`logic::delivery`], then
 //! [`daemon`], which joins the pure half to [`io`]. `main.rs` reads arguments and configuration.
 //! [`server`] is the other end, and [`demo`] shows both in a minute; the daemon needs neither.
+//! [`doctor`] looks at the machine, and [`by_hand`] moves one device, without the daemon.
 //! Arrows go one way: main -> daemon -> io and logic. Files of `io` do not import each other.
 
+pub mod by_hand;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod doctor;
 pub mod io;
 pub mod logic;
 pub mod server;

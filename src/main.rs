@@ -6,6 +6,7 @@ mod log;
 
 use std::io::Write;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use nightlight::cli::{self, Cli, Command, Exit};
@@ -14,7 +15,7 @@ use nightlight::io::backlog::inspect;
 use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::web;
 use nightlight::server::{self, OpenError};
-use nightlight::{daemon, logic};
+use nightlight::{by_hand, daemon, doctor, logic};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     };
     // The demonstration has a screen of its own, which the usual lines would drown.
     log::start(match cli.command {
-        Command::Demo(_) => LevelFilter::WARN,
+        Command::Demo(_) | Command::Doctor(_) => LevelFilter::WARN,
         _ => LevelFilter::INFO,
     });
     carry_out(cli.command).into()
@@ -48,11 +49,57 @@ fn carry_out(command: Command) -> Exit {
         },
         Command::Server(how) => serve(*how),
         Command::Backlog(how) => look_into(&how),
+        Command::Doctor(file) => {
+            let report = doctor::examine(load(file.config.as_deref()));
+            // A closed pipe takes nothing from the result.
+            let _ = std::io::stdout().write_all(report.to_string().as_bytes());
+            report.exit()
+        }
+        Command::Sensor(cli::Sensor::Read(how)) => by_hand(how.file, async |config, stop| {
+            by_hand::read(&config, how.watch, stop).await
+        }),
+        Command::Led(how) => {
+            let (file, how) = match how {
+                cli::Led::On(file) => (file, by_hand::Switch::On),
+                cli::Led::Off(file) => (file, by_hand::Switch::Off),
+                cli::Led::Blink(file) => (file, by_hand::Switch::Blink),
+            };
+            by_hand(file, async |config, stop| {
+                by_hand::switch(&config, how, stop).await
+            })
+        }
         Command::Status(status) => match load(status.file.config.as_deref()) {
             Ok(config) => self::status(&config, status.json),
             Err(error) => refused(&error),
         },
     }
+}
+
+/// Does something with a device, until it is done or SIGTERM or SIGINT comes.
+fn by_hand<S>(file: cli::ConfigFile, what: S) -> Exit
+where
+    S: AsyncFnOnce(Config, Pin<Box<dyn Future<Output = ()>>>) -> Exit,
+{
+    let config = match load(file.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return refused(&error),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the event loop cannot be started: {error}");
+            return Exit::Software;
+        }
+    };
+    runtime.block_on(async {
+        match stop_signal() {
+            Ok(stop) => what(config, Box::pin(stop)).await,
+            Err(error) => {
+                tracing::error!("signals cannot be heard: {error}");
+                Exit::Software
+            }
+        }
+    })
 }
 
 /// The configuration for this process. A variable that is not UTF-8 is kept, with the bad bytes

@@ -71,6 +71,25 @@ fn files_of_io_do_not_know_each_other() {
 }
 
 #[test]
+fn one_call_of_the_system_is_all_that_is_unsafe() {
+    let found: Vec<_> = sources("src")
+        .iter()
+        .flat_map(|(path, text)| {
+            code(text)
+                .filter(|(_, line)| names(line, "unsafe") || names(line, "unsafe_code"))
+                .map(|(_, line)| (path.display().to_string(), line.trim().to_owned()))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let clock = "src/io/clock.rs".to_owned();
+    let expected = [
+        (clock.clone(), "unsafe_code,".to_owned()),
+        (clock, "unsafe {".to_owned()),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn the_words_are_found_where_they_stand() {
     assert!(names("use tokio::sync;", "tokio"));
     assert!(names("let now = std::time::Instant::now();", "Instant"));

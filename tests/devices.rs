@@ -28,6 +28,7 @@ fn sensor(driver: SensorDriver, path: PathBuf) -> config::Sensor {
         channel: 0,
         path,
         speed: 1.0,
+        interval: Duration::from_secs(5),
     }
 }
 

@@ -468,6 +468,43 @@ fn times_are_corrected_when_the_clock_is_set_and_never_before_the_program_was_bu
 }
 
 #[test]
+fn a_power_cut_after_the_clock_was_set_leaves_the_times_of_before_correctable() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.power_cut(0);
+    world.seconds(30);
+    world.offset_ms = world::NOON_MS;
+    world.synced = true;
+    world.seconds(10);
+    let before = world.run.to_string();
+    world.power_cut(0);
+    world.seconds(5);
+    world.mend_cable();
+    world.seconds(30);
+    let history = world.on(Topic::History);
+    let of_before: Vec<_> = history
+        .iter()
+        .filter(|value| value["run"] == before)
+        .collect();
+    assert!(of_before.len() > 5);
+    for value in of_before {
+        assert_ne!(value["clock"], "unsynced", "{value}");
+        assert!(
+            value["ts"].as_str() >= Some("2026-11-20T12:00:0"),
+            "{value}"
+        );
+    }
+    // This boot has not been told the time, and borrows none.
+    let own = world.run.to_string();
+    assert!(
+        history
+            .iter()
+            .filter(|value| value["run"] == own)
+            .all(|value| value["clock"] == "unsynced")
+    );
+}
+
+#[test]
 fn jumps_of_the_wall_clock_move_no_deadline() {
     let mut world = World::new(settings());
     world.seconds(10);

@@ -273,6 +273,7 @@ impl Pi {
             previous: Some((EARLIER, 812)),
             records,
             oldest_ms: None,
+            clocks: Vec::new(),
             command_ids: Vec::new(),
         }));
         pi.input(Input::LinkUp);

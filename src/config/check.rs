@@ -26,18 +26,18 @@ const DAY: Duration = Duration::from_secs(86_400);
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// 18 digits: as many as a person may mean.
 const MANY: i64 = 1_000_000_000_000_000_000;
-/// Sensors of the documents that this version has no driver for.
-const LATER_SENSORS: [&str; 4] = ["bh1750", "veml7700", "opt3001", "tsl2591"];
 
 /// The configuration, as good as the layers give it; it counts only if `layers` has no problem after.
 pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
     let device_id = topics::device_id(layers);
     let (topics, server_status) = topics::topics(layers, &device_id);
     let broker = broker(layers, &device_id);
-    let sensor = sensor(layers);
+    let mut sensor = sensor(layers);
     let led = led(layers, &sensor);
     let telemetry = telemetry(layers);
     let lighting = lighting(layers, &telemetry, server_status.is_some());
+    sensor.interval = lighting.interval;
+    interval_suits(layers, &sensor);
     let mut config = Config {
         device_id,
         broker,
@@ -59,27 +59,26 @@ pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
 }
 
 fn sensor(layers: &mut Layers) -> Sensor {
-    let drivers = [
-        ("grove-hat", SensorDriver::GroveHat),
-        ("iio", SensorDriver::Iio),
-        ("trace", SensorDriver::Trace),
-        ("simulated", SensorDriver::Simulated),
-    ];
-    let name = layers.text(&keys::SENSOR_DRIVER);
-    let later = if LATER_SENSORS.contains(&name.as_str()) {
-        format!(
-            "\"{name}\" is not in this version (the kernel may have a driver for it: then use \"iio\")"
-        )
-    } else {
-        String::new()
-    };
-    let driver = layers.choice(&keys::SENSOR_DRIVER, &drivers, &later);
+    let drivers = SensorDriver::ALL.map(|driver| (driver.name(), driver));
+    let driver = layers.choice(&keys::SENSOR_DRIVER, &drivers, "");
     let bus = layers.whole(&keys::SENSOR_BUS, 0..=255) as u8;
-    let address = layers.whole(&keys::SENSOR_ADDRESS, 0..=0x77) as u16;
+    let address = layers.whole(&keys::SENSOR_ADDRESS, 0..=0x77) as u8;
     if matches!(address, 1 | 2) {
         layers.problem(
             &keys::SENSOR_ADDRESS,
             format!("no device has the I2C address {address}; use 0x03 to 0x77, or 0 for the driver's own"),
+        );
+    }
+    let own = driver.addresses();
+    if address > 2 && !own.is_empty() && !own.contains(&address) {
+        let own: Vec<_> = own.iter().map(|own| format!("{own:#04x}")).collect();
+        layers.warning(
+            &keys::SENSOR_ADDRESS,
+            format!(
+                "{address:#04x} is not where a {} is ({}): right only behind a translator of addresses; 0 looks for it",
+                driver.name(),
+                own.join(" or ")
+            ),
         );
     }
     let channel = layers.whole(&keys::SENSOR_CHANNEL, 0..=7) as u8;
@@ -103,32 +102,68 @@ fn sensor(layers: &mut Layers) -> Sensor {
         channel,
         path: path.unwrap_or_default(),
         speed: layers.number(&keys::SENSOR_SPEED, 0.001..=1_000_000.0),
+        interval: Duration::ZERO,
+    }
+}
+
+/// A sensor that is asked faster than it measures would be taken for a broken one.
+fn interval_suits(layers: &mut Layers, sensor: &Sensor) {
+    let least = sensor.driver.least_interval();
+    if sensor.interval < least {
+        let key = match layers.are_good(&[&keys::SENSOR_INTERVAL, &keys::TELEMETRY_INTERVAL]) {
+            true => &keys::SENSOR_INTERVAL,
+            false => return,
+        };
+        layers.problem(
+            key,
+            format!(
+                "{} is shorter than a measurement of a {}; use {} or more",
+                values::in_words(sensor.interval),
+                sensor.driver.name(),
+                values::in_words(least)
+            ),
+        );
     }
 }
 
 fn led(layers: &mut Layers, sensor: &Sensor) -> Led {
     let drivers = [
         ("gpio", LedDriver::Gpio),
+        ("gpiochip", LedDriver::Gpiochip),
         ("sysfs", LedDriver::Sysfs),
         ("simulated", LedDriver::Simulated),
     ];
     let driver = layers.choice(&keys::LED_DRIVER, &drivers, "");
-    let pin = layers.whole(&keys::LED_PIN, 0..=27) as u8;
+    let most = match driver {
+        // Other boards have more lines on a chip.
+        LedDriver::Gpiochip => 255,
+        _ => 27,
+    };
+    let pin = layers.whole(&keys::LED_PIN, 0..=most) as u8;
     let i2c_pins = match sensor.bus {
         0 => [0, 1],
         _ => [2, 3],
     };
-    let shares_bus = sensor.driver == SensorDriver::GroveHat
+    let shares_bus = !sensor.driver.addresses().is_empty()
         && sensor.bus <= 1
         && layers.are_good(&[&keys::SENSOR_DRIVER, &keys::SENSOR_BUS, &keys::LED_DRIVER]);
-    if driver == LedDriver::Gpio && shares_bus && i2c_pins.contains(&pin) {
+    let path = layers.path(&keys::LED_PATH);
+    let is_pin = match driver {
+        LedDriver::Gpio => true,
+        LedDriver::Gpiochip => path.is_none(),
+        LedDriver::Sysfs | LedDriver::Simulated => false,
+    };
+    if is_pin && shares_bus && i2c_pins.contains(&pin) {
         layers.problem(
             &keys::LED_PIN,
             format!("GPIO {pin} is a line of I2C bus {}, where the sensor is; use another pin, such as 5", sensor.bus),
         );
     }
-    let path = layers.path(&keys::LED_PATH);
-    let kind = (driver == LedDriver::Sysfs).then_some("sysfs");
+    let kind = match driver {
+        LedDriver::Sysfs => Some("sysfs"),
+        LedDriver::Gpiochip if path.is_some() => Some("gpiochip"),
+        _ => None,
+    };
     device_file(layers, &keys::LED_PATH, &path, kind, false);
     let at_exit = [
         ("keep", AtExit::Keep),

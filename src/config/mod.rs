@@ -237,13 +237,15 @@ pub struct Sensor {
     /// I2C bus number.
     pub bus: u8,
     /// I2C address; the driver's own when absent.
-    pub address: Option<u16>,
+    pub address: Option<u8>,
     /// Analogue channel of a Grove HAT, 0..=7.
     pub channel: u8,
     /// The file of `iio` or `trace`.
     pub path: PathBuf,
     /// How much faster than recorded `trace` plays, and `simulated` lives.
     pub speed: f64,
+    /// How often it is read.
+    pub interval: Duration,
 }
 
 /// The kinds of light sensor.
@@ -252,6 +254,14 @@ pub struct Sensor {
 pub enum SensorDriver {
     /// Analogue sensor on a Grove Base HAT; 0..=1000, not lux.
     GroveHat,
+    /// ROHM BH1750; lux.
+    Bh1750,
+    /// Vishay VEML7700; lux.
+    Veml7700,
+    /// TI OPT3001; lux.
+    Opt3001,
+    /// ams TSL2591; lux.
+    Tsl2591,
     /// A file of a kernel driver.
     Iio,
     /// A recording.
@@ -260,16 +270,79 @@ pub enum SensorDriver {
     Simulated,
 }
 
+impl SensorDriver {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::GroveHat,
+        Self::Bh1750,
+        Self::Veml7700,
+        Self::Opt3001,
+        Self::Tsl2591,
+        Self::Iio,
+        Self::Trace,
+        Self::Simulated,
+    ];
+
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GroveHat => "grove-hat",
+            Self::Bh1750 => "bh1750",
+            Self::Veml7700 => "veml7700",
+            Self::Opt3001 => "opt3001",
+            Self::Tsl2591 => "tsl2591",
+            Self::Iio => "iio",
+            Self::Trace => "trace",
+            Self::Simulated => "simulated",
+        }
+    }
+
+    /// The I2C addresses it can have, the usual one first; none for a sensor that is not on a bus.
+    pub fn addresses(self) -> &'static [u8] {
+        match self {
+            Self::GroveHat => &[0x04, 0x08],
+            Self::Bh1750 => &[0x23, 0x5C],
+            Self::Veml7700 => &[0x10],
+            Self::Opt3001 => &[0x44, 0x45, 0x46, 0x47],
+            Self::Tsl2591 => &[0x29],
+            Self::Iio | Self::Trace | Self::Simulated => &[],
+        }
+    }
+
+    /// What follows a number of it, with a space before; nothing where that is up to a file.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::GroveHat => " of 1000",
+            Self::Bh1750 | Self::Veml7700 | Self::Opt3001 | Self::Tsl2591 => " lx",
+            Self::Iio | Self::Trace | Self::Simulated => "",
+        }
+    }
+
+    /// Whether the driver sets its chip: two readers would then mislead each other.
+    pub fn has_settings(self) -> bool {
+        self.unit() == " lx"
+    }
+
+    /// It cannot be read more often than this.
+    fn least_interval(self) -> Duration {
+        match self {
+            Self::Bh1750 => Duration::from_millis(200),
+            Self::Veml7700 | Self::Opt3001 | Self::Tsl2591 => Duration::from_millis(150),
+            Self::GroveHat | Self::Iio | Self::Trace | Self::Simulated => Duration::ZERO,
+        }
+    }
+}
+
 /// The LED.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Led {
     /// Which kind.
     pub driver: LedDriver,
-    /// BCM number of the pin.
+    /// BCM number of the pin; for `gpiochip` the number of the line, the same on a Pi's header.
     pub pin: u8,
     /// The LED is on when the pin is low.
     pub active_low: bool,
-    /// The file of `sysfs`.
+    /// The file of `sysfs`; the chip of `gpiochip`, that of the Pi's header when empty.
     pub path: PathBuf,
     /// The LED after a clean stop.
     pub at_exit: AtExit,
@@ -279,8 +352,10 @@ pub struct Led {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LedDriver {
-    /// A pin of the Pi.
+    /// A pin of the Pi, by its registers.
     Gpio,
+    /// A line of a GPIO chip, by the kernel.
+    Gpiochip,
     /// A file of a kernel driver.
     Sysfs,
     /// None; it is remembered and logged.

@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::values::in_words;
-use super::{Config, LedDriver, OnFull, SensorDriver};
+use super::{Config, LedDriver, OnFull, Sensor, SensorDriver};
 use crate::logic::{command::Order, delivery::Confirm, lighting::FailSafe, lighting::Lease};
 use crate::logic::{lighting::Mode, telemetry::Keep};
 
@@ -95,12 +95,10 @@ fn sensor(config: &Config) -> String {
     let every = in_words(config.lighting.interval);
     let what = match sensor.driver {
         SensorDriver::GroveHat => {
-            let address = sensor.address.map_or("its own address".into(), |address| {
-                format!("address {address:#04x}")
-            });
             format!(
-                "Grove Base HAT on I2C bus {}, {address}, channel {}",
-                sensor.bus, sensor.channel
+                "Grove Base HAT {}, channel {}",
+                place(sensor),
+                sensor.channel
             )
         }
         SensorDriver::Iio => format!("kernel driver {}", sensor.path.display()),
@@ -110,15 +108,27 @@ fn sensor(config: &Config) -> String {
             sensor.speed
         ),
         SensorDriver::Simulated => format!("simulated, speed {}", sensor.speed),
+        chip => format!("{} {}", chip.name(), place(sensor)),
     };
     format!("{what}; read every {every}")
 }
 
+fn place(sensor: &Sensor) -> String {
+    let address = sensor.address.map_or("its own address".into(), |address| {
+        format!("address {address:#04x}")
+    });
+    format!("on I2C bus {}, {address}", sensor.bus)
+}
+
 fn led(config: &Config) -> String {
     let led = &config.led;
+    let low = if led.active_low { ", on when low" } else { "" };
     match led.driver {
-        LedDriver::Gpio if led.active_low => format!("GPIO {}, on when low", led.pin),
-        LedDriver::Gpio => format!("GPIO {}", led.pin),
+        LedDriver::Gpio => format!("GPIO {}{low}", led.pin),
+        LedDriver::Gpiochip if led.path.as_os_str().is_empty() => {
+            format!("GPIO {} by the kernel{low}", led.pin)
+        }
+        LedDriver::Gpiochip => format!("line {} of {}{low}", led.pin, led.path.display()),
         LedDriver::Sysfs => format!("kernel driver {}", led.path.display()),
         LedDriver::Simulated => "simulated".into(),
     }

@@ -5,7 +5,6 @@ use std::ffi::c_long;
 use std::fs;
 use std::time::Duration;
 
-use rtime_clock::adjtime::{Timex, adjtimex};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use uuid::Uuid;
 
@@ -69,10 +68,18 @@ impl Default for Clock {
 /// may leave that flag set for ever only to keep the kernel from writing to the clock chip. Every
 /// service (timesyncd, chrony, ntpd, ntpd-rs) lowers `maxerror` when it has the time. A refused call,
 /// as under a system call filter, is "not known".
+#[expect(
+    unsafe_code,
+    reason = "no maintained crate asks the kernel this on 32-bit systems too (docs/decisions/0014)"
+)]
 fn synced() -> bool {
-    // All zero modes: a question, which needs no privilege.
-    let mut answer = Timex::new();
-    adjtimex(&mut answer).is_ok() && is_synced(answer.0.maxerror)
+    // SAFETY: the struct is plain numbers, for which zero is a value. Zero modes make the call a question,
+    // which needs no privilege; the kernel writes into the struct, whose size libc knows, and keeps no
+    // pointer to it.
+    unsafe {
+        let mut answer: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&mut answer) >= 0 && is_synced(answer.maxerror)
+    }
 }
 
 fn is_synced(maxerror_us: c_long) -> bool {

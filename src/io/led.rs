@@ -1,8 +1,9 @@
-//! The LED: a pin of the Pi, a kernel LED's file, or none. It switches and remembers nothing else;
+//! The LED: a pin of the Pi (by its registers, or by the kernel), a kernel LED's file, or none. It switches and remembers nothing else;
 //! when and why is the controller's. The daemon opens it at start (and again when that failed),
 //! calls [`Led::set`] for each `Output::SetLed` and [`Led::leave`] at a clean stop.
 //!
-//! Nothing here blocks: a pin is a register, and a kernel LED's file takes the value and returns.
+//! Nothing here blocks: a pin is a register or a call of the kernel, and a kernel LED's file takes the
+//! value and returns.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -13,12 +14,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::config::{self, AtExit, LedDriver};
+use crate::io::pi::line::Line;
 use crate::io::pi::{Level, PiError, Pin};
 
 /// No brightness is longer; a file that is, is another file and must not be written to.
 const LONGEST: usize = 64;
 
-/// An LED that can be switched. It stays as it is when this value is dropped.
+/// An LED that can be switched. It stays as it is when this value is dropped; with `gpiochip` only where
+/// the kernel leaves it so ([`crate::io::pi::line`]).
 #[derive(Debug)]
 pub struct Led {
     driver: Driver,
@@ -29,6 +32,7 @@ pub struct Led {
 #[derive(Debug)]
 enum Driver {
     Gpio(Pin),
+    Line(Line),
     Sysfs(Brightness),
     Simulated,
 }
@@ -44,6 +48,11 @@ impl Led {
             LedDriver::Gpio => {
                 let (pin, level) = Pin::open(config.pin, level(active_low))?;
                 (Driver::Gpio(pin), level == Level::High)
+            }
+            LedDriver::Gpiochip => {
+                let path = Some(config.path.as_path()).filter(|path| !path.as_os_str().is_empty());
+                let (line, level) = Line::open(path, config.pin, level(active_low))?;
+                (Driver::Line(line), level == Level::High)
             }
             LedDriver::Sysfs => {
                 let (brightness, lit) = Brightness::open(&config.path, active_low)?;
@@ -67,6 +76,7 @@ impl Led {
         let high = on != self.active_low;
         match &mut self.driver {
             Driver::Gpio(pin) => pin.set(level(high)),
+            Driver::Line(line) => line.set(level(high))?,
             Driver::Sysfs(brightness) => brightness.set(high)?,
             Driver::Simulated => tracing::debug!(on, "the simulated LED"),
         }

@@ -1,8 +1,10 @@
 //! The I2C buses and the pins of a Raspberry Pi: the only file that names rppal, so that another
-//! crate (gpiocdev, linux-embedded-hal) can take its place.
+//! crate (gpiocdev, linux-embedded-hal) can take its place. [`line`] has the pins without it.
 //!
 //! It knows nothing of sensors or LEDs. The sensor drivers see a bus as `embedded_hal::i2c::I2c`,
 //! `led.rs` sees a pin that is high or low.
+
+pub mod line;
 
 use std::fmt;
 use std::io;
@@ -42,6 +44,40 @@ impl Bus {
                 what: path(),
                 why: error.to_string(),
             }),
+        }
+    }
+}
+
+/// What is at an address of a bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Something acknowledges.
+    Answers,
+    /// Nothing does.
+    Silent,
+    /// A driver of the kernel has it.
+    Kernel,
+    /// The bus does not work.
+    Stuck,
+}
+
+impl Bus {
+    /// Reads one byte from `address` and throws it away: what disturbs the devices on a bus least.
+    /// Nothing is written.
+    pub fn probe(&mut self, address: u8) -> Presence {
+        let read = self
+            .native
+            .set_slave_address(u16::from(address))
+            .and_then(|()| self.native.read(&mut [0]));
+        let errno = match read {
+            Ok(_) => return Presence::Answers,
+            Err(i2c::Error::Io(error)) => Errno::from_io_error(&error),
+            Err(_) => None,
+        };
+        match errno {
+            Some(Errno::BUSY) => Presence::Kernel,
+            Some(Errno::TIMEDOUT) => Presence::Stuck,
+            _ => Presence::Silent,
         }
     }
 }
@@ -148,6 +184,17 @@ pub enum PiError {
     },
     /// No pins are known here.
     NotAPi,
+    /// A Pi, but the kernel has no window on its pins for users.
+    NoWindow(String),
+    /// No GPIO chip that is a Pi's header; these are there.
+    NoChip(Vec<String>),
+    /// Somebody else has the line.
+    LineUsed {
+        /// The line.
+        pin: u8,
+        /// What the kernel says of them; may be empty.
+        by: String,
+    },
     /// The Pi has no pin of this BCM number.
     NoPin(u8),
     /// This process uses the pin already.
@@ -177,7 +224,27 @@ impl fmt::Display for PiError {
             Self::NotAPi => write!(
                 f,
                 "this does not look like a Raspberry Pi, so it has no pins to switch: \
+                 set `led.driver` to \"gpiochip\" (the kernel's own pins, with `led.path`), \"sysfs\" or \"simulated\""
+            ),
+            Self::NoWindow(path) => write!(
+                f,
+                "this kernel has no /dev/gpiomem, and {path} is not for this user: \
+                 set `led.driver` to \"gpiochip\", which does without"
+            ),
+            Self::NoChip(there) if there.is_empty() => write!(
+                f,
+                "the kernel has no GPIO chip here (/dev/gpiochip*): \
                  set `led.driver` to \"sysfs\" or \"simulated\""
+            ),
+            Self::NoChip(there) => write!(
+                f,
+                "no GPIO chip here is a Raspberry Pi's header: set `led.path` to the one that the LED is on, of {}",
+                there.join(", ")
+            ),
+            Self::LineUsed { pin, by } => write!(
+                f,
+                "line {pin} is in use by {}: end that, or set `led.pin` to another",
+                if by.is_empty() { "the kernel" } else { by }
             ),
             Self::NoPin(pin) => write!(
                 f,
@@ -245,6 +312,9 @@ impl From<io::Error> for BusError {
         } else if errno == Some(Errno::BUSY) {
             let why = "a kernel driver holds this address (unload it, or read its file with the driver \"iio\")";
             (ErrorKind::Other, why.to_owned())
+        } else if errno == Some(Errno::BUSY) {
+            let why = "a driver of the kernel has this address (use `sensor.driver = \"iio\"`, or unload it)";
+            (ErrorKind::Other, why.to_owned())
         } else if errno == Some(Errno::TIMEDOUT) {
             let why = "the bus is stuck or has no pull-up resistors (timed out)";
             (ErrorKind::Bus, why.to_owned())
@@ -270,13 +340,14 @@ fn pin_error(error: gpio::Error) -> PiError {
         gpio::Error::UnknownModel => PiError::NotAPi,
         gpio::Error::PinUsed(pin) => PiError::PinUsed(pin),
         gpio::Error::PinNotAvailable(pin) => PiError::NoPin(pin),
+        gpio::Error::PermissionDenied(path) if path == "/dev/mem" => PiError::NoWindow(path),
         gpio::Error::PermissionDenied(path) => PiError::Denied {
             path,
             group: "gpio",
         },
         other => PiError::Io {
             what: "the GPIO of this Pi".to_owned(),
-            why: other.to_string(),
+            why: format!("{other} (`led.driver = \"gpiochip\"` is another way to it)"),
         },
     }
 }
@@ -301,6 +372,18 @@ mod tests {
         }
         let stuck = BusError::from(io::Error::from(Errno::TIMEDOUT));
         assert_eq!(stuck.kind(), ErrorKind::Bus);
+    }
+
+    #[test]
+    fn where_rppal_does_not_work_the_other_way_is_named() {
+        for error in [
+            gpio::Error::UnknownModel,
+            gpio::Error::PermissionDenied("/dev/mem".to_owned()),
+            gpio::Error::Io(Errno::NOENT.into()),
+        ] {
+            let text = pin_error(error).to_string();
+            assert!(text.contains("\"gpiochip\""), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tells systemd how the daemon is: ready, alive, stopping, and one line about it. All of it does
 //! nothing when the daemon was not started by systemd. Called by the daemon's loop only: a watchdog
-//! fed from anywhere else would live on when the loop is dead.
+//! fed from anywhere else would live on when the loop is dead. Whether the backlog's thread is alive is
+//! for the loop to find out.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub fn watchdog_interval() -> Option<Duration> {
         .filter(|interval| !interval.is_zero())
 }
 
-/// The loop is alive.
+/// All is well.
 pub fn feed() {
     tell(NotifyState::Watchdog);
 }

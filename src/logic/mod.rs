@@ -59,6 +59,9 @@ pub struct Opened {
     pub records: u64,
     /// When the oldest of them was made, in milliseconds since 1970 on the clock of then.
     pub oldest_ms: Option<i64>,
+    /// Boots whose time became known, and what makes a time on their boot clock a wall time, in
+    /// milliseconds.
+    pub clocks: Vec<(Uuid, i64)>,
     /// Ids of commands already obeyed, oldest first.
     pub command_ids: Vec<String>,
 }
@@ -93,7 +96,12 @@ pub enum Input {
     /// Something came in on the acks topic.
     ServerAcked(Vec<u8>),
     /// Something came in on the server's status topic.
-    ServerStatus(Vec<u8>),
+    ServerStatus {
+        /// As it came.
+        payload: Vec<u8>,
+        /// It was not sent now but kept by the broker.
+        retained: bool,
+    },
     /// The backlog is open.
     BacklogOpened(Opened),
     /// The records handed over with the last `Store` are on the disk, synced.

@@ -5,6 +5,7 @@
 //! a record carries both, and a claim about the wall time that is no stronger than what was known.
 //! Nothing here reads a clock; the shell passes [`Now`] in.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -69,6 +70,8 @@ pub struct Clock {
     built_ms: i64,
     offset_ms: i64,
     known: bool,
+    /// The offsets of earlier boots, by their id.
+    earlier: BTreeMap<Uuid, i64>,
 }
 
 /// The wall clock was set while the daemon ran.
@@ -89,6 +92,20 @@ impl Clock {
             built_ms,
             offset_ms: offset(now),
             known: now.synced,
+            earlier: BTreeMap::new(),
+        }
+    }
+
+    /// Takes note of boots whose time became known while they lasted: of each what makes a time on its
+    /// boot clock a wall time, in milliseconds.
+    ///
+    /// If it is this boot and nobody has set the clock since, the time is known now too: whoever set it
+    /// told an earlier run, and may not have told the kernel.
+    pub fn know_earlier(&mut self, boots: impl IntoIterator<Item = (Uuid, i64)>) {
+        self.earlier.extend(boots);
+        if let Some(offset_ms) = self.earlier.get(&self.boot_id) {
+            let moved_ms = self.offset_ms.saturating_sub(*offset_ms);
+            self.known |= moved_ms.unsigned_abs() <= STEP.as_millis() as u64;
         }
     }
 
@@ -132,12 +149,19 @@ impl Clock {
     pub fn claim(&self, stamp: Stamp, boot_id: Uuid) -> (i64, ClockState) {
         if stamp.synced {
             (stamp.wall_ms.max(self.built_ms), ClockState::Synced)
-        } else if self.known && boot_id == self.boot_id {
-            let corrected = (stamp.boot_ms as i64).saturating_add(self.offset_ms);
+        } else if let Some(offset_ms) = self.offset_of(boot_id) {
+            let corrected = (stamp.boot_ms as i64).saturating_add(offset_ms);
             (corrected.max(self.built_ms), ClockState::Corrected)
         } else {
             (stamp.wall_ms.max(self.built_ms), ClockState::Unsynced)
         }
+    }
+
+    fn offset_of(&self, boot_id: Uuid) -> Option<i64> {
+        if self.known && boot_id == self.boot_id {
+            return Some(self.offset_ms);
+        }
+        self.earlier.get(&boot_id).copied()
     }
 }
 
@@ -187,6 +211,21 @@ mod tests {
             clock.claim(early, other_boot),
             (BUILT, ClockState::Unsynced)
         );
+        clock.know_earlier([(other_boot, BUILT + 5_000)]);
+        assert_eq!(
+            clock.claim(early, other_boot),
+            (BUILT + 17_000, ClockState::Corrected)
+        );
+    }
+
+    #[test]
+    fn a_later_run_of_the_boot_knows_the_time_unless_the_clock_was_set_since() {
+        let boot = Uuid::from_u128(1);
+        for (moved_ms, known) in [(0, true), (1_900, true), (-2_100, false)] {
+            let mut clock = Clock::new(boot, BUILT, at(10, BUILT + 10_000, false));
+            clock.know_earlier([(boot, BUILT - moved_ms)]);
+            assert_eq!(clock.known(), known, "moved by {moved_ms} ms");
+        }
     }
 
     #[test]

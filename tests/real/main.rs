@@ -3,12 +3,15 @@
 //! One binary, so that its stories overlap: most of their time is waiting. A part of them alone:
 //! `cargo test --test real kills::`.
 
+mod by_hand;
 mod commands;
 mod damage;
 mod demo;
+mod doctor;
 mod fake_broker;
 mod full_disk;
 mod kills;
+mod lines;
 mod link;
 mod server;
 mod stage;

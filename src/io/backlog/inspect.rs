@@ -1,4 +1,5 @@
-//! Looking into a backlog while no daemon runs: `nightlight backlog stats|list|export|verify`.
+//! Looking into a backlog while no daemon runs: `nightlight backlog stats|list|export|verify`,
+//! and `doctor`.
 //!
 //! Records, runs and totals are only read; sled itself may write a snapshot when it opens. Of a damaged
 //! store a copy is opened, and salvaged as the daemon will do it at its next start, so that what is shown
@@ -117,6 +118,12 @@ impl fmt::Display for Verified {
         }
         Ok(())
     }
+}
+
+/// Bytes that are free where the backlog is, and those that are left to the system.
+pub fn room(path: &Path) -> (u64, u64) {
+    let space = Place::new(path).space();
+    (space.free, space.floor)
 }
 
 /// The totals of the backlog in the settings folder `path`.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::logic::telemetry::Loss;
+use crate::logic::time::Stamp;
 
 use super::format::{Header, Kind, pack_json};
 
@@ -33,6 +34,10 @@ pub(super) struct Run {
     /// The highest seq that it was known to have given, stored or not.
     #[serde(default)]
     pub(super) last: u64,
+    /// What makes a time on the boot clock of then a wall time, in milliseconds, once that was known:
+    /// with it a later boot corrects what was stored before.
+    #[serde(default)]
+    pub(super) offset_ms: Option<i64>,
     /// Records of it that are held.
     pub(super) held: u64,
     /// The write that this was part of: of two versions the greater is the later one.
@@ -89,6 +94,13 @@ impl Run {
             ..plain(Kind::Run)
         };
         pack_json(&header, self)
+    }
+
+    /// Learns the time from a record that was made when it was known.
+    pub(super) fn learns(&mut self, stamp: Stamp) {
+        if stamp.synced {
+            self.offset_ms = Some(stamp.wall_ms.saturating_sub(stamp.boot_ms as i64));
+        }
     }
 
     /// Counts one record more.

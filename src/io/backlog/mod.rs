@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
@@ -47,6 +47,7 @@ pub struct Backlog {
     ended: mpsc::Receiver<bool>,
     thread: Option<JoinHandle<()>>,
     counts: Arc<Counts>,
+    moved: Moved,
     inputs: UnboundedSender<Input>,
 }
 
@@ -95,6 +96,7 @@ impl Backlog {
             ended,
             thread: thread.ok(),
             counts,
+            moved: Moved::default(),
             inputs,
         }
     }
@@ -140,15 +142,12 @@ impl Backlog {
         clean
     }
 
-    /// A counter that moves while the thread works. It stands still when there is nothing to do:
-    /// only together with `waiting() > 0` is that a sign of a thread that hangs.
-    pub fn progress(&self) -> u64 {
-        self.counts.progress.load(Ordering::Relaxed)
-    }
-
-    /// Requests not yet done.
-    pub fn waiting(&self) -> u64 {
-        self.counts.waiting.load(Ordering::Relaxed)
+    /// For how long the thread has had work and has not moved, as far as the calls of this have seen;
+    /// zero for one that has nothing to do.
+    pub fn hangs_for(&mut self, now: Instant) -> Duration {
+        let progress = self.counts.progress.load(Ordering::Relaxed);
+        let waiting = self.counts.waiting.load(Ordering::Relaxed);
+        self.moved.hangs_for(progress, waiting, now)
     }
 
     fn ask(&self, request: Request) -> bool {
@@ -158,6 +157,22 @@ impl Backlog {
             self.counts.done(1);
         }
         sent
+    }
+}
+
+/// When the thread was last seen to move.
+#[derive(Debug, Default)]
+struct Moved(Option<(u64, Instant)>);
+
+impl Moved {
+    fn hangs_for(&mut self, progress: u64, waiting: u64, now: Instant) -> Duration {
+        match self.0 {
+            Some((seen, since)) if seen == progress && waiting > 0 => now.duration_since(since),
+            _ => {
+                self.0 = Some((progress, now));
+                Duration::ZERO
+            }
+        }
     }
 }
 

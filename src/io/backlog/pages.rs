@@ -177,19 +177,16 @@ impl Store {
 
     /// The first chunk that ends at `from` or later.
     pub(super) fn chunk_at(&self, from: Key) -> Result<Option<Chunk>, Fault> {
-        let fault = |error| self.place.sled_fault(error);
-        let start = keys::chunks_from(from);
         // Chunks do not overlap: only the one that begins before `from` can reach into it.
-        let mut before = self.db.range(keys::chunks_from(LOWEST)..start.clone());
-        if let Some(item) = before.next_back() {
-            let (key, _) = item.map_err(fault)?;
-            let chunk = Chunk::parse(&key);
-            if let Some(chunk) = chunk.filter(|chunk| chunk_end(chunk) >= from) {
-                return Ok(Some(chunk));
-            }
+        let before = self.chunk_before(from)?;
+        if let Some(chunk) = before.filter(|chunk| chunk_end(chunk) >= from) {
+            return Ok(Some(chunk));
         }
-        for item in self.db.range(start..vec![keys::CHUNK + 1]) {
-            let (key, _) = item.map_err(fault)?;
+        for item in self
+            .db
+            .range(keys::chunks_from(from)..vec![keys::CHUNK + 1])
+        {
+            let (key, _) = item.map_err(|error| self.place.sled_fault(error))?;
             if let Some(chunk) = Chunk::parse(&key) {
                 return Ok(Some(chunk));
             }
@@ -199,17 +196,28 @@ impl Store {
 
     /// The last chunk of a run.
     pub(super) fn last_chunk(&self, ordinal: u64) -> Result<Option<Chunk>, Fault> {
-        let start = keys::chunks_from(Key { ordinal, seq: 0 });
-        let end = keys::chunks_from(Key {
-            ordinal: ordinal.saturating_add(1),
-            seq: 0,
-        });
-        match self.db.range(start..end).next_back() {
-            Some(item) => {
+        let high = self.runs.get(&ordinal).map_or(u64::MAX - 1, |run| run.high);
+        let seq = high.saturating_add(1);
+        self.chunk_before(Key { ordinal, seq })
+    }
+
+    /// The last chunk of the same run that begins before `key`. Looks forward, from further and
+    /// further back: an iterator of sled that goes backward costs the program a constant of 1 MB.
+    fn chunk_before(&self, key: Key) -> Result<Option<Chunk>, Fault> {
+        let end = keys::chunks_from(key);
+        let mut back = 256_u64;
+        loop {
+            let seq = key.seq.saturating_sub(back);
+            let start = keys::chunks_from(Key { seq, ..key });
+            let mut last = None;
+            for item in self.db.range(start..end.clone()) {
                 let (key, _) = item.map_err(|error| self.place.sled_fault(error))?;
-                Ok(Chunk::parse(&key))
+                last = Chunk::parse(&key).or(last);
             }
-            None => Ok(None),
+            if last.is_some() || seq == 0 {
+                return Ok(last);
+            }
+            back = back.saturating_mul(4);
         }
     }
 

@@ -152,6 +152,11 @@ impl Store {
                 .next_back()
                 .map(|(_, run)| (run.run, run.high.max(run.last))),
             records: self.records(),
+            clocks: self
+                .runs
+                .values()
+                .filter_map(|run| Some((run.boot, run.offset_ms?)))
+                .collect(),
             command_ids: self.commands.iter().map(|(_, id)| id.clone()).collect(),
         })
     }
@@ -189,6 +194,9 @@ impl Store {
         let first = self.state.records == 0;
         let mut new = VecDeque::with_capacity(records.len());
         for record in records {
+            if let Some(run) = self.runs.get_mut(&self.ordinal) {
+                run.learns(record.stamp);
+            }
             if let Some(single) = self.pack(record)? {
                 new.push_back(single);
             }

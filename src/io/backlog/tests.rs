@@ -205,6 +205,7 @@ fn what_is_stored_comes_back_in_order_after_a_restart() {
     assert_eq!(second.opened.previous, Some((Uuid::from_u128(1), 9)));
     assert_eq!(second.opened.records, 3);
     assert_eq!(second.opened.command_ids, ["a", "b"]);
+    assert_eq!(second.opened.clocks, [(BOOT, 1_795_194_191_250)]);
     second.store([1, 2]);
     let keys = second.all();
     assert_eq!(seqs(&keys), [1, 2, 5, 1, 2]);
@@ -1036,4 +1037,17 @@ fn records_stored_in_bulk_are_packed_at_once_and_read_back_whole() {
     }
     assert_eq!(seen, 5_000);
     open.close();
+}
+
+#[test]
+fn only_a_thread_that_has_work_and_stands_still_hangs() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut moved = super::Moved::default();
+    assert_eq!(moved.hangs_for(5, 1, at(0)), Duration::ZERO);
+    assert_eq!(moved.hangs_for(5, 1, at(15)), Duration::from_secs(15));
+    assert_eq!(moved.hangs_for(5, 3, at(600)), Duration::from_secs(600));
+    assert_eq!(moved.hangs_for(6, 3, at(615)), Duration::ZERO, "it moved");
+    assert_eq!(moved.hangs_for(6, 0, at(900)), Duration::ZERO, "no work");
+    assert_eq!(moved.hangs_for(6, 1, at(915)), Duration::from_secs(15));
 }

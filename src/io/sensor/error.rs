@@ -39,6 +39,26 @@ pub enum SensorError {
         /// The most it can say.
         max: u16,
     },
+    /// Another chip is at the address.
+    Stranger {
+        /// I2C bus number.
+        bus: u8,
+        /// The address spoken to.
+        address: u8,
+        /// The chip that should be there.
+        wanted: &'static str,
+        /// What the one that is there calls itself.
+        id: u16,
+    },
+    /// There is more light than the sensor can tell at its coarsest setting.
+    TooBright {
+        /// I2C bus number.
+        bus: u8,
+        /// The address spoken to.
+        address: u8,
+        /// The most it can tell, in lux.
+        most: f64,
+    },
     /// The configured I2C address or channel does not exist.
     Configured(String),
     /// A file that does not exist.
@@ -112,6 +132,22 @@ impl fmt::Display for SensorError {
                 f,
                 "the sensor at {address:#04x} on I2C bus {bus} says {value}, but cannot say more than {max}: \
                  a bad contact, or another device at this address (`sensor.driver`, `sensor.address`)"
+            ),
+            Self::Stranger {
+                bus,
+                address,
+                wanted,
+                id,
+            } => write!(
+                f,
+                "the chip at {address:#04x} on I2C bus {bus} is no {wanted}: it calls itself {id:#x}; \
+                 correct `sensor.driver` or `sensor.address`"
+            ),
+            Self::TooBright { bus, address, most } => write!(
+                f,
+                "the sensor at {address:#04x} on I2C bus {bus} is blinded: it says that there is more light than \
+                 it can measure ({most:.0} lx); shade it, or put something translucent over it. If it is not \
+                 that bright, check its wiring"
             ),
             Self::Configured(what) => f.write_str(what),
             Self::Missing(path) => write!(

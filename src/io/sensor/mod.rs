@@ -5,11 +5,16 @@
 //! broken is the controller's. The daemon calls [`Reader::read`] for each `Output::ReadSensor`;
 //! `nightlight sensor read` and `doctor` call [`open`] and read once.
 
+pub mod bh1750;
+mod device;
 mod error;
 pub mod grove_hat;
 pub mod iio;
+pub mod opt3001;
 pub mod simulated;
 pub mod trace;
+pub mod tsl2591;
+pub mod veml7700;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,10 +26,12 @@ use crate::config::{self, SensorDriver};
 use crate::io::pi;
 use crate::logic::Input;
 
+use device::{Device, RealTime};
+
 pub use error::SensorError;
 
 /// Something that measures light.
-pub trait Sensor {
+pub trait Sensor: Send {
     /// One reading, in the sensor's unit (lux, or a share of full scale); always finite.
     ///
     /// May take as long as the device does, and for ever when that hangs.
@@ -39,17 +46,32 @@ pub trait Sensor {
 /// # Errors
 /// [`SensorError`] when its bus or file cannot be opened; some drivers tell only at the first read.
 pub fn open(config: &config::Sensor) -> Result<Box<dyn Sensor>, SensorError> {
+    let device = || -> Result<Device<pi::Bus>, SensorError> {
+        let addresses = match &config.address {
+            Some(address) => std::slice::from_ref(address),
+            None => config.driver.addresses(),
+        };
+        Ok(Device::new(
+            pi::Bus::open(config.bus)?,
+            config.bus,
+            addresses,
+        ))
+    };
     Ok(match config.driver {
-        SensorDriver::GroveHat => {
-            let place = grove_hat::Place {
-                bus: config.bus,
-                address: config.address,
-                channel: config.channel,
-            };
-            Box::new(grove_hat::GroveHat::new(place, || {
-                pi::Bus::open(config.bus)
-            })?)
+        SensorDriver::GroveHat => Box::new(grove_hat::GroveHat::new(device()?, config.channel)),
+        SensorDriver::Bh1750 => {
+            let fine = config.interval >= bh1750::UNHURRIED;
+            Box::new(bh1750::Bh1750::new(device()?, fine, RealTime::start()))
         }
+        SensorDriver::Veml7700 => Box::new(veml7700::Veml7700::new(device()?, RealTime::start())),
+        SensorDriver::Opt3001 => Box::new(opt3001::Opt3001::new(
+            pi::Bus::open(config.bus)?,
+            config.bus,
+            config.address.unwrap_or(config.driver.addresses()[0]),
+            config.interval,
+            RealTime::start(),
+        )?),
+        SensorDriver::Tsl2591 => Box::new(tsl2591::Tsl2591::new(device()?, RealTime::start())),
         SensorDriver::Iio => Box::new(iio::Iio::new(&config.path)),
         SensorDriver::Trace => Box::new(trace::Trace::open(&config.path, config.speed)?),
         SensorDriver::Simulated => Box::new(simulated::Simulated::new(

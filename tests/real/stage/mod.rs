@@ -16,6 +16,7 @@ pub mod filled;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -268,6 +269,30 @@ impl Agent {
         serde_json::from_slice(&answer.stdout).ok()
     }
 
+    /// Another command of the program with the same configuration: the words of the command.
+    pub fn other(&self, words: &str) -> Command {
+        // Writes the configuration, if nobody has yet.
+        drop(self.command());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightlight"));
+        command
+            .args(words.split(' '))
+            .arg("--config")
+            .arg(self.path("nightlight.toml"));
+        command
+    }
+
+    /// The same with the rights of nobody.
+    pub fn other_as_nobody(&self, words: &str) -> Command {
+        for path in [self.folder.path(), &self.path("nightlight.toml")] {
+            drop(self.command());
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(path, mode).expect("readable");
+        }
+        let mut command = self.other(words);
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    }
+
     /// Resident memory in kB.
     pub fn memory_kb(&self) -> i64 {
         let status = read(Path::new(&format!("/proc/{}/status", self.pid())));
@@ -334,6 +359,17 @@ impl Drop for Agent {
             eprintln!("--- log of {}\n{}", self.id, self.log());
         }
     }
+}
+
+/// Runs a command to its end: exit code, what it printed, what it complained of.
+pub fn outcome(mut command: Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("nightlight runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 /// Something that the listener heard.
@@ -516,11 +552,11 @@ impl Drop for Listener {
     }
 }
 
-fn read(path: &Path) -> String {
+pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill")
         .arg(format!("-{name}"))
         .arg(pid.to_string())

@@ -1,0 +1,206 @@
+//! What the I2C drivers share: where a sensor is, what a failed transfer means, and the time they wait
+//! for a measurement by.
+//!
+//! It knows no chip. A driver of ours has one [`Device`] and speaks to it by [`Device::write`] and
+//! [`Device::read_after`]; one over a crate says with [`fault`] what went wrong.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use embedded_hal::i2c::{Error, ErrorKind, I2c};
+
+use super::SensorError;
+
+/// A sensor on a bus, at the first of its addresses that answers.
+#[derive(Debug)]
+pub struct Device<B> {
+    i2c: B,
+    bus: u8,
+    /// Those that may answer; one, as soon as one has.
+    addresses: Vec<u8>,
+}
+
+impl<B> Device<B> {
+    /// The sensor is at one of `addresses`, tried in turn, on `i2c`, whose number is `bus`. Nothing is
+    /// sent yet.
+    pub fn new(i2c: B, bus: u8, addresses: &[u8]) -> Self {
+        Self {
+            i2c,
+            bus,
+            addresses: addresses.to_vec(),
+        }
+    }
+
+    /// The sensor said `value`, which it cannot mean.
+    pub fn impossible(&self, value: u16, max: u16) -> SensorError {
+        SensorError::Impossible {
+            bus: self.bus,
+            address: self.address(),
+            value,
+            max,
+        }
+    }
+
+    /// There is more light than the sensor can tell; `most` is where it ends, in lux.
+    pub fn too_bright(&self, most: f64) -> SensorError {
+        SensorError::TooBright {
+            bus: self.bus,
+            address: self.address(),
+            most,
+        }
+    }
+
+    /// Another chip than `wanted` is there; `id` is what it says it is.
+    pub fn stranger(&self, wanted: &'static str, id: u16) -> SensorError {
+        SensorError::Stranger {
+            bus: self.bus,
+            address: self.address(),
+            wanted,
+            id,
+        }
+    }
+
+    /// It acknowledges, but does not do its work.
+    pub fn silent(&self, why: &str) -> SensorError {
+        SensorError::Transfer {
+            bus: self.bus,
+            address: self.address(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn address(&self) -> u8 {
+        self.addresses.first().copied().unwrap_or_default()
+    }
+}
+
+impl<B> Device<B>
+where
+    B: I2c,
+    B::Error: Display,
+{
+    /// Sends `bytes`.
+    ///
+    /// # Errors
+    /// [`SensorError::NoAnswer`] when nobody acknowledges, else [`SensorError::Transfer`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SensorError> {
+        self.transfer(|i2c, address| i2c.write(address, bytes))
+    }
+
+    /// Sends `bytes` and reads `N` after a repeated START, as one transfer that nobody can come between.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    pub fn read_after<const N: usize>(&mut self, bytes: &[u8]) -> Result<[u8; N], SensorError> {
+        self.transfer(|i2c, address| {
+            let mut buffer = [0; N];
+            i2c.write_read(address, bytes, &mut buffer)?;
+            Ok(buffer)
+        })
+    }
+
+    fn transfer<T>(
+        &mut self,
+        mut go: impl FnMut(&mut B, u8) -> Result<T, B::Error>,
+    ) -> Result<T, SensorError> {
+        for address in self.addresses.clone() {
+            match go(&mut self.i2c, address) {
+                Ok(done) => {
+                    self.addresses = vec![address];
+                    return Ok(done);
+                }
+                Err(error) => match fault(self.bus, &self.addresses, address, error) {
+                    SensorError::NoAnswer { .. } => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Err(SensorError::NoAnswer {
+            bus: self.bus,
+            addresses: self.addresses.clone(),
+        })
+    }
+}
+
+/// What a failed transfer with `address`, one of the `addresses` on bus number `bus`, means.
+pub fn fault<E>(bus: u8, addresses: &[u8], address: u8, error: E) -> SensorError
+where
+    E: Error + Display,
+{
+    match error.kind() {
+        ErrorKind::NoAcknowledge(_) => SensorError::NoAnswer {
+            bus,
+            addresses: addresses.to_vec(),
+        },
+        _ => SensorError::Transfer {
+            bus,
+            address,
+            why: error.to_string(),
+        },
+    }
+}
+
+/// The time a driver waits by; a test has one that runs when it is waited for.
+pub trait Stopwatch: Send {
+    /// Time since some fixed moment.
+    fn now(&self) -> Duration;
+    /// Lets `duration` pass.
+    fn wait(&mut self, duration: Duration);
+}
+
+/// Real time; blocks the thread that waits.
+#[derive(Debug)]
+pub struct RealTime(Instant);
+
+impl RealTime {
+    /// Begins at zero.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Stopwatch for RealTime {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
+}
+
+/// What the drivers' tests have in place of a bus number, a clock and a silent device.
+#[cfg(test)]
+pub(super) mod script {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
+
+    use super::Stopwatch;
+
+    /// What a bus says when nobody is at the address.
+    pub const SILENCE: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
+
+    /// A clock that moves when it is waited for, and when the test says so.
+    #[derive(Debug, Clone, Default)]
+    pub struct Hand(Arc<AtomicU64>);
+
+    impl Hand {
+        pub fn turn(&self, duration: Duration) {
+            let micros = duration.as_micros() as u64;
+            self.0.fetch_add(micros, Ordering::Relaxed);
+        }
+    }
+
+    impl Stopwatch for Hand {
+        fn now(&self) -> Duration {
+            Duration::from_micros(self.0.load(Ordering::Relaxed))
+        }
+
+        fn wait(&mut self, duration: Duration) {
+            self.turn(duration);
+        }
+    }
+}
