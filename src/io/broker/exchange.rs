@@ -190,7 +190,8 @@ impl Exchange {
     fn write(&mut self, packet: Packet) -> Result<(), StateError> {
         packet.write(&mut self.outbound, MAX_OUTGOING)?;
         let patience = self.patience;
-        self.stuck_at.get_or_insert_with(|| Instant::now() + patience);
+        self.stuck_at
+            .get_or_insert_with(|| Instant::now() + patience);
         Ok(())
     }
 
