@@ -168,7 +168,7 @@ pub struct Session {
 
 enum Stage {
     Opening(Pin<Box<dyn Future<Output = Result<Exchange, ConnectionError>> + Send>>),
-    Open(Exchange),
+    Open(Box<Exchange>),
     Over,
 }
 
@@ -199,7 +199,7 @@ impl Session {
             let event = match &mut self.stage {
                 Stage::Opening(opening) => match opening.await {
                     Ok(exchange) => {
-                        self.stage = Stage::Open(exchange);
+                        self.stage = Stage::Open(Box::new(exchange));
                         self.last_event = Instant::now();
                         self.subscribe();
                         return Input::LinkUp;

@@ -22,6 +22,8 @@ const IDS_KNOWN: usize = 256;
 const MAX_WAITING: usize = 64;
 /// After the link came up, commands that waited at the broker arrive within this time of each other.
 const SETTLE: Duration = Duration::from_millis(250);
+/// Clocks of senders that are set differ by less than this, in milliseconds.
+const CLOCKS_DIFFER_MS: i64 = 60_000;
 /// A burst without an end counts as settled after this.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
@@ -334,7 +336,10 @@ impl Inbox {
         match expired(&command, wall_ms) {
             Some(reason) => self.refuse(command.id, Outcome::Expired, reason),
             None => {
-                self.last = Some(command.place());
+                // A sender whose clock is ahead must not silence the others until then.
+                let mut place = command.place();
+                place.issued_at = place.issued_at.map(|at| at.min(wall_ms + CLOCKS_DIFFER_MS));
+                self.last = Some(place);
                 self.verdicts.push_back(Verdict::Obey(command));
             }
         }

@@ -1,4 +1,5 @@
 //! The ways to the broker on the real program: TLS, WebSocket, and what is said of those that fail.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::net::TcpListener;

@@ -168,7 +168,12 @@ impl Exchange {
                     self.ping_at = Instant::now() + self.keep_alive;
                     self.send(Request::PingReq(PingReq))?;
                 }
-                () = until(stuck_at) => return Err(ConnectionError::FlushTimeout),
+                () = until(stuck_at) => {
+                    // There may have been progress meanwhile.
+                    if self.stuck_at.is_some_and(|at| Instant::now() >= at) {
+                        return Err(ConnectionError::FlushTimeout);
+                    }
+                }
             }
         }
     }
@@ -184,6 +189,9 @@ impl Exchange {
 
     fn write(&mut self, packet: Packet) -> Result<(), StateError> {
         packet.write(&mut self.outbound, MAX_OUTGOING)?;
+        let patience = self.patience;
+        self.stuck_at
+            .get_or_insert_with(|| Instant::now() + patience);
         Ok(())
     }
 
@@ -229,13 +237,11 @@ impl Exchange {
         if self.unflushed && stream.poll_flush(context)?.is_ready() {
             self.unflushed = false;
         }
-        self.stuck_at = match (self.is_written(), self.outbound.len() < before) {
-            (true, _) => None,
-            (false, true) => Some(Instant::now() + self.patience),
-            (false, false) => self
-                .stuck_at
-                .or_else(|| Some(Instant::now() + self.patience)),
-        };
+        if self.is_written() {
+            self.stuck_at = None;
+        } else if self.outbound.len() < before {
+            self.stuck_at = Some(Instant::now() + self.patience);
+        }
         Ok(())
     }
 

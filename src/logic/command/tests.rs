@@ -1,6 +1,7 @@
 //! What the inbox says of commands, good and bad.
 
 use super::*;
+use crate::logic::time::rfc3339;
 
 fn settings() -> Settings {
     Settings {
@@ -217,4 +218,21 @@ fn a_command_overtaken_by_a_newer_one_does_nothing() {
     inbox.receive(newer, false, at(0), true);
     inbox.receive(older, false, at(1), true);
     assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
+}
+
+#[test]
+fn a_sender_whose_clock_is_ahead_silences_nobody_for_long() {
+    let mut inbox = Inbox::new(settings());
+    let ahead = br#"{"led_on":true,"issued_at":"9998-12-31T23:59:59Z"}"#;
+    inbox.receive(ahead, false, at(0), true);
+    let right = |ms: u64| {
+        let issued_at = rfc3339(at(ms).wall_ms);
+        format!(r#"{{"led_on":false,"issued_at":"{issued_at}"}}"#)
+    };
+    inbox.receive(right(30_000).as_bytes(), false, at(30_000), true);
+    inbox.receive(right(61_000).as_bytes(), false, at(61_000), true);
+    assert_eq!(
+        verdicts(&mut inbox),
+        ["obey Led(true)", "Superseded ", "obey Led(false)"]
+    );
 }

@@ -94,7 +94,8 @@ impl Controller {
             }
             Action::Led(led_on) => {
                 let why = match &command.id {
-                    Some(id) => format!("command {id}"),
+                    // It is shown in logs and terminals, where a line break or an escape is an order.
+                    Some(id) => format!("command {}", id.replace(char::is_control, "\u{fffd}")),
                     None => "command".to_owned(),
                 };
                 let change = self.lighting.command(*led_on, command.lease, why, now.boot);
