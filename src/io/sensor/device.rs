@@ -189,14 +189,14 @@ pub(super) mod script {
 
     impl Hand {
         pub fn turn(&self, duration: Duration) {
-            let micros = duration.as_micros() as u64;
-            self.0.fetch_add(micros, Ordering::Relaxed);
+            let nanos = duration.as_nanos() as u64;
+            self.0.fetch_add(nanos, Ordering::Relaxed);
         }
     }
 
     impl Stopwatch for Hand {
         fn now(&self) -> Duration {
-            Duration::from_micros(self.0.load(Ordering::Relaxed))
+            Duration::from_nanos(self.0.load(Ordering::Relaxed))
         }
 
         fn wait(&mut self, duration: Duration) {
