@@ -54,7 +54,10 @@ async fn reading(config: &Config, watch: bool) -> Exit {
     loop {
         let asked = tokio::time::Instant::now();
         let exit = match the_daemons(config).await {
-            Some(Ok(light)) => print(&format!("{light}{unit}, read by the running nightlight")),
+            Some(Ok(light)) => print(&format!(
+                "{}{unit}, read by the running nightlight",
+                plain(light)
+            )),
             Some(Err(why)) => complain(&why, Exit::Software),
             None => {
                 let begun = Instant::now();
@@ -211,8 +214,8 @@ pub fn exit_of_pi(error: &PiError) -> Exit {
     }
 }
 
-/// A number without the digits that no sensor has.
-fn plain(light: f64) -> String {
+/// A light without the digits that no sensor has.
+pub fn plain(light: f64) -> String {
     let text = format!("{light:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

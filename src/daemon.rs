@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::io::aside::Aside;
 use crate::io::backlog::Backlog;
 use crate::io::broker::{Link, Session};
+use crate::io::chores::Chores;
 use crate::io::clock::{BUILT_MS, Clock};
 use crate::io::led::Led;
 use crate::io::rules::KeptRules;
@@ -25,7 +26,7 @@ use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View
 /// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
 /// store keeps a small machine busy.
 const HEAD_START: Duration = Duration::from_millis(500);
-/// At the end, the backlog may take so long to finish what it was told.
+/// At the end, the backlog may take so long to finish what it was told, and so may the chores.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 /// A backlog that has had work and has not moved for so long will not move again: the watchdog is no
 /// longer fed, and systemd starts us anew (docs/decisions/0012). The longest that it may be busy with
@@ -83,15 +84,16 @@ pub async fn run(
                 systemd::stopping();
                 Input::ShutdownAsked
             }
-            Some(input) = inputs.recv() => input,
-            input = next(&mut shell.session) => shell.heard(input),
-            () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
+            // Before the link, which a flood keeps busy without a pause.
             () = tick(&mut watchdog) => {
                 if !shell.backlog_hangs() {
                     systemd::feed();
                 }
                 continue;
             }
+            Some(input) = inputs.recv() => input,
+            input = next(&mut shell.session) => shell.heard(input),
+            () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
         };
         decided |= matches!(input, Input::Read(_) | Input::ReadFailed(_));
         controller.handle(input, shell.clock.now());
@@ -111,6 +113,7 @@ struct Shell {
     inputs: mpsc::UnboundedSender<Input>,
     rules: KeptRules,
     aside: Aside,
+    chores: Option<Chores>,
     link: Link,
     session: Option<Session>,
     exit: Option<Exit>,
@@ -140,6 +143,7 @@ impl Shell {
             inputs,
             rules: KeptRules::in_folder(&config.backlog.path),
             aside: Aside::in_folder(&config.backlog.path),
+            chores: None,
             link: Link::new(config),
             session: None,
             exit: None,
@@ -192,20 +196,30 @@ impl Shell {
                 self.with_backlog(|backlog| backlog.fetch(after, limit));
             }
             Output::SetAside(record) => {
-                if let Err(error) = self.aside.add(&record) {
-                    warn!("a refused record cannot be kept aside: {error}");
-                }
+                let aside = self.aside.clone();
+                self.chore(move || {
+                    if let Err(error) = aside.add(&record) {
+                        warn!("a refused record cannot be kept aside: {error}");
+                    }
+                });
             }
             Output::KeepRules(rules) => {
-                if let Err(error) = self.rules.keep(&rules) {
-                    warn!("the rules will not outlive a restart: {error}");
-                }
+                let kept = self.rules.clone();
+                self.chore(move || {
+                    if let Err(error) = kept.keep(&rules) {
+                        warn!("the rules will not outlive a restart: {error}");
+                    }
+                });
             }
             Output::Log(Level::Info, text) => info!("{text}"),
             Output::Log(Level::Warn, text) => warn!("{text}"),
             Output::Exit(exit) => self.exit = Some(exit),
         }
         None
+    }
+
+    fn chore(&mut self, chore: impl FnOnce() + Send + 'static) {
+        self.chores.get_or_insert_with(Chores::start).add(chore);
     }
 
     fn with_backlog(&self, order: impl FnOnce(&Backlog)) {
@@ -262,6 +276,13 @@ impl Shell {
         }
         if let Some(session) = self.session.take() {
             session.close().await;
+        }
+        if let Some(chores) = self.chores.take()
+            && !chores.finish(BACKLOG_CLOSE)
+        {
+            error!(
+                "rules or refused records may not have been kept: the disk did not answer in time"
+            );
         }
         if let Some(backlog) = self.backlog.take()
             && !backlog.close(BACKLOG_CLOSE)

@@ -9,7 +9,7 @@
 //! configured sensor; pins are not touched; the broker sees a guest with a name of its own; a backlog
 //! that belongs to a daemon is not opened.
 //!
-//! - `machine`: the model, the system, the clock
+//! - `machine`: the model, the system, the user, the clock
 //! - `devices`: I2C buses and who answers, the sensor, the LED
 //! - `network`: the broker
 //! - `keeping`: the disk and the backlog on it
@@ -130,6 +130,7 @@ pub fn examine(config: Result<Config, ConfigError>) -> Report {
     let mut findings = configuration(&config);
     let mut examinations = vec![
         Examination::start("machine", machine::examine),
+        Examination::start("user", machine::user),
         Examination::start("clock", machine::clock),
     ];
     match config {

@@ -13,6 +13,8 @@ const LOW: f64 = 100.0;
 const MIDDLE: f64 = 320.0;
 const HIGH: f64 = 500.0;
 
+const LEASE: Lease = Lease::For(Duration::from_secs(15));
+
 const COLUMNS: [&str; 4] = ["Starting", "Fallback", "Remote", "SensorFault"];
 
 /// Before: Starting off, Fallback off, Remote on, SensorFault on; the light is middle.
@@ -43,6 +45,8 @@ const AUTO: &str = "
     set local                | start off     | fallback off  | fallback on   | fail-safe on
     set remote               | start off     | start off     | remote on     | start on
     set thresholds up        | start off     | fallback on   | remote on     | fail-safe on
+    frozen                   | fail-safe on  | fail-safe on  | remote on     | fail-safe on
+    frozen, then moves       | fallback on   | fallback on   | remote on     | fallback on
 ";
 
 /// Before: Starting off, Fallback off, the command ignored and Fallback off, SensorFault on.
@@ -73,6 +77,8 @@ const LOCAL: &str = "
     set local                | start off     | fallback off  | fallback off  | fail-safe on
     set remote               | start off     | start off     | remote on     | start on
     set thresholds up        | start off     | fallback on   | remote on     | fail-safe on
+    frozen                   | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    frozen, then moves       | fallback on   | fallback on   | fallback on   | fallback on
 ";
 
 /// Before: nobody decides and the LED is off, but for Remote, where it is on.
@@ -103,6 +109,8 @@ const REMOTE: &str = "
     set local                | start off     | fallback off  | fallback on   | fail-safe on
     set remote               | start off     | start off     | remote on     | start off
     set thresholds up        | start off     | fallback on   | remote on     | fail-safe on
+    frozen                   | start off     | start off     | remote on     | start off
+    frozen, then moves       | start off     | start off     | remote on     | start off
 ";
 
 #[test]
@@ -118,6 +126,60 @@ fn every_state_with_every_input_in_mode_local() {
 #[test]
 fn every_state_with_every_input_in_mode_remote() {
     assert_table(Mode::Remote, REMOTE);
+}
+
+#[test]
+fn each_table_has_a_row_for_each_input() {
+    let inputs = |table: &str| -> Vec<String> {
+        let rows = table.lines().filter_map(|row| row.split_once('|'));
+        rows.map(|(input, _)| input.trim().to_owned()).collect()
+    };
+    assert_eq!(inputs(AUTO), inputs(LOCAL));
+    assert_eq!(inputs(AUTO), inputs(REMOTE));
+    // What can be told to the machine: each public method that takes the time moves it.
+    let source = include_str!("../src/logic/lighting.rs");
+    let moving: Vec<&str> = source
+        .split("    pub fn ")
+        .skip(1)
+        .filter_map(|method| method.split_once('('))
+        .filter(|(_, rest)| {
+            let head = rest.split('{').next().unwrap_or_default();
+            head.contains("&mut self") && head.contains("now: Duration")
+        })
+        .map(|(name, _)| name)
+        .collect();
+    let known = [
+        "read",
+        "read_failed",
+        "command",
+        "server_alive",
+        "server_gone",
+        "link_down",
+        "set_rules",
+        "tick",
+        "read_due",
+    ];
+    assert_eq!(moving, known, "a new input wants its rows");
+}
+
+#[test]
+fn the_diagram_in_the_docs_is_that_of_the_code() {
+    let fenced = |text: &str| -> Vec<String> {
+        let block = text
+            .split("```text\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let lines = block.unwrap_or_default().lines();
+        lines.map(|line| line.trim_end().to_owned()).collect()
+    };
+    let code: String = include_str!("../src/logic/lighting.rs")
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    let docs = fenced(include_str!("../docs/authority.md"));
+    assert!(docs.len() > 8, "{docs:?}");
+    assert_eq!(docs, fenced(&code));
 }
 
 #[test]
@@ -207,6 +269,8 @@ fn assert_table(mode: Mode, table: &str) {
             let mut machine = Machine::new(mode, FailSafe::On, Duration::ZERO);
             if input.starts_with("while linked") {
                 machine = Machine::linked(mode);
+            } else if input.starts_with("frozen") {
+                machine = Machine::doubting(mode);
             }
             machine.bring_to(state);
             machine.give(input);
@@ -228,14 +292,27 @@ struct Machine {
 
 impl Machine {
     fn new(mode: Mode, fail_safe: FailSafe, hold: Duration) -> Self {
-        Self::with(mode, fail_safe, hold, Lease::For(Duration::from_secs(15)))
+        Self::with(mode, fail_safe, hold, LEASE, Duration::ZERO)
+    }
+
+    /// Believes no reading that stays the same for 10 s.
+    fn doubting(mode: Mode) -> Self {
+        let frozen_after = Duration::from_secs(10);
+        Self::with(mode, FailSafe::On, Duration::ZERO, LEASE, frozen_after)
     }
 
     fn linked(mode: Mode) -> Self {
-        Self::with(mode, FailSafe::On, Duration::ZERO, Lease::WhileLinked)
+        let (fail_safe, hold) = (FailSafe::On, Duration::ZERO);
+        Self::with(mode, fail_safe, hold, Lease::WhileLinked, Duration::ZERO)
     }
 
-    fn with(mode: Mode, fail_safe: FailSafe, hold: Duration, lease: Lease) -> Self {
+    fn with(
+        mode: Mode,
+        fail_safe: FailSafe,
+        hold: Duration,
+        lease: Lease,
+        frozen_after: Duration,
+    ) -> Self {
         let settings = Settings {
             mode,
             on_below: 300.0,
@@ -244,7 +321,7 @@ impl Machine {
             lease,
             fail_safe,
             interval: Duration::from_secs(1),
-            frozen_after: Duration::ZERO,
+            frozen_after,
         };
         let now = Duration::from_secs(50);
         Self {
@@ -322,6 +399,11 @@ impl Machine {
                 self.command(false, None);
                 self.link_down();
             }
+            "frozen" => self.freeze(),
+            "frozen, then moves" => {
+                self.freeze();
+                self.read(MIDDLE + 1.0);
+            }
             "set auto" => self.set(Mode::Auto),
             "set local" => self.set(Mode::Local),
             "set remote" => self.set(Mode::Remote),
@@ -333,6 +415,14 @@ impl Machine {
     fn read(&mut self, light: f64) {
         let change = self.lighting.read(light, self.now);
         self.check(change);
+    }
+
+    /// The very same reading for 10 s and more.
+    fn freeze(&mut self) {
+        for _ in 0..11 {
+            self.wait_ms(1_000);
+            self.read(MIDDLE);
+        }
     }
 
     fn read_failed(&mut self) {

@@ -36,6 +36,8 @@ enum Happening {
     SensorFails,
     SensorHangs,
     SensorHeals,
+    LedFails,
+    LedHeals,
     CablePulled,
     CableBack,
     Flaps { times: u32, ms: u64 },
@@ -52,18 +54,35 @@ enum Happening {
     ClockSynced,
     Server(bool),
     Acks(bool),
-    ServerStatus(bool),
+    ServerStatus { alive: bool, retained: bool },
     Command(Sent),
 }
 
 /// A command as somebody may send it.
 #[derive(Debug, Clone)]
 enum Sent {
-    Fresh { led_on: bool, lease: Option<u64> },
-    Named { led_on: bool, name: u8 },
-    Expiring { led_on: bool, in_ms: i64 },
-    Retained { led_on: bool },
-    Rules { mode: &'static str, on_below: i32 },
+    Fresh {
+        led_on: bool,
+        lease: Option<u64>,
+        seq: Option<i64>,
+    },
+    Named {
+        led_on: bool,
+        name: u8,
+    },
+    Expiring {
+        led_on: bool,
+        in_ms: i64,
+    },
+    Retained {
+        led_on: bool,
+    },
+    Rules {
+        mode: Option<&'static str>,
+        on_below: Option<i32>,
+        interval_ms: Option<u64>,
+        persist: bool,
+    },
     ReadNow,
     Garbage(Vec<u8>),
     Odd(&'static str),
@@ -76,6 +95,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(SensorFails),
         1 => Just(SensorHangs),
         2 => Just(SensorHeals),
+        1 => Just(LedFails),
+        2 => Just(LedHeals),
         5 => Just(CablePulled),
         5 => Just(CableBack),
         1 => (1..12_u32, 1..900_u64).prop_map(|(times, ms)| Flaps { times, ms }),
@@ -94,7 +115,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(ClockSynced),
         3 => any::<bool>().prop_map(Server),
         3 => any::<bool>().prop_map(Acks),
-        1 => any::<bool>().prop_map(ServerStatus),
+        1 => any::<[bool; 2]>()
+            .prop_map(|[alive, retained]| ServerStatus { alive, retained }),
         8 => sent().prop_map(Command),
     ]
 }
@@ -102,14 +124,24 @@ fn happening() -> impl Strategy<Value = Happening> {
 fn sent() -> impl Strategy<Value = Sent> {
     use Sent::*;
     prop_oneof![
-        4 => (any::<bool>(), proptest::option::of(1..60_u64))
-            .prop_map(|(led_on, lease)| Fresh { led_on, lease }),
+        6 => (any::<bool>(), proptest::option::of(1..60_u64), proptest::option::of(1..12_i64))
+            .prop_map(|(led_on, lease, seq)| Fresh { led_on, lease, seq }),
         3 => (any::<bool>(), 0..4_u8).prop_map(|(led_on, name)| Named { led_on, name }),
         2 => (any::<bool>(), -5_000..5_000_i64)
             .prop_map(|(led_on, in_ms)| Expiring { led_on, in_ms }),
         2 => any::<bool>().prop_map(|led_on| Retained { led_on }),
-        1 => (prop_oneof![Just("auto"), Just("local"), Just("remote")], 0..700)
-            .prop_map(|(mode, on_below)| Rules { mode, on_below }),
+        2 => (
+            proptest::option::of(prop_oneof![Just("auto"), Just("local"), Just("remote")]),
+            proptest::option::of(0..700),
+            proptest::option::of(prop_oneof![200..3_000_u64, 0..12_u64]),
+            any::<bool>(),
+        )
+            .prop_map(|(mode, on_below, interval_ms, persist)| Rules {
+                mode,
+                on_below,
+                interval_ms,
+                persist,
+            }),
         1 => Just(ReadNow),
         1 => proptest::collection::vec(any::<u8>(), 0..5_000).prop_map(Garbage),
         1 => prop_oneof![
@@ -138,6 +170,12 @@ fn rules() -> impl Strategy<Value = Settings> {
             Just(FailSafe::Off)
         ],
         prop_oneof![Just(1_000_u64), 200..3_000_u64],
+        prop_oneof![3 => Just(0_u64), 1 => 1_000..20_000_u64],
+    );
+    let commands = (
+        prop_oneof![2 => Just(Order::Latest), 1 => Just(Order::Sequence)],
+        0..8_000_u64,
+        prop_oneof![3 => Just(false), 1 => Just(true)],
     );
     let delivery = (
         0..=2_u8,
@@ -149,14 +187,15 @@ fn rules() -> impl Strategy<Value = Settings> {
         prop_oneof![Just(1_000_u64), 100..3_000_u64],
     );
     let keep = prop_oneof![3 => Just(Keep::All), 1 => Just(Keep::Latest)];
-    (lighting, delivery, keep).prop_map(|(lighting, delivery, keep)| {
+    (lighting, commands, delivery, keep).prop_map(|(lighting, commands, delivery, keep)| {
         let mut settings = settings();
-        let (mode, hold, lease, fail_safe, interval) = lighting;
+        let (mode, hold, lease, fail_safe, interval, frozen) = lighting;
         settings.lighting.mode = mode;
         settings.lighting.hold = Duration::from_millis(hold);
         settings.lighting.lease = lease;
         settings.lighting.fail_safe = fail_safe;
         settings.lighting.interval = Duration::from_millis(interval);
+        settings.lighting.frozen_after = Duration::from_millis(frozen);
         let (qos, confirm, window, replay_rate, batch, jitter, durable) = delivery;
         settings.delivery.qos = qos;
         settings.delivery.confirm = confirm;
@@ -167,7 +206,10 @@ fn rules() -> impl Strategy<Value = Settings> {
         settings.delivery.replay_jitter = Duration::from_millis(jitter);
         settings.delivery.durable_within = Duration::from_millis(durable);
         settings.telemetry.keep = keep;
-        settings.commands.order = Order::Latest;
+        let (order, gap_wait, accept_retained) = commands;
+        settings.commands.order = order;
+        settings.commands.gap_wait = Duration::from_millis(gap_wait);
+        settings.commands.accept_retained = accept_retained;
         settings
     })
 }
@@ -199,6 +241,8 @@ fn happen(world: &mut World, happening: &Happening, fresh: &mut u64) {
             world.sensor_hangs = false;
             world.light = world.light.or(Some(400.0));
         }
+        Happening::LedFails => world.led_good = false,
+        Happening::LedHeals => world.led_good = true,
         Happening::CablePulled => world.pull_cable(),
         Happening::CableBack => world.mend_cable(),
         Happening::Flaps { times, ms } => {
@@ -226,10 +270,13 @@ fn happen(world: &mut World, happening: &Happening, fresh: &mut u64) {
         }
         Happening::Server(alive) => world.server = *alive,
         Happening::Acks(acks) => world.acks = *acks,
-        Happening::ServerStatus(alive) => {
+        Happening::ServerStatus { alive, retained } => {
             let text: &[u8] = if *alive { b"online" } else { b"offline" };
             if world.is_linked() {
-                world.input(Input::ServerStatus(text.to_vec()));
+                world.input(Input::ServerStatus {
+                    payload: text.to_vec(),
+                    retained: *retained,
+                });
             }
         }
         Happening::Command(sent) => {
@@ -241,9 +288,12 @@ fn happen(world: &mut World, happening: &Happening, fresh: &mut u64) {
 
 fn send(world: &mut World, sent: &Sent, fresh: u64) {
     match sent {
-        Sent::Fresh { led_on, lease } => {
+        Sent::Fresh { led_on, lease, seq } => {
             let lease = lease.map_or(String::new(), |lease| format!(r#","lease":"{lease}s""#));
-            world.command(&format!(r#"{{"led_on":{led_on},"id":"f{fresh}"{lease}}}"#));
+            let seq = seq.map_or(String::new(), |seq| format!(r#","seq":{seq}"#));
+            world.command(&format!(
+                r#"{{"led_on":{led_on},"id":"f{fresh}"{lease}{seq}}}"#
+            ));
         }
         Sent::Named { led_on, name } => {
             world.command(&format!(r#"{{"led_on":{led_on},"id":"n{name}"}}"#));
@@ -256,11 +306,24 @@ fn send(world: &mut World, sent: &Sent, fresh: u64) {
             let payload = format!(r#"{{"led_on":{led_on}}}"#);
             world.command_bytes(payload.into_bytes(), true);
         }
-        Sent::Rules { mode, on_below } => {
-            let off_above = on_below + 50;
-            world.command(&format!(
-                r#"{{"command":"set","mode":"{mode}","on_below":{on_below},"off_above":{off_above}}}"#
-            ));
+        Sent::Rules {
+            mode,
+            on_below,
+            interval_ms,
+            persist,
+        } => {
+            let mut set = serde_json::json!({"command": "set", "persist": persist});
+            if let Some(mode) = mode {
+                set["mode"] = (*mode).into();
+            }
+            if let Some(on_below) = on_below {
+                set["on_below"] = (*on_below).into();
+                set["off_above"] = (on_below + 50).into();
+            }
+            if let Some(ms) = interval_ms {
+                set["interval"] = format!("{ms}ms").into();
+            }
+            world.command(&set.to_string());
         }
         Sent::ReadNow => world.command(r#"{"command":"read-now"}"#),
         Sent::Garbage(bytes) => world.command_bytes(bytes.clone(), false),
@@ -272,6 +335,7 @@ fn send(world: &mut World, sent: &Sent, fresh: u64) {
 fn heal(world: &mut World) {
     world.light = world.light.or(Some(400.0));
     world.sensor_hangs = false;
+    world.led_good = true;
     world.broker_mute = false;
     world.latency = Duration::from_millis(5);
     world.disk_good(true);
@@ -287,7 +351,7 @@ fn heal(world: &mut World) {
     }
 }
 
-fn check(world: &World) -> Result<(), TestCaseError> {
+fn check(world: &World, settings: &Settings) -> Result<(), TestCaseError> {
     drained(world)?;
     nothing_is_missing(world)?;
     window_is_kept(world)?;
@@ -295,8 +359,15 @@ fn check(world: &World) -> Result<(), TestCaseError> {
     history_is_in_order(world)?;
     duplicates_are_explained(world)?;
     times_are_possible(world)?;
-    led_never_waits(world)?;
-    led_changes_are_told(world)
+    led_is_as_wanted(world)?;
+    let changes = led_never_waits(world, settings)?;
+    led_changes_are_told(world, &changes)
+}
+
+/// One that could not be switched is switched when it can be.
+fn led_is_as_wanted(world: &World) -> Result<(), TestCaseError> {
+    prop_assert_eq!(world.led_on, world.led_wanted);
+    Ok(())
 }
 
 fn drained(world: &World) -> Result<(), TestCaseError> {
@@ -407,17 +478,25 @@ fn times_are_possible(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// After every input the LED is what the model says, whatever else went on.
-fn led_never_waits(world: &World) -> Result<(), TestCaseError> {
-    let mut model = Model::new(
-        &world.settings,
-        world.trace.first().is_some_and(|step| step.led_on),
-    );
+/// A change of the LED: what it became, who decided, why.
+type Told = (bool, &'static str, String);
+
+/// After every input the LED is what the model says, whatever else went on. Gives back the changes of
+/// each life.
+fn led_never_waits(world: &World, settings: &Settings) -> Result<Vec<Vec<Told>>, TestCaseError> {
+    let mut model = Model::new(settings, false, Duration::from_secs(100), None);
+    let mut lives = Vec::new();
     for (place, step) in world.trace.iter().enumerate() {
-        model.step(step, &world.settings);
+        if step.input.is_none() {
+            lives.push(std::mem::take(&mut model.changes));
+            let (kept, now) = (model.kept.take(), step.now.boot);
+            model = Model::new(settings, step.led_wanted, now, kept);
+        } else {
+            model.step(step, settings);
+        }
         prop_assert_eq!(
             model.led_on,
-            step.led_on,
+            step.led_wanted,
             "at step {}: {:?} {:?}\n{:#?}",
             place,
             step,
@@ -425,118 +504,146 @@ fn led_never_waits(world: &World) -> Result<(), TestCaseError> {
             &world.trace[place.saturating_sub(6)..place]
         );
     }
-    Ok(())
+    lives.push(model.changes);
+    Ok(lives)
 }
 
-/// Each change of the LED is told by one event, in order.
-fn led_changes_are_told(world: &World) -> Result<(), TestCaseError> {
-    let mut told: BTreeMap<(&str, u64), bool> = BTreeMap::new();
+/// Each change of the LED is told by one event, in order, with who decided and why.
+fn led_changes_are_told(world: &World, lives: &[Vec<Told>]) -> Result<(), TestCaseError> {
+    let mut told: BTreeMap<(&str, u64), &Value> = BTreeMap::new();
     for (key, received) in keys(world) {
         if received.value["event"] == "led" {
-            told.insert(key, received.value["led_on"] == true);
+            told.insert(key, &received.value);
         }
     }
     let runs = world.ended.iter().map(|ended| (ended.run, ended.clean));
-    for (run, clean) in runs.chain([(world.run, true)]) {
+    for ((run, clean), changes) in runs.chain([(world.run, true)]).zip(lives) {
         if !clean || !world.lost(run).is_empty() {
             continue;
         }
         let name = run.to_string();
-        let told: Vec<bool> = told
+        let told: Vec<Value> = told
             .iter()
             .filter(|((of, _), _)| *of == name)
-            .map(|(_, led_on)| *led_on)
+            .map(|(_, event)| serde_json::json!([event["led_on"], event["by"], event["why"]]))
             .collect();
-        let changed: Vec<bool> = world
-            .led_changes
+        let changes: Vec<Value> = changes
             .iter()
-            .filter(|(of, _)| *of == run)
-            .map(|(_, led_on)| *led_on)
+            .map(|(led_on, by, why)| serde_json::json!([led_on, by, why]))
             .collect();
-        prop_assert_eq!(told, changed, "LED changes of {}", name);
+        prop_assert_eq!(told, changes, "LED changes of {}", name);
     }
     Ok(())
+}
+
+/// What a `set` may change: mode, thresholds, interval.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    mode: Mode,
+    on_below: f64,
+    off_above: f64,
+    interval: Duration,
+}
+
+/// The server's word: what, why, its lease, and until when it holds.
+#[derive(Debug, Clone)]
+struct Word {
+    led_on: bool,
+    why: String,
+    lease: Lease,
+    until: Option<Duration>,
 }
 
 /// The rules for the LED, told a second time and in another way.
 #[derive(Debug)]
 struct Model {
     led_on: bool,
+    changes: Vec<Told>,
     changed_at: Option<Duration>,
-    mode: Mode,
-    on_below: f64,
-    off_above: f64,
-    /// The server's word, its lease, and until when it holds.
-    word: Option<(bool, Lease, Option<Duration>)>,
+    rules: Rules,
+    kept: Option<Rules>,
+    /// Rules on their way to the disk, and not before when.
+    to_keep: Option<Rules>,
+    keep_at: Duration,
+    word: Option<Word>,
     light: Option<f64>,
+    moved_at: Duration,
     failures: u32,
     last_good: Duration,
     faulty: bool,
     ids: BTreeSet<String>,
     settling: Option<(Duration, Duration)>,
-    waiting: Option<(Value, Duration)>,
+    /// Commands that wait: the newest while settling, or those behind a hole.
+    waiting: Vec<Value>,
+    hole_until: Option<Duration>,
+    /// The number of the last one obeyed.
+    last: Option<i64>,
     stopping: bool,
 }
 
 impl Model {
-    fn new(settings: &Settings, led_on: bool) -> Self {
+    fn new(settings: &Settings, led_on: bool, now: Duration, kept: Option<Rules>) -> Self {
+        let lighting = &settings.lighting;
         Self {
             led_on,
+            changes: Vec::new(),
             changed_at: None,
-            mode: settings.lighting.mode,
-            on_below: settings.lighting.on_below,
-            off_above: settings.lighting.off_above,
+            rules: kept.unwrap_or(Rules {
+                mode: lighting.mode,
+                on_below: lighting.on_below,
+                off_above: lighting.off_above,
+                interval: lighting.interval,
+            }),
+            kept,
+            to_keep: None,
+            keep_at: now,
             word: None,
             light: None,
+            moved_at: now,
             failures: 0,
-            last_good: Duration::from_secs(100),
+            last_good: now,
             faulty: false,
             ids: BTreeSet::new(),
             settling: None,
-            waiting: None,
+            waiting: Vec::new(),
+            hole_until: None,
+            last: None,
             stopping: false,
         }
     }
 
     fn step(&mut self, step: &Step, settings: &Settings) {
         let now = step.now.boot;
-        let Some(input) = &step.input else {
-            let led_on = self.led_on;
-            *self = Self::new(settings, led_on);
-            self.last_good = now;
+        let Some(input) = step.input.as_ref().filter(|_| !self.stopping) else {
             return;
         };
-        if self.stopping {
-            return;
-        }
         self.decide(now, settings);
         match input {
-            Input::Read(light) => {
-                self.light = Some(*light);
-                self.failures = 0;
-                self.last_good = now;
-                self.faulty = false;
-            }
+            Input::Read(light) => self.read(*light, now, settings),
             Input::ReadFailed(_) => self.failures += 1,
             Input::LinkUp => {
-                self.settling = Some((
-                    now + Duration::from_millis(250),
-                    now + Duration::from_secs(1),
-                ));
+                self.settling = Some((now + ms(250), now + ms(1_000)));
             }
-            Input::LinkDown { .. } if matches!(self.word, Some((_, Lease::WhileLinked, _))) => {
-                self.let_go();
+            Input::LinkDown { .. } => {
+                let linked = |word: &Word| word.lease == Lease::WhileLinked;
+                if self.word.as_ref().is_some_and(linked) {
+                    self.let_go();
+                }
             }
             Input::BacklogOpened(opened) => self.ids.extend(opened.command_ids.iter().cloned()),
             Input::ServerAcked(_) => self.server_alive(now),
-            Input::ServerStatus(status) if status == b"offline" => self.let_go(),
-            Input::ServerStatus(_) => self.server_alive(now),
-            Input::CommandReceived {
-                payload,
-                retained: false,
-            } => self.command(payload, step, settings),
+            Input::ServerStatus { retained: true, .. } => {}
+            Input::ServerStatus { payload, .. } if payload == b"offline" => self.let_go(),
+            Input::ServerStatus { .. } => self.server_alive(now),
+            Input::CommandReceived { payload, retained } => {
+                self.command(payload, *retained, step, settings);
+            }
             Input::ShutdownAsked => self.stopping = true,
             _ => {}
+        }
+        if (now >= self.keep_at || self.stopping) && self.to_keep.is_some() {
+            self.kept = self.to_keep.take();
+            self.keep_at = now + Duration::from_secs(5);
         }
         if !self.stopping {
             self.decide(now, settings);
@@ -545,73 +652,167 @@ impl Model {
         }
     }
 
-    fn command(&mut self, payload: &[u8], step: &Step, settings: &Settings) {
+    fn read(&mut self, light: f64, now: Duration, settings: &Settings) {
+        if self.light != Some(light) {
+            self.moved_at = now;
+        }
+        self.light = Some(light);
+        self.failures = 0;
+        self.last_good = now;
+        let frozen_after = settings.lighting.frozen_after;
+        self.faulty = frozen_after > Duration::ZERO && now - self.moved_at >= frozen_after;
+    }
+
+    fn command(&mut self, payload: &[u8], retained: bool, step: &Step, settings: &Settings) {
         let Ok(value) = serde_json::from_slice::<Value>(payload) else {
             return;
         };
         let text = |key: &str| value[key].as_str().map(str::to_owned);
         let odd = value["lease"] == "-1s" || value["id"] == "";
+        let refused = retained && !settings.commands.accept_retained;
         let id = text("id");
-        if odd || id.as_ref().is_some_and(|id| self.ids.contains(id)) {
+        if odd || refused || id.as_ref().is_some_and(|id| self.ids.contains(id)) {
             return;
         }
-        let expires_at = text("expires_at");
-        if expires_at.as_ref().is_some_and(|at| expired(at, step)) {
+        if expired(&value, step) {
             return;
         }
-        if expires_at.is_some() && !step.clock_known && self.settling.is_some() {
+        let waited = retained || self.settling.is_some();
+        if text("expires_at").is_some() && !step.clock_known && waited {
             return;
         }
         let is_command = value["led_on"].is_boolean() && value["command"].is_null();
         if is_command {
             self.ids.extend(id);
-            match &mut self.settling {
-                Some((until, by)) => {
-                    *until = (step.now.boot + Duration::from_millis(250)).min(*by);
-                    self.waiting = Some((value, step.now.boot));
-                }
-                None => self.obey(&value, step.now.boot, settings),
+            match settings.commands.order {
+                Order::Latest => self.latest(value, step, settings),
+                Order::Sequence => self.sequence(value, step, settings),
             }
-        } else if value["led_on"].is_null()
-            && matches!(
-                value["command"].as_str(),
-                Some("set" | "read-now" | "reboot")
-            )
-        {
-            self.server_alive(step.now.boot);
-            let low = value["on_below"].as_f64().unwrap_or(self.on_below);
-            let high = value["off_above"].as_f64().unwrap_or(self.off_above);
-            if value["command"] == "set" && low <= high {
-                (self.on_below, self.off_above) = (low, high);
-                self.mode = match value["mode"].as_str() {
-                    Some("auto") => Mode::Auto,
-                    Some("local") => Mode::Local,
-                    Some("remote") => Mode::Remote,
-                    _ => self.mode,
-                };
+        } else if value["led_on"].is_null() {
+            match value["command"].as_str() {
+                Some("set") => self.set(&value, step.now.boot),
+                Some("read-now" | "reboot") => self.server_alive(step.now.boot),
+                _ => {}
             }
         }
     }
 
-    /// What waited at the broker settles: the newest counts.
+    fn set(&mut self, value: &Value, now: Duration) {
+        let wishes = ["mode", "on_below", "off_above", "interval"];
+        if wishes.iter().all(|wish| value[wish].is_null()) {
+            return;
+        }
+        self.server_alive(now);
+        let old = self.rules;
+        let interval = value["interval"]
+            .as_str()
+            .and_then(|text| text.strip_suffix("ms")?.parse().ok())
+            .map_or(old.interval, ms);
+        let new = Rules {
+            mode: match value["mode"].as_str() {
+                Some("auto") => Mode::Auto,
+                Some("local") => Mode::Local,
+                Some("remote") => Mode::Remote,
+                _ => old.mode,
+            },
+            on_below: value["on_below"].as_f64().unwrap_or(old.on_below),
+            off_above: value["off_above"].as_f64().unwrap_or(old.off_above),
+            interval,
+        };
+        if new.on_below > new.off_above || interval < ms(10) {
+            return;
+        }
+        if interval != old.interval {
+            self.last_good = now;
+        }
+        self.rules = new;
+        if value["persist"] == true {
+            self.to_keep = Some(new);
+        }
+    }
+
+    fn latest(&mut self, value: Value, step: &Step, settings: &Settings) {
+        let now = step.now.boot;
+        let Some((until, by)) = &mut self.settling else {
+            return self.obey_unless_late(&value, step, settings);
+        };
+        if now < *until {
+            *until = (now + ms(250)).min(*by);
+        }
+        match self.waiting.pop() {
+            Some(other) if is_before(&value, other["seq"].as_i64()) => self.waiting.push(other),
+            _ => self.waiting.push(value),
+        }
+    }
+
+    fn obey_unless_late(&mut self, value: &Value, step: &Step, settings: &Settings) {
+        if !is_before(value, self.last) && !expired(value, step) {
+            self.last = value["seq"].as_i64();
+            self.obey(value, step.now.boot, settings);
+        }
+    }
+
+    fn sequence(&mut self, value: Value, step: &Step, settings: &Settings) {
+        let now = step.now.boot;
+        let Some(seq) = value["seq"].as_i64() else {
+            return self.obey(&value, now, settings);
+        };
+        let next = self.last.map_or(seq, |last| last + 1);
+        if seq < next || self.waiting.iter().any(|other| other["seq"] == seq) {
+            return;
+        }
+        self.waiting.push(value);
+        self.waiting.sort_by_key(|other| other["seq"].as_i64());
+        if seq == next {
+            self.obey_run(step, settings);
+        }
+        if !self.waiting.is_empty() {
+            let gap = settings.commands.gap_wait;
+            self.hole_until = self.hole_until.or(Some(now + gap));
+        }
+    }
+
+    fn obey_run(&mut self, step: &Step, settings: &Settings) {
+        while let Some(seq) = self.waiting.first().and_then(|first| first["seq"].as_i64()) {
+            if self.last.is_some_and(|last| last + 1 != seq) {
+                return;
+            }
+            let value = self.waiting.remove(0);
+            self.last = Some(seq);
+            if !expired(&value, step) {
+                self.obey(&value, step.now.boot, settings);
+            }
+        }
+        self.hole_until = None;
+    }
+
+    /// What waited at the broker settles: the newest counts. A hole that stays is passed.
     fn settle(&mut self, step: &Step, settings: &Settings) {
         let now = step.now.boot;
         if self.settling.is_some_and(|(until, _)| now >= until) {
             self.settling = None;
-            if let Some((value, _)) = self.waiting.take() {
-                let too_late = value["expires_at"]
-                    .as_str()
-                    .is_some_and(|at| expired(at, step));
-                if !too_late {
-                    self.obey(&value, now, settings);
-                }
+            if settings.commands.order == Order::Latest
+                && let Some(value) = self.waiting.pop()
+            {
+                self.obey_unless_late(&value, step, settings);
+            }
+        }
+        if self.hole_until.is_some_and(|until| now >= until) {
+            self.hole_until = None;
+            let first = self.waiting.first().and_then(|first| first["seq"].as_i64());
+            if self.last.is_some() {
+                self.last = first.map(|first| first - 1);
+            }
+            self.obey_run(step, settings);
+            if !self.waiting.is_empty() {
+                self.hole_until = Some(now + settings.commands.gap_wait);
             }
         }
     }
 
     fn obey(&mut self, value: &Value, now: Duration, settings: &Settings) {
         self.server_alive(now);
-        if self.mode == Mode::Local {
+        if self.rules.mode == Mode::Local {
             return;
         }
         let own = value["lease"]
@@ -619,18 +820,30 @@ impl Model {
             .and_then(|lease| lease.strip_suffix('s')?.parse().ok())
             .map(|seconds| Lease::For(Duration::from_secs(seconds)));
         let lease = own.unwrap_or(settings.lighting.lease);
-        self.word = Some((value["led_on"] == true, lease, end(lease, now)));
+        self.word = Some(Word {
+            led_on: value["led_on"] == true,
+            why: match value["id"].as_str() {
+                Some(id) => format!("command {id}"),
+                None => "command".into(),
+            },
+            lease,
+            until: end(lease, now),
+        });
+        self.decide(now, settings);
     }
 
     /// The server's word holds no more, but in mode `remote`, where nobody else decides.
     fn let_go(&mut self) {
-        if self.mode != Mode::Remote {
-            self.word = None;
+        if self.rules.mode == Mode::Remote {
+            return;
+        }
+        if self.word.take().is_some() && self.rules.mode == Mode::Auto {
+            self.last = None;
         }
     }
 
     fn server_alive(&mut self, now: Duration) {
-        if let Some((_, lease, until)) = &mut self.word
+        if let Some(Word { lease, until, .. }) = &mut self.word
             && until.is_none_or(|until| now < until)
         {
             *until = end(*lease, now);
@@ -638,36 +851,66 @@ impl Model {
     }
 
     fn decide(&mut self, now: Duration, settings: &Settings) {
-        let over = |until: Option<Duration>| until.is_some_and(|until| now >= until);
-        if self.mode != Mode::Remote && self.word.is_some_and(|(_, _, until)| over(until)) {
-            self.word = None;
+        let until = self.word.as_ref().and_then(|word| word.until);
+        if until.is_some_and(|until| now >= until) {
+            self.let_go();
         }
-        let silent = now >= self.last_good + 3 * settings.lighting.interval;
+        let silent = now >= self.last_good + 3 * self.rules.interval;
         self.faulty |= self.failures >= 3 || silent;
-        let word = match self.mode {
-            Mode::Local => None,
-            Mode::Auto | Mode::Remote => self.word.map(|(led_on, ..)| led_on),
-        };
-        let held = self
-            .changed_at
-            .is_some_and(|at| now < at + settings.lighting.hold);
-        let led_on = match (word, self.light) {
-            (Some(led_on), _) => led_on,
-            (None, _) if self.mode == Mode::Remote => self.led_on,
-            (None, _) if self.faulty => match settings.lighting.fail_safe {
-                FailSafe::On => true,
-                FailSafe::Off => false,
-                FailSafe::Keep => self.led_on,
-            },
-            (None, Some(light)) if !held && light < self.on_below => true,
-            (None, Some(light)) if !held && light > self.off_above => false,
-            _ => self.led_on,
+        let Some((led_on, by, why)) = self.wanted(now, settings) else {
+            return;
         };
         if led_on != self.led_on {
             self.led_on = led_on;
             self.changed_at = Some(now);
+            self.changes.push((led_on, by, why));
         }
     }
+
+    fn wanted(&self, now: Duration, settings: &Settings) -> Option<Told> {
+        let Rules {
+            mode,
+            on_below,
+            off_above,
+            ..
+        } = self.rules;
+        if mode != Mode::Local
+            && let Some(word) = &self.word
+        {
+            return Some((word.led_on, "remote", word.why.clone()));
+        }
+        if mode == Mode::Remote {
+            return None;
+        }
+        if self.faulty {
+            let led_on = match settings.lighting.fail_safe {
+                FailSafe::On => true,
+                FailSafe::Off => false,
+                FailSafe::Keep => self.led_on,
+            };
+            let why = "the sensor is not to be trusted and no command holds";
+            return Some((led_on, "fail-safe", why.into()));
+        }
+        let hold = settings.lighting.hold;
+        let light = self.light?;
+        if self.changed_at.is_some_and(|at| now < at + hold) {
+            return None;
+        }
+        if light < on_below {
+            let why = format!("light {light} is below {on_below}");
+            return Some((true, "fallback", why));
+        }
+        let why = format!("light {light} is above {off_above}");
+        (light > off_above).then_some((false, "fallback", why))
+    }
+}
+
+fn is_before(value: &Value, other: Option<i64>) -> bool {
+    matches!((value["seq"].as_i64(), other), (Some(own), Some(other)) if own < other)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
 }
 
 fn end(lease: Lease, now: Duration) -> Option<Duration> {
@@ -677,9 +920,10 @@ fn end(lease: Lease, now: Duration) -> Option<Duration> {
     }
 }
 
-fn expired(at: &str, step: &Step) -> bool {
-    at.parse::<jiff::Timestamp>()
-        .is_ok_and(|at| at.as_millisecond() <= step.now.wall_ms)
+fn expired(value: &Value, step: &Step) -> bool {
+    let at = value["expires_at"].as_str();
+    at.and_then(|at| at.parse::<jiff::Timestamp>().ok())
+        .is_some_and(|at| at.as_millisecond() <= step.now.wall_ms)
 }
 
 proptest! {
@@ -693,7 +937,7 @@ proptest! {
     fn every_promise_holds_whatever_happens(settings in rules(), schedule in schedule()) {
         let mut world = play(&settings, &schedule);
         heal(&mut world);
-        check(&world)?;
+        check(&world, &settings)?;
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Finding;
 use super::machine::pi;
-use crate::by_hand::{exit_of, exit_of_pi};
+use crate::by_hand::{exit_of, exit_of_pi, plain};
 use crate::cli::Exit;
 use crate::config::{self, Config, LedDriver};
 use crate::io::pi::line;
@@ -131,8 +131,9 @@ pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
             Some(light) => Finding::ok(
                 "sensor",
                 format!(
-                    "{}: {light}{unit}, read by the running nightlight",
-                    driver.name()
+                    "{}: {}{unit}, read by the running nightlight",
+                    driver.name(),
+                    plain(light)
                 ),
             ),
             None => Finding::fail(
@@ -149,8 +150,9 @@ pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
         Ok(light) => Finding::ok(
             "sensor",
             format!(
-                "{}: {light:.2}{unit}, in {} ms",
+                "{}: {}{unit}, in {} ms",
                 driver.name(),
+                plain(light),
                 begun.elapsed().as_millis()
             ),
         ),

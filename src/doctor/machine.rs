@@ -38,6 +38,47 @@ pub fn examine() -> Vec<Finding> {
     vec![model, Finding::ok("system", system)]
 }
 
+/// Who asks, and whether they may use buses and pins: these belong to two groups on Raspberry Pi OS.
+pub fn user() -> Vec<Finding> {
+    let id = rustix::process::geteuid().as_raw();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = name_of(&passwd, id).unwrap_or_else(|| format!("user {id}"));
+    if id == 0 {
+        return vec![Finding::ok("user", format!("{name}, who may do all"))];
+    }
+    let file = fs::read_to_string("/etc/group").unwrap_or_default();
+    let mine = rustix::process::getgroups().unwrap_or_default();
+    let mine: Vec<_> = mine
+        .iter()
+        .filter_map(|group| name_of(&file, group.as_raw()))
+        .collect();
+    let missing: Vec<_> = ["i2c", "gpio"]
+        .into_iter()
+        .filter(|group| !mine.iter().any(|it| it == group))
+        .collect();
+    vec![if missing.is_empty() {
+        Finding::ok("user", format!("{name}, in the groups i2c and gpio"))
+    } else if pi().is_some() {
+        let missing = missing.join(",");
+        Finding::warn(
+            "user",
+            format!("{name}, not in: {missing}"),
+            format!("`sudo usermod -aG {missing} {name}`, and log in again"),
+        )
+    } else {
+        Finding::ok("user", name)
+    }]
+}
+
+/// The name of a user or group in the text of /etc/passwd or /etc/group.
+fn name_of(file: &str, id: u32) -> Option<String> {
+    file.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+    })
+}
+
 /// Whether the wall clock is right, as far as the kernel knows.
 pub fn clock() -> Vec<Finding> {
     let now = Clock::new().now();
@@ -66,6 +107,14 @@ fn os_name(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_and_groups_are_found_by_their_number() {
+        let group = "root:x:0:\ngpio:x:997:pi,nightlight\nbroken\ni2c:x:998:\n";
+        assert_eq!(name_of(group, 997).as_deref(), Some("gpio"));
+        assert_eq!(name_of(group, 998).as_deref(), Some("i2c"));
+        assert_eq!(name_of(group, 5), None);
+    }
 
     #[test]
     fn the_system_names_itself() {

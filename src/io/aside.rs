@@ -13,7 +13,7 @@ const FILE: &str = "refused.jsonl";
 const LARGE: u64 = 1024 * 1024;
 
 /// Where refused records are kept.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Aside {
     path: PathBuf,
 }

@@ -1,28 +1,31 @@
 //! The link: one MQTT session with the broker, over rumqttc.
 //!
-//! Each try to connect gets a fresh client and event loop, and each session its own pairing of
+//! Each try to connect gets a fresh socket and protocol state, and each session its own pairing of
 //! publications with packet ids: nothing outlives a connection, so no late acknowledgement can be taken
 //! for another. What was in flight when a session ends is the pure half's to publish again.
 //! It does not wait or try again by itself; `daemon.rs` asks for a session and hands on what it says.
 
+mod dial;
+mod exchange;
 pub mod knock;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use exchange::Exchange;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions,
-    NetworkOptions, Outgoing, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
-    TlsConfiguration, Transport,
+    ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions, Outgoing, Publish,
+    QoS, Request, StateError, Subscribe, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
+    Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -32,10 +35,6 @@ use crate::logic::delivery::{CONTROL_ROOM, Message, Topic};
 
 /// Name, TCP, TLS and CONNACK together may take so long; a Pi Zero needs seconds for TLS alone.
 pub(crate) const CONNECT_TIMEOUT: u64 = 20;
-/// Larger packets from the broker end the session.
-const MAX_INCOMING: usize = 4 * 1024 * 1024;
-/// Larger packets are not sent; a batch of records is far below.
-const MAX_OUTGOING: usize = 256 * 1024;
 /// Room for subscriptions and the like beside the publications in flight.
 const SPARE: usize = 48;
 /// Without any event for so many keep-alives the peer is dead, whatever TCP says.
@@ -74,34 +73,18 @@ impl Link {
     /// A file of the configuration cannot be read, in words.
     pub fn connect(&mut self) -> Result<Session, String> {
         let options = self.options()?;
-        let capacity = self.window + CONTROL_ROOM + SPARE;
-        let (client, mut event_loop) = AsyncClient::new(options, capacity);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECT_TIMEOUT);
-        event_loop.set_network_options(network);
-        let (sender, events) = mpsc::channel(64);
-        // Polling is not cancel-safe: the event loop lives and dies in a task of its own.
-        let task = tokio::spawn(async move {
-            loop {
-                let event = event_loop.poll().await;
-                let over = event.is_err();
-                if sender.send(event).await.is_err() || over {
-                    break;
-                }
-            }
-        });
+        let host = bare_host(&self.broker).to_owned();
+        let patience = Duration::from_secs(CONNECT_TIMEOUT);
+        let opening = Exchange::open(host, self.broker.port, options, patience);
         Ok(Session {
-            client,
-            events,
-            task,
+            stage: Stage::Opening(Box::pin(opening)),
             topics: self.topics.clone(),
             server_status: self.server_status.clone(),
             on_the_way: VecDeque::new(),
             in_flight: HashMap::new(),
+            unwritten: VecDeque::new(),
             last_event: Instant::now(),
-            dead_after: self.broker.keep_alive.mul_f64(DEAD_AFTER)
-                + Duration::from_secs(CONNECT_TIMEOUT),
+            dead_after: self.broker.keep_alive.mul_f64(DEAD_AFTER) + patience,
             failed: None,
         })
     }
@@ -119,7 +102,6 @@ impl Link {
         // At QoS 2 a kept session would remember packet ids that a fresh client uses anew.
         options.set_clean_session(self.qos == 2 || self.start_clean);
         options.set_inflight((self.window + CONTROL_ROOM + SPARE) as u16);
-        options.set_max_packet_size(MAX_INCOMING, MAX_OUTGOING);
         options.set_last_will(LastWill::new(
             self.topics.status.clone(),
             "offline",
@@ -138,9 +120,8 @@ pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
     let Broker {
         scheme, host, port, ..
     } = broker;
-    let bare_host = host.trim_start_matches('[').trim_end_matches(']');
     let address = match scheme {
-        Scheme::Mqtt | Scheme::Mqtts => bare_host.to_owned(),
+        Scheme::Mqtt | Scheme::Mqtts => bare_host(broker).to_owned(),
         Scheme::Ws => format!("ws://{host}:{port}{}", broker.path),
         Scheme::Wss => format!("wss://{host}:{port}{}", broker.path),
     };
@@ -162,41 +143,47 @@ pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
     Ok(options)
 }
 
+/// An IPv6 address without its brackets.
+fn bare_host(broker: &Broker) -> &str {
+    broker.host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// What rumqttc says of a packet over the limit, in its own words.
 const TOO_LARGE: &str = "ayload size limit exceeded";
 
 /// One session, or the try to make one.
-#[derive(Debug)]
 pub struct Session {
-    client: AsyncClient,
-    events: mpsc::Receiver<Result<Event, ConnectionError>>,
-    task: JoinHandle<()>,
+    stage: Stage,
     topics: Topics,
     server_status: Option<String>,
-    /// Tokens handed to the client that have no packet id yet, in order.
+    /// Tokens of publications that have no packet id yet, in order.
     on_the_way: VecDeque<u64>,
     in_flight: HashMap<u16, u64>,
+    /// Tokens at QoS 0, confirmed when the network has what was taken.
+    unwritten: VecDeque<u64>,
     last_event: Instant,
     dead_after: Duration,
     failed: Option<String>,
 }
 
+enum Stage {
+    Opening(Pin<Box<dyn Future<Output = Result<Exchange, ConnectionError>> + Send>>),
+    Open(Exchange),
+    Over,
+}
+
 impl Session {
-    /// Hands a publication to the client; never waits.
+    /// Takes a publication; it goes out with the next [`Session::next`].
     pub fn publish(&mut self, message: Message) {
         let qos = match message.qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,
         };
-        let topic = self.topic(message.topic).to_owned();
-        let result = self
-            .client
-            .try_publish(topic, qos, message.retain, message.payload);
-        match result {
-            Ok(()) => self.on_the_way.push_back(message.token),
-            Err(error) => self.failed = Some(format!("a publication was not taken: {error}")),
-        }
+        let mut publish = Publish::new(self.topic(message.topic), qos, message.payload);
+        publish.retain = message.retain;
+        self.on_the_way.push_back(message.token);
+        self.send(Request::Publish(publish), "a publication was not taken");
     }
 
     /// What happens next on the link. Cancel-safe. After a `LinkDown` the session is over.
@@ -209,54 +196,63 @@ impl Session {
                 };
             }
             let dead_at = self.last_event + self.dead_after;
-            let event = match tokio::time::timeout_at(dead_at, self.events.recv()).await {
-                Err(_) => return self.over("nothing was heard from the broker".into(), false),
-                Ok(None) => return self.over("the session ended".into(), false),
-                Ok(Some(Err(error))) => {
-                    let refused = is_refusal(&error);
-                    return self.over(in_words(&error), refused);
+            let event = match &mut self.stage {
+                Stage::Opening(opening) => match opening.await {
+                    Ok(exchange) => {
+                        self.stage = Stage::Open(exchange);
+                        self.last_event = Instant::now();
+                        self.subscribe();
+                        return Input::LinkUp;
+                    }
+                    Err(error) => return self.over(in_words(&error), is_refusal(&error)),
+                },
+                Stage::Open(exchange) => {
+                    if exchange.is_written()
+                        && let Some(token) = self.unwritten.pop_front()
+                    {
+                        return Input::Acked(token);
+                    }
+                    match tokio::time::timeout_at(dead_at, exchange.next()).await {
+                        Err(_) => {
+                            return self.over("nothing was heard from the broker".into(), false);
+                        }
+                        Ok(Err(error)) => return self.over(in_words(&error), is_refusal(&error)),
+                        Ok(Ok(event)) => event,
+                    }
                 }
-                Ok(Some(Ok(event))) => event,
+                Stage::Over => return self.over("the session ended".into(), false),
             };
-            self.last_event = Instant::now();
-            if let Some(input) = self.translate(event) {
+            if let Some(input) = event.and_then(|event| self.translate(event)) {
                 return input;
             }
         }
     }
 
     /// Says goodbye, so that the broker does not publish the last will, and ends.
-    pub async fn close(mut self) {
-        if self.client.try_disconnect().is_ok() {
-            let farewell = async {
-                while let Some(Ok(event)) = self.events.recv().await {
-                    if event == Event::Outgoing(Outgoing::Disconnect) {
-                        break;
-                    }
-                }
-            };
+    pub async fn close(self) {
+        if let Stage::Open(exchange) = self.stage {
             // The broker is about to be left; whether it heard so makes no difference here.
-            let _ = tokio::time::timeout(GOODBYE, farewell).await;
+            let _ = tokio::time::timeout(GOODBYE, exchange.close()).await;
         }
     }
 
     fn over(&mut self, why: String, refused: bool) -> Input {
         self.failed = Some(why.clone());
+        self.stage = Stage::Over;
         Input::LinkDown { why, refused }
     }
 
     fn translate(&mut self, event: Event) -> Option<Input> {
+        if let Event::Incoming(_) = event {
+            self.last_event = Instant::now();
+        }
         match event {
-            Event::Incoming(Incoming::ConnAck(_)) => {
-                self.subscribe();
-                Some(Input::LinkUp)
-            }
             Event::Outgoing(Outgoing::Publish(pkid)) => {
                 let token = self.on_the_way.pop_front()?;
-                if pkid == 0 {
-                    return Some(Input::Acked(token));
+                match pkid {
+                    0 => self.unwritten.push_back(token),
+                    _ => drop(self.in_flight.insert(pkid, token)),
                 }
-                self.in_flight.insert(pkid, token);
                 None
             }
             Event::Incoming(Incoming::PubAck(ack)) => {
@@ -275,13 +271,13 @@ impl Session {
             }
             Event::Incoming(Incoming::Publish(publish)) => {
                 let payload = publish.payload.to_vec();
+                let retained = publish.retain;
                 if publish.topic == self.topics.commands {
-                    let retained = publish.retain;
                     Some(Input::CommandReceived { payload, retained })
                 } else if publish.topic == self.topics.acks {
                     Some(Input::ServerAcked(payload))
                 } else if self.server_status.as_ref() == Some(&publish.topic) {
-                    Some(Input::ServerStatus(payload))
+                    Some(Input::ServerStatus { payload, retained })
                 } else {
                     debug!(topic = publish.topic, "not asked for");
                     None
@@ -297,8 +293,15 @@ impl Session {
             .into_iter()
             .chain(&self.server_status)
             .map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce));
-        if let Err(error) = self.client.try_subscribe_many(filters) {
-            self.failed = Some(format!("cannot subscribe: {error}"));
+        let subscribe = Subscribe::new_many(filters);
+        self.send(Request::Subscribe(subscribe), "cannot subscribe");
+    }
+
+    fn send(&mut self, request: Request, failed: &str) {
+        if let Stage::Open(exchange) = &mut self.stage
+            && let Err(error) = exchange.send(request)
+        {
+            self.failed = Some(format!("{failed}: {error}"));
         }
     }
 
@@ -311,12 +314,6 @@ impl Session {
             Topic::State => &self.topics.state,
             Topic::Status => &self.topics.status,
         }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

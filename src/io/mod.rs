@@ -6,6 +6,7 @@
 pub mod aside;
 pub mod backlog;
 pub mod broker;
+pub mod chores;
 pub mod clock;
 pub mod led;
 pub mod pi;

@@ -13,7 +13,7 @@ use crate::logic::lighting::Rules;
 const FILE: &str = "rules.json";
 
 /// Where the rules of this configuration are kept.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KeptRules {
     path: PathBuf,
 }

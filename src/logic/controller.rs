@@ -28,6 +28,8 @@ const STARTED_WAITS: Duration = Duration::from_secs(10);
 const LINK_REASONS: usize = 8;
 /// The LED could not be written: the next try.
 const LED_RETRY: Duration = Duration::from_secs(1);
+/// Rules go to the disk at once, but not more often than this: a flood of them would wear a card out.
+const KEEP_RULES_EVERY: Duration = Duration::from_secs(5);
 
 /// What every part needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +84,9 @@ pub struct Controller {
     announced: Option<Announced>,
     announce_at: Duration,
     led_retry_at: Option<Duration>,
+    /// Rules that are to outlive a restart and are not on the disk yet; and not before when.
+    rules_to_keep: Option<Rules>,
+    keep_rules_at: Duration,
     stopping: Option<Stopping>,
     link_why: String,
     link_told: Vec<String>,
@@ -132,6 +137,8 @@ impl Controller {
             announced: None,
             announce_at: now.boot,
             led_retry_at: None,
+            rules_to_keep: None,
+            keep_rules_at: now.boot,
             stopping: None,
             link_why: "not connected yet".into(),
             link_told: Vec::new(),
@@ -170,7 +177,9 @@ impl Controller {
                 self.inbox.receive(&payload, retained, now, known);
             }
             Input::ServerAcked(payload) => self.server_acked(&payload, now),
-            Input::ServerStatus(payload) => self.server_status(&payload, now),
+            Input::ServerStatus { payload, retained } => {
+                self.server_status(&payload, retained, now);
+            }
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records } => {
                 self.inbox.ids_stored(true);
@@ -217,6 +226,7 @@ impl Controller {
                 self.inbox.next_deadline(),
                 self.starting.as_ref().map(|(_, until)| *until),
                 self.led_retry_at,
+                self.rules_to_keep.map(|_| self.keep_rules_at),
             ]
             .into_iter()
             .flatten()
@@ -275,9 +285,19 @@ impl Controller {
             let ids = self.inbox.fresh_ids();
             self.delivery.commit(ids, self.book.last_seq(), now.boot);
         }
+        self.keep_rules(now);
         self.announce(now);
         self.delivery.pump(now.boot, &self.clock);
         self.go_on_stopping(now);
+    }
+
+    fn keep_rules(&mut self, now: Now) {
+        if (now.boot >= self.keep_rules_at || self.stopping.is_some())
+            && let Some(rules) = self.rules_to_keep.take()
+        {
+            self.keep_rules_at = now.boot + KEEP_RULES_EVERY;
+            self.outputs.push_back(Output::KeepRules(rules));
+        }
     }
 
     /// The LED as it is to be at this moment.

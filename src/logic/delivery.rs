@@ -43,11 +43,13 @@ const CONTROL_WAITING: usize = 256;
 /// they are so old. What a crash finds not removed comes again.
 const FORGET_RECORDS: u64 = 1_000;
 const FORGET_AFTER: Duration = Duration::from_secs(1);
-/// First and longest wait between two tries to connect; the refused wait longer.
+/// The wait between two tries to connect grows with the time since the last session, so that a link that
+/// flaps is soon found up again: half of that time, within these. After a session shorter than `GOOD_LINK`
+/// the first wait is longer, so that two clients of one name do not chase each other. The refused wait longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_AGAIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_REFUSED: Duration = Duration::from_secs(30);
-/// A link that stood for so long was a good one: the backoff begins anew.
 const GOOD_LINK: Duration = Duration::from_secs(5);
 
 /// How records reach the server.
@@ -121,7 +123,8 @@ pub struct Delivery {
     settings: Settings,
     rng: fastrand::Rng,
     link: Link,
-    attempts: u32,
+    /// When the last session ended, or the run began, and the first wait since then.
+    away: (Duration, Duration),
     flight: VecDeque<Flight>,
     next_token: u64,
     control: VecDeque<Control>,
@@ -157,7 +160,15 @@ struct Flight {
     token: u64,
     at: Duration,
     confirmed: bool,
+    lane: Sending,
     cargo: Cargo,
+}
+
+/// Each has its own room in the window, so that a flood of results holds up no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Control,
+    Records,
 }
 
 #[derive(Debug)]
@@ -263,7 +274,7 @@ impl Delivery {
             settings,
             rng: fastrand::Rng::with_seed(seed),
             link: Link::Down { retry_at: now },
-            attempts: 0,
+            away: (now, BACKOFF_FIRST),
             flight: VecDeque::new(),
             next_token: 1,
             control: VecDeque::new(),
@@ -325,18 +336,20 @@ impl Delivery {
 
     /// The session is gone, or could not be made: what was in flight is history.
     pub fn link_down(&mut self, refused: bool, clock: &Clock, now: Duration) {
-        if let Link::Up { since } = self.link
-            && now >= since + GOOD_LINK
-        {
-            self.attempts = 0;
+        if let Link::Up { since } = self.link {
+            let first = match now >= since + GOOD_LINK {
+                true => BACKOFF_FIRST,
+                false => BACKOFF_AGAIN,
+            };
+            self.away = (now, first);
         }
+        let (since, first) = self.away;
         let longest = match refused {
             true => BACKOFF_REFUSED,
-            false => (BACKOFF_FIRST * 2u32.pow(self.attempts.min(10))).min(BACKOFF_MAX),
+            false => (now.saturating_sub(since) / 2).clamp(first, BACKOFF_MAX),
         };
         // Half of it is random, so that many Pis do not come back in step.
         let wait = longest.mul_f64(0.5 + self.rng.f64() / 2.0);
-        self.attempts = self.attempts.saturating_add(1);
         self.link = Link::Down {
             retry_at: now + wait,
         };
@@ -400,9 +413,8 @@ impl Delivery {
             Link::Connecting => None,
             Link::Up { .. } => self.stalled_at(),
         };
-        let replay =
-            (self.is_up() && self.begun && self.flight.len() < self.window() && self.has_history())
-                .then_some(self.replay_at);
+        let replay = (self.is_up() && self.begun && self.has_room() && self.has_history())
+            .then_some(self.replay_at);
         [
             link,
             replay,

@@ -96,7 +96,12 @@ pub enum Input {
     /// Something came in on the acks topic.
     ServerAcked(Vec<u8>),
     /// Something came in on the server's status topic.
-    ServerStatus(Vec<u8>),
+    ServerStatus {
+        /// As it came.
+        payload: Vec<u8>,
+        /// It was not sent now but kept by the broker.
+        retained: bool,
+    },
     /// The backlog is open.
     BacklogOpened(Opened),
     /// The records handed over with the last `Store` are on the disk, synced.

@@ -43,6 +43,25 @@ fn repeated_expired_and_malformed_commands_do_nothing_and_are_answered() {
         b"".to_vec(),
         b"{".to_vec(),
         b"null".to_vec(),
+        b"true".to_vec(),
+        b"{}".to_vec(),
+        b"ON".to_vec(),
+        b"{\"led_on\":null}".to_vec(),
+        b"{\"led_on\":true} x".to_vec(),
+        b"{\"led_on\":true,\"id\":7}".to_vec(),
+        b"{\"led_on\":true,\"id\":\"\"}".to_vec(),
+        b"{\"led_on\":true,\"seq\":1.5}".to_vec(),
+        b"{\"led_on\":true,\"seq\":99999999999999999999}".to_vec(),
+        b"{\"led_on\":true,\"expires_at\":\"tomorrow\"}".to_vec(),
+        b"{\"led_on\":true,\"expires_at\":1795176000}".to_vec(),
+        b"{\"led_on\":true,\"command\":\"set\"}".to_vec(),
+        b"{\"command\":\"set\"}".to_vec(),
+        b"{\"command\":\"set\",\"on_below\":900,\"off_above\":1}".to_vec(),
+        b"{\"command\":\"set\",\"interval\":\"1us\"}".to_vec(),
+        b"{\"command\":\"set\",\"mode\":\"off\"}".to_vec(),
+        b"\0\0\0".to_vec(),
+        b"{\"led_on\":true,\"id\":\"\xc3\x28\"}".to_vec(),
+        format!("{{\"led_on\":true,\"id\":\"{}\"}}", "i".repeat(65)).into_bytes(),
         b"[1,2".to_vec(),
         b"\xff\xfe\xfd".to_vec(),
         b"{\"led_on\":\"yes\"}".to_vec(),
@@ -222,4 +241,62 @@ fn a_broker_that_flaps_flips_nothing() {
             .is_some_and(|state| state["backlog"] == 0)
     });
     assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// The LED's file, read every 2 ms: how often it changed.
+fn changes_of(led: std::path::PathBuf) -> impl FnOnce() -> usize {
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = std::sync::Arc::clone(&over);
+    let watching = std::thread::spawn(move || {
+        let read = || std::fs::read_to_string(&led).unwrap_or_default();
+        let (mut last, mut changes) = (read(), 0);
+        while !told.load(std::sync::atomic::Ordering::Relaxed) {
+            let next = read();
+            changes += usize::from(next != last);
+            last = next;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        changes
+    });
+    move || {
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        watching.join().expect("watched")
+    }
+}
+
+#[test]
+#[ignore = "a minute"]
+fn a_minute_of_a_broker_that_flaps_each_second_moves_no_led() {
+    let mut broker = Broker::start();
+    let server = Listener::start("cmd-h", broker.port);
+    eventually("the server listens", || server.listens());
+    let more = "[control]\nlease = \"15s\"\nhold = \"0s\"\n";
+    let agent = Agent::start("cmd-h", broker.port, more);
+    eventually("it is on line", || server.last_text("status") == "online");
+    let mut answered = 0;
+    let mut decide = || {
+        let readings = server.on("telemetry").len();
+        if readings > answered && server.listens() {
+            answered = readings;
+            server.publish("commands", r#"{"led_on":true}"#);
+        }
+    };
+    eventually("the server decides", || {
+        decide();
+        agent.led_on()
+    });
+    let changes = changes_of(agent.path("led"));
+    for n in 0..60 {
+        broker.stop();
+        agent.set_light(if n % 2 == 0 { "800" } else { "100" });
+        std::thread::sleep(Duration::from_millis(500));
+        broker.restart();
+        for _ in 0..25 {
+            decide();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let ups = agent.log().matches("link up").count();
+    println!("{ups} sessions");
+    assert_eq!(changes(), 0, "{}", agent.log());
 }

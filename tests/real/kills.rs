@@ -213,6 +213,9 @@ impl Victim {
             let first = first.entry(run).or_insert(at);
             *first = at.min(*first);
         }
+        // Not the backlog that lay there before, whatever the time in its records.
+        let log = self.agent.log();
+        first.retain(|run, _| log.contains(&format!("run={run}")));
         let mut judged = 0;
         for (kill, safe) in &self.safe_until {
             // The run that lived then: the last to begin before, unless it was killed before, too.

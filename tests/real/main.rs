@@ -11,6 +11,7 @@ mod doctor;
 mod fake_broker;
 mod full_disk;
 mod kills;
+mod lines;
 mod link;
 mod server;
 mod stage;

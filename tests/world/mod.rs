@@ -82,7 +82,7 @@ pub struct Step {
     pub now: Now,
     /// `None` when a run begins.
     pub input: Option<Input>,
-    pub led_on: bool,
+    pub led_wanted: bool,
     pub clock_known: bool,
 }
 
@@ -131,7 +131,13 @@ pub struct World {
     pub light: Option<f64>,
     /// A sensor that does not answer at all.
     pub sensor_hangs: bool,
+    /// As the LED is; what was ordered last is `led_wanted`.
     pub led_on: bool,
+    pub led_wanted: bool,
+    /// The LED can be switched.
+    pub led_good: bool,
+    /// How often rules were written to the disk.
+    pub rules_kept: u64,
     /// The cable.
     pub cable: bool,
     /// The broker takes publications but never confirms them.
@@ -217,6 +223,9 @@ impl World {
             light: Some(500.0),
             sensor_hangs: false,
             led_on: false,
+            led_wanted: false,
+            led_good: true,
+            rules_kept: 0,
             cable: true,
             broker_mute: false,
             poison: None,
@@ -529,6 +538,7 @@ impl World {
         self.made.clear();
         self.disk_work.clear();
         self.disk_free_at = self.now;
+        self.led_wanted = self.led_on;
         let mut birth = birth(self.runs, self.led_on);
         birth.boot_id = self.boot_id;
         self.run = birth.run;
@@ -631,7 +641,7 @@ impl World {
         self.trace.push(Step {
             now: self.clocks(),
             input,
-            led_on: self.led_on,
+            led_wanted: self.led_wanted,
             clock_known: clock == ClockState::Synced,
         });
     }
@@ -642,11 +652,19 @@ impl World {
                 Output::ReadSensor if self.sensor_hangs => self.read_unanswered = true,
                 Output::ReadSensor => self.answer_read(),
                 Output::SetLed(on) => {
-                    if on != self.led_on {
+                    if on != self.led_wanted {
                         self.led_changes.push((self.run, on));
                     }
-                    self.led_on = on;
-                    self.note(format!("LED {}", if on { "on" } else { "off" }));
+                    self.led_wanted = on;
+                    let led = if on { "on" } else { "off" };
+                    if self.led_good {
+                        self.led_on = on;
+                        self.note(format!("LED {led}"));
+                    } else {
+                        self.note(format!("LED not {led}"));
+                        let failed = Input::LedFailed("no such pin".into());
+                        self.controller.handle(failed, self.clocks());
+                    }
                 }
                 Output::Connect => self.connect(),
                 Output::Disconnect => {
@@ -676,7 +694,10 @@ impl World {
                     self.exit = Some(exit);
                 }
                 Output::SetAside(line) => self.set_aside.push(line),
-                Output::KeepRules(rules) => self.settings.lighting.set_rules(rules),
+                Output::KeepRules(rules) => {
+                    self.rules_kept += 1;
+                    self.settings.lighting.set_rules(rules);
+                }
             }
         }
     }

@@ -28,7 +28,8 @@ const MOST_FLOOR: u64 = 16 * MB;
 const NO_ROOM: u64 = MB / 2;
 const BALLAST: u64 = MB;
 const QUARANTINED: usize = 2;
-/// A log of more bytes is opened without a copy: reading it would take a slow card too long.
+/// A log of more bytes is opened without a copy, which would take a slow card too long and as much room
+/// again. Of so great a log the scan of what sled has left was enough (docs/reliability.md).
 const MOST_COPIED: u64 = 64 * MB;
 
 /// Why the store cannot be used now.

@@ -11,7 +11,8 @@
 //! finds a finished result and waits for nothing. Every reading sends the opcode again, in one transfer
 //! with the reading of the result. That begins a new measurement and leaves the last result where it is
 //! (seen by others: github.com/claws/BH1750, issues 59 and 61), so two readings are kept apart by the
-//! time of one measurement: without that the result would never change.
+//! time of one measurement: without that the result would never change. A chip that wants a STOP after
+//! each opcode, as its data sheet says, ignores this one and measures on, with the same result.
 //!
 //! From the default setting it goes elsewhere for one reason each:
 //! - The converter is full (0xFFFF): MTreg 31, and back below 45,000 lx. Full there too: an error.
@@ -20,8 +21,8 @@
 //!   between fails that, and so does a chip that is no whole BH1750 (clones without MTreg, an EEPROM in
 //!   its place): after three failures in a row the coarse one is believed for good.
 //!
-//! Tried with scripted buses, and with a model of the EEPROM that stands for it in an emulated Pi; not
-//! yet with a real BH1750.
+//! Tried with scripted buses, and with an EEPROM in its place in an emulated Pi; not yet with a real
+//! BH1750.
 
 use std::fmt::Display;
 use std::time::Duration;

@@ -7,7 +7,7 @@
 //! - Resolution: 1. Time of a measurement: under 1 ms, two transfers of together 7 bytes.
 //! - Source: Seeed Studio, grove.py (`grove/adc.py`): registers, byte order.
 //!
-//! Tried with scripted buses; not yet with a real HAT.
+//! Tried with scripted buses, and with an EEPROM in its place in an emulated Pi; not yet with a real HAT.
 
 use std::fmt::Display;
 

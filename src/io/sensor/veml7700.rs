@@ -13,7 +13,8 @@
 //! Two settings: gain 1/8 for daylight, and gain 2 where the note allows it, below 100 lx. The register's
 //! number and the result have a repeated START between them, which the chip asks for.
 //!
-//! Tried with scripted buses; not yet with a real VEML7700.
+//! Tried with scripted buses, and with an EEPROM in its place in an emulated Pi; not yet with a real
+//! VEML7700.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -27,6 +28,8 @@ const CONFIGURATION: u8 = 0x00;
 const POWER_SAVING: u8 = 0x03;
 const RESULT: u8 = 0x04;
 const SHUT_DOWN: u16 = 0x0001;
+/// Power saving: a measurement only every 0.6 to 4.1 s.
+const SLOWED: u16 = 0x0001;
 /// The result of a converter that is full.
 const FULL: u16 = 0xFFFF;
 /// The most that the chip is made for, in lux.
@@ -136,12 +139,19 @@ where
     fn measure(&mut self, setting: Setting) -> Result<u16, SensorError> {
         if self.set != Some(setting) {
             self.write(CONFIGURATION, setting.word() | SHUT_DOWN)?;
-            self.write(POWER_SAVING, 0)?;
             self.write(CONFIGURATION, setting.word())?;
+            // Only somebody else can have switched it on: without that there is nothing to write.
+            if self.word(POWER_SAVING)? & SLOWED != 0 {
+                self.write(POWER_SAVING, 0)?;
+            }
             self.set = Some(setting);
             self.time.wait(SETTLING);
         }
-        self.device.read_after(&[RESULT]).map(u16::from_le_bytes)
+        self.word(RESULT)
+    }
+
+    fn word(&mut self, register: u8) -> Result<u16, SensorError> {
+        self.device.read_after(&[register]).map(u16::from_le_bytes)
     }
 
     fn write(&mut self, register: u8, word: u16) -> Result<(), SensorError> {
@@ -161,8 +171,8 @@ mod tests {
     fn sets(high: u8) -> Vec<Transaction> {
         vec![
             Transaction::write(AT, vec![0x00, 0x01, high]),
-            Transaction::write(AT, vec![0x03, 0x00, 0x00]),
             Transaction::write(AT, vec![0x00, 0x00, high]),
+            Transaction::write_read(AT, vec![0x03], vec![0x00, 0x00]),
         ]
     }
 
@@ -238,6 +248,19 @@ mod tests {
         }
         let (mut chip, mut bus, _) = chip(&[sets(DAYLIGHT), gives(41_000)]);
         assert!((90_000.0..MOST).contains(&chip.read().unwrap()));
+        bus.done();
+    }
+
+    #[test]
+    fn power_saving_of_somebody_else_is_switched_off() {
+        let mut script = sets(DAYLIGHT);
+        script.pop();
+        script.extend([
+            Transaction::write_read(AT, vec![0x03], vec![0x07, 0x00]),
+            Transaction::write(AT, vec![0x03, 0x00, 0x00]),
+        ]);
+        let (mut chip, mut bus, _) = chip(&[script, gives(1_000)]);
+        about(chip.read().unwrap(), 537.6);
         bus.done();
     }
 

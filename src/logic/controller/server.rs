@@ -33,7 +33,11 @@ impl Controller {
         }
     }
 
-    pub(super) fn server_status(&mut self, payload: &[u8], now: Now) {
+    pub(super) fn server_status(&mut self, payload: &[u8], retained: bool, now: Now) {
+        // What the broker kept says how the server was when it said so, perhaps long ago.
+        if retained {
+            return;
+        }
         if payload.eq_ignore_ascii_case(b"offline") {
             let was = self.lighting.state();
             let change = self.lighting.server_gone(now.boot);
@@ -133,7 +137,7 @@ impl Controller {
         let change = self.lighting.set_rules(rules, now.boot);
         self.apply(change, now);
         if wish.persist {
-            self.outputs.push_back(Output::KeepRules(rules));
+            self.rules_to_keep = Some(rules);
         }
         self.finish(id, "set", Outcome::Applied, "", now);
     }
@@ -147,6 +151,9 @@ impl Controller {
         reason: &str,
         now: Now,
     ) {
+        if result == Outcome::Rejected {
+            self.commands_refused += 1;
+        }
         self.command_event(id.clone(), name, result, reason, now);
         self.reply(id, result, reason, None);
     }

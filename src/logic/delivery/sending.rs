@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use super::{CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Topic};
+use super::{
+    CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Sending, Topic,
+};
 use crate::logic::Output;
 use crate::logic::time::Clock;
 
@@ -15,7 +17,7 @@ const LONGEST_PAUSE: f64 = 86_400.0;
 
 impl Delivery {
     pub(super) fn send_control(&mut self, now: Duration) {
-        while self.flight.len() < self.settings.window + CONTROL_ROOM {
+        while self.in_flight(Sending::Control) < CONTROL_ROOM {
             let Some(Control {
                 topic,
                 payload,
@@ -29,7 +31,7 @@ impl Delivery {
     }
 
     pub(super) fn send_live(&mut self, clock: &Clock, now: Duration) {
-        while self.flight.len() < self.window() {
+        while self.has_room() {
             let place = self.place_of(self.next_live);
             let Some(held) = self.live.get_mut(place) else {
                 break;
@@ -50,7 +52,7 @@ impl Delivery {
     }
 
     pub(super) fn send_history(&mut self, clock: &Clock, now: Duration) {
-        while now >= self.replay_at && self.flight.len() < self.window() {
+        while now >= self.replay_at && self.has_room() {
             self.fetch();
             let sent = match self.send_page(clock, now) {
                 0 => self.send_memory(clock, now),
@@ -141,6 +143,10 @@ impl Delivery {
             token,
             at,
             confirmed: false,
+            lane: match cargo {
+                Cargo::Control => Sending::Control,
+                Cargo::Own(_) | Cargo::Page(_) => Sending::Records,
+            },
             cargo,
         });
         self.orders.push_back(Output::Publish(Message {
@@ -150,6 +156,17 @@ impl Delivery {
             qos,
             retain,
         }));
+    }
+
+    /// Whether one more record may be published.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight(Sending::Records) < self.window()
+    }
+
+    /// Publications of a lane since the oldest that is not confirmed.
+    fn in_flight(&self, lane: Sending) -> usize {
+        let of_lane = |flight: &&Flight| flight.lane == lane;
+        self.flight.iter().filter(of_lane).count()
     }
 
     pub(super) fn has_history(&self) -> bool {

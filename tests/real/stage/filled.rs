@@ -22,7 +22,8 @@ use nightlight::logic::{Input, Key, KeyRange};
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel};
 use uuid::Uuid;
 
-const LIMIT: Duration = Duration::from_secs(60);
+/// A store of millions takes minutes to be salvaged on a busy machine.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Bounds that drop nothing.
 pub fn unbounded(path: &Path) -> config::Backlog {
