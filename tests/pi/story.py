@@ -15,7 +15,7 @@ LEASE = 15
 # The default of delivery.window: what may come twice, each time a connection ends.
 WINDOW = 16
 # Seconds for a boot at the most; it takes 40 on an idle machine.
-BOOT = 600
+BOOT = 900
 
 
 class Story:
