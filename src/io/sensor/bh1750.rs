@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 
-use super::device::{Device, Stopwatch};
+use super::device::{Device, Stopwatch, rounded};
 use super::{Sensor, SensorError};
 
 /// The dark is measured finely only if readings are at least so far apart: it takes about 0.85 s.
@@ -118,7 +118,7 @@ where
         if light.is_err() {
             self.set = None;
         }
-        light
+        light.map(rounded)
     }
 }
 

@@ -140,6 +140,12 @@ where
     }
 }
 
+/// A light in lux to four decimals: finer than any chip tells, and without the tail that binary fractions
+/// have in messages and logs.
+pub fn rounded(lux: f64) -> f64 {
+    (lux * 10_000.0).round() / 10_000.0
+}
+
 /// The time a driver waits by; a test has one that runs when it is waited for.
 pub trait Stopwatch: Send {
     /// Time since some fixed moment.

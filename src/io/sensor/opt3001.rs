@@ -15,7 +15,7 @@ use std::time::Duration;
 use embedded_hal::i2c::I2c;
 use opt300x::{Error, IntegrationTime, LuxRange, ModeChangeError, Opt300x, SlaveAddr, ic, mode};
 
-use super::device::{Stopwatch, fault};
+use super::device::{Stopwatch, fault, rounded};
 use super::{Sensor, SensorError};
 
 const THE_CHIP: u16 = 0x3001;
@@ -135,7 +135,7 @@ where
                 most: MOST,
             });
         }
-        Ok(lux)
+        Ok(rounded(lux))
     }
 }
 

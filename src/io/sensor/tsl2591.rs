@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 
-use super::device::{Device, Stopwatch};
+use super::device::{Device, Stopwatch, rounded};
 use super::{Sensor, SensorError};
 
 /// Commands: register accesses are marked with 0xA0.
@@ -81,7 +81,7 @@ where
         if light.is_err() {
             self.gain = None;
         }
-        light
+        light.map(rounded)
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 
-use super::device::{Device, Stopwatch};
+use super::device::{Device, Stopwatch, rounded};
 use super::{Sensor, SensorError};
 
 const CONFIGURATION: u8 = 0x00;
@@ -104,7 +104,7 @@ where
         if light.is_err() {
             self.set = None;
         }
-        light
+        light.map(rounded)
     }
 }
 
