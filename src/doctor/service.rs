@@ -76,7 +76,9 @@ fn judge(shown: &str) -> Vec<Finding> {
             "`sudo systemctl enable nightlight`",
         ));
     }
-    if matches!(property("WatchdogUSec"), "" | "0" | "infinity") {
+    // Of a service that does not run systemd says 0, whatever the unit has.
+    let watched = !matches!(property("WatchdogUSec"), "" | "0" | "infinity");
+    if property("ActiveState") == "active" && !watched {
         findings.push(Finding::warn(
             "service",
             "nobody watches whether it hangs",
@@ -101,6 +103,8 @@ mod tests {
         assert_eq!(states(good), [State::Ok]);
         let bare = good.replace("enabled", "disabled").replace("30s", "0");
         assert_eq!(states(&bare), [State::Ok, State::Warn, State::Warn]);
+        let stopped = good.replace("=active", "=inactive").replace("30s", "0");
+        assert_eq!(states(&stopped), [State::Warn]);
         let failed = good.replace("=active", "=failed");
         assert_eq!(states(&failed), [State::Fail(Exit::Software)]);
         assert_eq!(states("LoadState=not-found\n"), [State::Warn]);
