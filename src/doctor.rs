@@ -3,7 +3,7 @@
 //!
 //! Each examination is a small function that returns [`Finding`]s, data without layout; [`Report`] shows
 //! them. All examinations run at once, each on its own thread, and one that does not come back within
-//! [`PATIENCE`] is a finding too: a hung bus or broker cannot hang the doctor.
+//! `PATIENCE` is a finding too: a hung bus or broker cannot hang the doctor.
 //!
 //! It changes nothing: I2C addresses are read from and not written to, except by the driver of the
 //! configured sensor; pins are not touched; the broker sees a guest with a name of its own; a backlog

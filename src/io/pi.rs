@@ -1,5 +1,5 @@
 //! The I2C buses and the pins of a Raspberry Pi: the only file that names rppal, so that another
-//! crate (gpiocdev, linux-embedded-hal) can take its place. [`line`] has the pins without it.
+//! crate (gpiocdev, linux-embedded-hal) can take its place. [`mod@line`] has the pins without it.
 //!
 //! It knows nothing of sensors or LEDs. The sensor drivers see a bus as `embedded_hal::i2c::I2c`,
 //! `led.rs` sees a pin that is high or low.
