@@ -31,7 +31,6 @@ pub(crate) fn start(usual: LevelFilter) {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::TRACE)
             .with_writer(std::io::stderr)
-            .with_ansi(false)
             .event_format(Journal(
                 format::format()
                     .without_time()
@@ -44,7 +43,6 @@ pub(crate) fn start(usual: LevelFilter) {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::TRACE)
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .with_target(false)
             .finish();
         tracing::subscriber::set_global_default(subscriber.with(targets))
