@@ -58,15 +58,17 @@ fn watching_goes_on_through_a_fault_until_it_is_stopped() {
     let mut watching = agent
         .other("sensor read --watch")
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("nightlight starts");
+    let faults = watching.stderr.take().expect("its faults");
+    let mut faults = BufReader::new(faults).lines().map_while(Result::ok);
     let out = watching.stdout.take().expect("its output");
     let mut lines = BufReader::new(out).lines().map_while(Result::ok);
     let mut comes = |light: &str| lines.any(|line| line.starts_with(&format!("{light}, in ")));
     assert!(comes("1"));
     agent.set_light("gone\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(faults.any(|line| line.contains("gone")));
     agent.set_light("2\n");
     assert!(comes("2"));
     signal(watching.id(), "INT");

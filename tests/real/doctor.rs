@@ -143,7 +143,6 @@ fn a_backlog_at_rest_is_counted() {
             .status()
             .is_some_and(|status| status["backlog"].as_u64() > Some(5))
     });
-    std::thread::sleep(Duration::from_millis(1_200));
     assert_eq!(agent.stop().code(), Some(0));
     let (_, report, _) = outcome(agent.other("doctor"));
     let (state, seen) = about(&report, "backlog")[0];
