@@ -31,7 +31,8 @@
 //! [`daemon`], which joins the pure half to [`io`]. `main.rs` reads arguments and configuration.
 //! [`server`] is the other end, and [`demo`] shows both in a minute; the daemon needs neither.
 //! [`doctor`] looks at the machine, and [`by_hand`] moves one device, without the daemon.
-//! Arrows go one way: main -> daemon -> io and logic. Files of `io` do not import each other.
+//! Arrows go one way: main -> daemon -> io and logic, which is a crate of its own (`logic/`), so that the
+//! compiler holds that border. Files of `io` do not import each other.
 
 pub mod by_hand;
 pub mod cli;
@@ -40,7 +41,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod io;
-pub mod logic;
+pub use nightlight_logic as logic;
 pub mod server;
 
 /// The version of the program.

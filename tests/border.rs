@@ -35,7 +35,7 @@ const SHARED_IN_IO: &str = "pi";
 #[test]
 fn logic_names_nothing_of_the_world() {
     let mut found = Vec::new();
-    for (path, text) in sources("src/logic") {
+    for (path, text) in sources("logic/src") {
         for (number, line) in code(&text) {
             for word in NOT_IN_LOGIC {
                 if names(line, word) {
@@ -45,6 +45,37 @@ fn logic_names_nothing_of_the_world() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn logic_depends_on_nothing_that_could_touch_the_world() {
+    let manifest = fs::read_to_string("logic/Cargo.toml").expect("the package is here");
+    let dependencies: Vec<_> = manifest
+        .lines()
+        .skip_while(|line| *line != "[dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    // Those that could read a clock, a file or the system's randomness do so only with features that are off.
+    for (name, can_be_impure) in [
+        ("serde", false),
+        ("serde_json", false),
+        ("jiff", true),
+        ("uuid", true),
+        ("fastrand", true),
+    ] {
+        let line = dependencies
+            .iter()
+            .find(|line| line.starts_with(&format!("{name} = ")))
+            .expect(name);
+        let off = line.contains("default-features = false");
+        assert!(off || !can_be_impure, "{line}");
+        for feature in ["\"std\"", "\"v1\"", "\"v4\"", "\"v7\"", "\"tz"] {
+            assert!(!line.contains(feature), "{line}");
+        }
+    }
+    assert_eq!(dependencies.len(), 5, "{dependencies:#?}");
 }
 
 #[test]
@@ -99,9 +130,9 @@ fn the_words_are_found_where_they_stand() {
     let text = "//! tokio\nuse a; // sled\n/// rppal\nlet b = 1;";
     let code: Vec<_> = code(text).map(|(number, _)| number).collect();
     assert_eq!(code, [2, 4]);
-    let found = sources("src/logic");
-    for file in ["mod.rs", "lighting.rs", "delivery/sending.rs"] {
-        let path = Path::new("src/logic").join(file);
+    let found = sources("logic/src");
+    for file in ["lib.rs", "lighting.rs", "delivery/sending.rs"] {
+        let path = Path::new("logic/src").join(file);
         assert!(found.iter().any(|(found, _)| *found == path), "{file}");
     }
 }

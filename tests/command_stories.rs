@@ -1,5 +1,5 @@
 //! Stories of commands and of the server that sends them, in the simulated world. Each name is what must
-//! hold. What one payload may do is in `src/logic/command/tests.rs` and `promises/mod.rs`.
+//! hold. What one payload may do is in `logic/src/command/tests.rs` and `promises/mod.rs`.
 
 mod world;
 

@@ -1,6 +1,6 @@
 //! The lighting machine, every state with every input in every mode, against tables written by hand.
 //!
-//! The diagram is in `src/logic/lighting.rs`. A cell says who decides afterwards and what the LED is; a
+//! The diagram is in `logic/src/lighting.rs`. A cell says who decides afterwards and what the LED is; a
 //! changed transition fails here and nowhere more clearly. Light is in steps: low switches on, high
 //! switches off, middle changes nothing. The fail-safe is on.
 #![allow(clippy::panic, reason = "a test fails by panicking")]
@@ -137,7 +137,7 @@ fn each_table_has_a_row_for_each_input() {
     assert_eq!(inputs(AUTO), inputs(LOCAL));
     assert_eq!(inputs(AUTO), inputs(REMOTE));
     // What can be told to the machine: each public method that takes the time moves it.
-    let source = include_str!("../src/logic/lighting.rs");
+    let source = include_str!("../logic/src/lighting.rs");
     let moving: Vec<&str> = source
         .split("    pub fn ")
         .skip(1)
@@ -172,7 +172,7 @@ fn the_diagram_in_the_docs_is_that_of_the_code() {
         let lines = block.unwrap_or_default().lines();
         lines.map(|line| line.trim_end().to_owned()).collect()
     };
-    let code: String = include_str!("../src/logic/lighting.rs")
+    let code: String = include_str!("../logic/src/lighting.rs")
         .lines()
         .map_while(|line| line.strip_prefix("//!"))
         .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))

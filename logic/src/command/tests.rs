@@ -1,7 +1,7 @@
 //! What the inbox says of commands, good and bad.
 
 use super::*;
-use crate::logic::time::rfc3339;
+use crate::time::rfc3339;
 
 fn settings() -> Settings {
     Settings {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{Cargo, Confirm, Copy, Delivery, Lane, Phase};
-use crate::logic::telemetry::Record;
-use crate::logic::time::Clock;
-use crate::logic::{Key, Level, Output};
+use crate::telemetry::Record;
+use crate::time::Clock;
+use crate::{Key, Level, Output};
 
 /// Late acks are looked for so often within `ack_timeout`.
 const ACK_LOOKS: u32 = 16;

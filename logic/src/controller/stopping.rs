@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{Controller, Stopping};
-use crate::logic::delivery::Topic;
-use crate::logic::time::Now;
-use crate::logic::{Exit, Input, Level, Output};
+use crate::delivery::Topic;
+use crate::time::Now;
+use crate::{Exit, Input, Level, Output};
 
 /// At a stop, publications have so long to be confirmed, and all of it may take so long.
 const STOP_QUIET: Duration = Duration::from_millis(500);

@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Controller;
-use crate::logic::command::{Action, Command, Outcome, Verdict, Wish};
-use crate::logic::delivery::Topic;
-use crate::logic::lighting::{Mode, State};
-use crate::logic::outage::Cause;
-use crate::logic::telemetry::{Body, Event, PlainNumber};
-use crate::logic::time::Now;
-use crate::logic::{Exit, Level, Output};
+use crate::command::{Action, Command, Outcome, Verdict, Wish};
+use crate::delivery::Topic;
+use crate::lighting::{Mode, State};
+use crate::outage::Cause;
+use crate::telemetry::{Body, Event, PlainNumber};
+use crate::time::Now;
+use crate::{Exit, Level, Output};
 
 /// Larger acks are not read.
 const MAX_ACK: usize = 64 * 1024;

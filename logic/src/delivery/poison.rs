@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Cargo, Delivery, Phase};
-use crate::logic::telemetry::{Loss, Record};
-use crate::logic::time::Clock;
-use crate::logic::{Key, Level, Output};
+use crate::telemetry::{Loss, Record};
+use crate::time::Clock;
+use crate::{Key, Level, Output};
 
 /// So many sessions must end with the record alone in flight.
 const SESSIONS: u32 = 3;

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::{Copy, Delivery, Disk, FORGET_AFTER, Forget, Held, Phase, Replayed};
-use crate::logic::telemetry::Record;
-use crate::logic::{Key, KeyRange, Output};
+use crate::telemetry::Record;
+use crate::{Key, KeyRange, Output};
 
 /// Published records that await the server's ack in memory, beside their copy on the disk.
 const LIVE_ON_DISK: usize = 1_024;

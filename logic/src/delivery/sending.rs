@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{
     CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Sending, Topic,
 };
-use crate::logic::Output;
-use crate::logic::time::Clock;
+use crate::Output;
+use crate::time::Clock;
 
 /// A batch ends before it is larger than this many bytes; brokers refuse large packets.
 const BATCH_BYTES: usize = 32 * 1024;

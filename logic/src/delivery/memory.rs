@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{Copy, Delivery, Held, Lane, Link, MEMORY_RECORDS, Phase};
-use crate::logic::telemetry::{Body, Event, Loss, Record};
+use crate::telemetry::{Body, Event, Loss, Record};
 
 impl Delivery {
     /// A record was made. `tells_loss` is the store's name for the loss that it tells, if any.

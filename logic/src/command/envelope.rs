@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Settings;
-use crate::logic::lighting::{Mode, Rules};
-use crate::logic::time::rfc3339;
+use crate::lighting::{Mode, Rules};
+use crate::time::rfc3339;
 
 /// Larger payloads are refused unread.
 const MAX_PAYLOAD: usize = 4096;
