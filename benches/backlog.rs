@@ -9,37 +9,30 @@
     reason = "a benchmark that cannot run says so by failing"
 )]
 
-#[path = "../tests/real/stage/mod.rs"]
-mod stage;
+mod common;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nightlight::config::{self, OnFull};
-use nightlight::io::backlog::Backlog;
-use nightlight::logic::Input;
-use nightlight::logic::telemetry::{Body, Record};
-use nightlight::logic::time::{Clock, Now, Stamp};
-use stage::{Agent, eventually};
-use tokio::sync::mpsc::unbounded_channel;
-use uuid::Uuid;
+use common::stage::{self, Agent, eventually};
+use common::{Figure, fill, number, record, wire};
 
 const STARTS: usize = 7;
 const COMMIT: u64 = 5_000;
 
 fn main() {
-    let count = std::env::var("RECORDS")
-        .ok()
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(1_000_000);
+    let count = number("RECORDS", 1_000_000);
     let folder = tempfile::tempdir().expect("a folder");
     let full = folder.path().join("full");
     let began = Instant::now();
-    fill(&full, count);
+    fill(&full, count, COMMIT);
     let seconds = began.elapsed().as_secs_f64();
     let bytes = tree_bytes(&full);
-    println!("{count} records of {} bytes on the wire", wire_bytes());
+    println!(
+        "{count} records of {} bytes on the wire",
+        wire(&record(123_456)).len()
+    );
     println!(
         "stored in {seconds:.1} s, {:.0} a second, in groups of {COMMIT}",
         count as f64 / seconds
@@ -61,7 +54,10 @@ fn main() {
         full_ms.push(ms);
         full_kb = kb;
     }
-    let (empty, full) = (median(&mut empty_ms), median(&mut full_ms));
+    let (empty, full) = (
+        Figure::new(empty_ms).median(),
+        Figure::new(full_ms).median(),
+    );
     println!(
         "start to the first decision, median of {STARTS}: empty {empty:.1} ms, full {full:.1} ms, ratio {:.2}",
         full / empty
@@ -93,67 +89,6 @@ fn start(backlog: &Path, count: u64) -> (f64, i64) {
     let kb = agent.memory_kb();
     agent.kill();
     (ms, kb)
-}
-
-fn fill(path: &Path, count: u64) {
-    let settings = config::Backlog {
-        path: path.to_owned(),
-        max_records: u64::MAX,
-        max_bytes: u64::MAX,
-        on_full: OnFull::DropOldest,
-    };
-    let (sender, mut inputs) = unbounded_channel();
-    let run = Uuid::from_u128(1);
-    let backlog = Backlog::open(&settings, run, Uuid::from_u128(2), sender);
-    let mut next = 1;
-    while next <= count {
-        let last = (next + COMMIT - 1).min(count);
-        backlog.store((next..=last).map(record).collect(), Vec::new(), last);
-        loop {
-            match inputs.blocking_recv() {
-                Some(Input::Stored { .. }) => break,
-                Some(Input::StoreFailed(why)) => return println!("cannot store: {why}"),
-                Some(_) => {}
-                None => return println!("the backlog has ended"),
-            }
-        }
-        next = last + 1;
-    }
-    backlog.close(Duration::from_secs(60));
-}
-
-fn record(seq: u64) -> Record {
-    Record {
-        run: Uuid::from_u128(1),
-        seq,
-        boot_id: Uuid::from_u128(2),
-        stamp: Stamp {
-            boot_ms: seq * 5_003,
-            wall_ms: 1_795_194_191_250 + seq as i64 * 5_003,
-            synced: true,
-        },
-        body: Body::Reading {
-            // As restless as a real recording: some noise on a slow change.
-            light: ((seq / 50 * 7 + seq * 2_654_435_761 % 11) % 1_000) as f64,
-            led_on: (seq / 1_000).is_multiple_of(2),
-        },
-    }
-}
-
-fn wire_bytes() -> usize {
-    let now = Now {
-        boot: Duration::ZERO,
-        wall_ms: 0,
-        synced: true,
-    };
-    record(123_456)
-        .wire(&Clock::new(Uuid::nil(), 0, now), true)
-        .len()
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 fn tree_bytes(path: &Path) -> u64 {
