@@ -185,7 +185,7 @@ pub fn exit_of(error: &SensorError) -> Exit {
     match error {
         SensorError::Pi(error) => exit_of_pi(error),
         SensorError::Denied(_) => Exit::Permission,
-        SensorError::Configured(_) | SensorError::Missing(_) | SensorError::Stranger { .. } => {
+        SensorError::Configured(_) | SensorError::Missing(_) | SensorError::WrongChip { .. } => {
             Exit::Configuration
         }
         _ => Exit::Software,

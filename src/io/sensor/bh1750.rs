@@ -29,21 +29,22 @@ use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 
-use super::device::{Device, Stopwatch, rounded};
-use super::{Sensor, SensorError};
+use super::SensorError;
+use super::device::{Chip, Device, MeasurementClock};
 
-/// The dark is measured finely only if readings are at least so far apart: it takes about 0.85 s.
-pub const UNHURRIED: Duration = Duration::from_secs(1);
+/// Shortest interval of readings at which dim light is measured again with the fine setting, which takes
+/// about 0.85 s.
+pub const MIN_INTERVAL_FINE: Duration = Duration::from_secs(1);
 
 const POWER_ON: u8 = 0x01;
-/// The result of a converter that is full.
-const FULL: u16 = 0xFFFF;
-/// Counts at the default setting below which the finer one is asked; a count is then over 10 % of it.
-const FEW: u16 = 10;
-/// Below this light the default setting is good again, in lux; well below where it is full.
-const NOT_BRIGHT: f64 = 45_000.0;
-/// Fine results that contradict the coarse one in a row before no more are asked for.
-const CONTRADICTIONS: u8 = 3;
+/// The result of a saturated converter.
+const SATURATED: u16 = 0xFFFF;
+/// Below so many counts at the default setting the fine one is used: a count is then over 10 % of the light.
+const MIN_COUNTS: u16 = 10;
+/// The bright setting is left below this light, in lux; well below where the default setting saturates.
+const BRIGHT_UNTIL: f64 = 45_000.0;
+/// After so many fine results in a row that contradict the coarse one, no more are measured.
+const MAX_CONTRADICTIONS: u8 = 3;
 
 /// How the chip measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,19 +107,30 @@ impl<B, T> Bh1750<B, T> {
     }
 }
 
-impl<B, T> Sensor for Bh1750<B, T>
+impl<B, T> Chip for Bh1750<B, T>
 where
     B: I2c + Send,
     B::Error: Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
     /// Lux, 0..=121,557.
-    fn read(&mut self) -> Result<f64, SensorError> {
-        let light = self.light();
-        if light.is_err() {
-            self.set = None;
+    fn measure_lux(&mut self) -> Result<f64, SensorError> {
+        if matches!(self.set, Some((BRIGHT, _))) {
+            let lux = self.bright()?;
+            if lux >= BRIGHT_UNTIL {
+                return Ok(lux);
+            }
         }
-        light.map(rounded)
+        let counts = self.measure(NORMAL)?;
+        match counts {
+            SATURATED => self.bright(),
+            0..MIN_COUNTS if self.fine => self.fine(NORMAL.lux(counts)),
+            _ => Ok(NORMAL.lux(counts)),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.set = None;
     }
 }
 
@@ -126,26 +138,11 @@ impl<B, T> Bh1750<B, T>
 where
     B: I2c + Send,
     B::Error: Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
-    fn light(&mut self) -> Result<f64, SensorError> {
-        if matches!(self.set, Some((BRIGHT, _))) {
-            let lux = self.bright()?;
-            if lux >= NOT_BRIGHT {
-                return Ok(lux);
-            }
-        }
-        let counts = self.measure(NORMAL)?;
-        match counts {
-            FULL => self.bright(),
-            0..FEW if self.fine => self.fine(NORMAL.lux(counts)),
-            _ => Ok(NORMAL.lux(counts)),
-        }
-    }
-
     fn bright(&mut self) -> Result<f64, SensorError> {
         match self.measure(BRIGHT)? {
-            FULL => Err(self.device.too_bright(BRIGHT.lux(FULL))),
+            SATURATED => Err(self.device.too_bright(BRIGHT.lux(SATURATED))),
             counts => Ok(BRIGHT.lux(counts)),
         }
     }
@@ -161,7 +158,7 @@ where
             return Ok(fine);
         }
         self.contradictions += 1;
-        self.fine = self.contradictions < CONTRADICTIONS;
+        self.fine = self.contradictions < MAX_CONTRADICTIONS;
         Ok(coarse)
     }
 
@@ -198,7 +195,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::sensor::device::script::{Hand, SILENCE};
+    use crate::io::sensor::Sensor;
+    use crate::io::sensor::device::script::{ManualClock, SILENCE};
     use embedded_hal::i2c::ErrorKind;
     use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 
@@ -231,11 +229,11 @@ mod tests {
     }
 
     /// A chip that follows the script; the clock tells how long the readings took.
-    fn chip(script: &[Vec<Transaction>]) -> (Bh1750<Mock, Hand>, Mock, Hand) {
+    fn chip(script: &[Vec<Transaction>]) -> (Bh1750<Mock, ManualClock>, Mock, ManualClock) {
         let bus = Mock::new(&script.concat());
-        let hand = Hand::default();
-        let chip = Bh1750::new(device(&bus, 1, &[AT, 0x5C]), true, hand.clone());
-        (chip, bus, hand)
+        let clock = ManualClock::default();
+        let chip = Bh1750::new(device(&bus, 1, &[AT, 0x5C]), true, clock.clone());
+        (chip, bus, clock)
     }
 
     fn about(light: f64, expected: f64) {
@@ -254,34 +252,34 @@ mod tests {
         // The example of the data sheet: 0x8390 is 28067 lx.
         assert_eq!(NORMAL.lux(0x8390).round(), 28_067.0);
         assert_eq!((FINE.lux(1) * 100.0).round(), 11.0);
-        assert!(BRIGHT.lux(FULL) > 100_000.0);
+        assert!(BRIGHT.lux(SATURATED) > 100_000.0);
     }
 
     #[test]
     fn the_first_reading_waits_for_a_measurement_and_the_next_for_nothing() {
-        let (mut chip, mut bus, hand) = chip(&[
+        let (mut chip, mut bus, clock) = chip(&[
             wakes(AT),
             gives(NORMAL, 600),
             gives(NORMAL, 601),
             gives(NORMAL, 602),
         ]);
         about(chip.read().unwrap(), 500.0);
-        assert_eq!(hand.now(), Duration::from_millis(180));
-        hand.turn(Duration::from_secs(5));
+        assert_eq!(clock.now(), Duration::from_millis(180));
+        clock.advance(Duration::from_secs(5));
         about(chip.read().unwrap(), 500.8);
-        assert_eq!(hand.now(), Duration::from_millis(5_180));
+        assert_eq!(clock.now(), Duration::from_millis(5_180));
         // A hurried reader waits until there is something new.
-        hand.turn(Duration::from_millis(10));
+        clock.advance(Duration::from_millis(10));
         about(chip.read().unwrap(), 501.7);
-        assert_eq!(hand.now(), Duration::from_millis(5_360));
+        assert_eq!(clock.now(), Duration::from_millis(5_360));
         bus.done();
     }
 
     #[test]
     fn a_full_converter_is_set_coarser_and_back_when_the_sun_has_gone() {
-        let (mut chip, mut bus, hand) = chip(&[
+        let (mut chip, mut bus, clock) = chip(&[
             wakes(AT),
-            gives(NORMAL, FULL),
+            gives(NORMAL, SATURATED),
             sets(AT, BRIGHT),
             gives(BRIGHT, 54_000),
             gives(BRIGHT, 30_000),
@@ -290,7 +288,7 @@ mod tests {
             gives(NORMAL, 44_000),
         ]);
         about(chip.read().unwrap(), 100_161.0);
-        assert_eq!(hand.now(), Duration::from_millis(180) + BRIGHT.time());
+        assert_eq!(clock.now(), Duration::from_millis(180) + BRIGHT.time());
         about(chip.read().unwrap(), 55_645.0);
         about(chip.read().unwrap(), 36_667.0);
         bus.done();
@@ -300,9 +298,9 @@ mod tests {
     fn a_converter_that_is_full_at_its_coarsest_is_told_and_begun_anew() {
         let (mut chip, mut bus, _) = chip(&[
             wakes(AT),
-            gives(NORMAL, FULL),
+            gives(NORMAL, SATURATED),
             sets(AT, BRIGHT),
-            gives(BRIGHT, FULL),
+            gives(BRIGHT, SATURATED),
             wakes(AT),
             gives(NORMAL, 60_000),
         ]);
@@ -315,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_dark_is_measured_finely_and_the_default_is_back_before_the_next_reading() {
-        let (mut chip, mut bus, hand) = chip(&[
+        let (mut chip, mut bus, clock) = chip(&[
             wakes(AT),
             gives(NORMAL, 0),
             sets(AT, FINE),
@@ -328,13 +326,13 @@ mod tests {
             gives(NORMAL, 10),
         ]);
         about(chip.read().unwrap(), 0.1132);
-        assert_eq!(hand.now(), Duration::from_millis(180) + FINE.time());
-        hand.turn(Duration::from_secs(5));
+        assert_eq!(clock.now(), Duration::from_millis(180) + FINE.time());
+        clock.advance(Duration::from_secs(5));
         about(chip.read().unwrap(), 4.641);
-        hand.turn(Duration::from_secs(5));
-        let begun = hand.now();
+        clock.advance(Duration::from_secs(5));
+        let begun = clock.now();
         about(chip.read().unwrap(), 8.333);
-        assert_eq!(hand.now(), begun);
+        assert_eq!(clock.now(), begun);
         bus.done();
     }
 
@@ -386,10 +384,14 @@ mod tests {
             pointer: 0,
         };
         let mut counts: Vec<u16> = (0..=600).collect();
-        counts.extend((600..FULL).step_by(997));
+        counts.extend((600..SATURATED).step_by(997));
         counts.extend([0, 256, 0, 6, 600, 9, 512, 65_534]);
         let order = counts.clone();
-        let mut chip = Bh1750::new(Device::new(&mut eeprom, 1, &[AT]), true, Hand::default());
+        let mut chip = Bh1750::new(
+            Device::new(&mut eeprom, 1, &[AT]),
+            true,
+            ManualClock::default(),
+        );
         for raw in order {
             // As `i2cset -y 1 0x23 0x10 HI LO i`.
             let [high, low] = raw.to_be_bytes();
@@ -413,7 +415,7 @@ mod tests {
         about(chip.read().unwrap(), 10.0);
         bus.done();
         let mut bus = Mock::new(&[Transaction::write(0x5C, vec![POWER_ON]).with_error(SILENCE)]);
-        let mut chip = Bh1750::new(device(&bus, 3, &[0x5C]), true, Hand::default());
+        let mut chip = Bh1750::new(device(&bus, 3, &[0x5C]), true, ManualClock::default());
         let text = chip.read().unwrap_err().to_string();
         assert!(text.contains("I2C bus 3 at 0x5c:"), "{text}");
         bus.done();
@@ -432,7 +434,7 @@ mod tests {
     #[test]
     fn a_hurried_reader_goes_without_the_fine_setting() {
         let mut bus = Mock::new(&[wakes(AT), gives(NORMAL, 6)].concat());
-        let mut chip = Bh1750::new(device(&bus, 1, &[AT]), false, Hand::default());
+        let mut chip = Bh1750::new(device(&bus, 1, &[AT]), false, ManualClock::default());
         about(chip.read().unwrap(), 5.0);
         bus.done();
     }

@@ -1,15 +1,16 @@
-//! What the I2C drivers share: where a sensor is, what a failed transfer means, and the time they wait
-//! for a measurement by.
+//! What the I2C drivers share: where a sensor is, what a failed transfer means, what happens after a
+//! failed measurement, and the clock that they wait by.
 //!
 //! It knows no chip. A driver of ours has one [`Device`] and speaks to it by [`Device::write`] and
-//! [`Device::read_after`]; one over a crate says with [`fault`] what went wrong.
+//! [`Device::read_after`]; one over a crate turns its errors into ours with [`fault`]. Each implements
+//! [`Chip`], and so is a [`Sensor`].
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use embedded_hal::i2c::{Error, ErrorKind, I2c};
 
-use super::SensorError;
+use super::{Sensor, SensorError};
 
 /// A sensor on a bus, at the first of its addresses that answers.
 #[derive(Debug)]
@@ -31,9 +32,9 @@ impl<B> Device<B> {
         }
     }
 
-    /// The sensor said `value`, which it cannot mean.
-    pub fn impossible(&self, value: u16, max: u16) -> SensorError {
-        SensorError::Impossible {
+    /// The sensor reported `value`, but its range ends at `max`.
+    pub fn out_of_range(&self, value: u16, max: u16) -> SensorError {
+        SensorError::OutOfRange {
             bus: self.bus,
             address: self.address(),
             value,
@@ -41,18 +42,18 @@ impl<B> Device<B> {
         }
     }
 
-    /// There is more light than the sensor can tell; `most` is where it ends, in lux.
-    pub fn too_bright(&self, most: f64) -> SensorError {
+    /// There is more light than the sensor can measure: over `max_lux`.
+    pub fn too_bright(&self, max_lux: f64) -> SensorError {
         SensorError::TooBright {
             bus: self.bus,
             address: self.address(),
-            most,
+            max_lux,
         }
     }
 
-    /// Another chip than `wanted` is there; `id` is what it says it is.
-    pub fn stranger(&self, wanted: &'static str, id: u16) -> SensorError {
-        SensorError::Stranger {
+    /// The chip at the address is not `wanted`; its identification register holds `id`.
+    pub fn wrong_chip(&self, wanted: &'static str, id: u16) -> SensorError {
+        SensorError::WrongChip {
             bus: self.bus,
             address: self.address(),
             wanted,
@@ -60,8 +61,8 @@ impl<B> Device<B> {
         }
     }
 
-    /// It acknowledges, but does not do its work.
-    pub fn silent(&self, why: &str) -> SensorError {
+    /// The chip acknowledges, but does not measure; `why` in words.
+    pub fn not_measuring(&self, why: &str) -> SensorError {
         SensorError::Transfer {
             bus: self.bus,
             address: self.address(),
@@ -140,14 +141,31 @@ where
     }
 }
 
-/// A light in lux to four decimals: finer than any chip tells, and without the tail that binary fractions
-/// have in messages and logs.
-pub fn rounded(lux: f64) -> f64 {
-    (lux * 10_000.0).round() / 10_000.0
+/// A chip with settings that the driver remembers. Each [`Chip`] is a [`Sensor`].
+pub trait Chip: Send {
+    /// Measures once, in lux; finite.
+    ///
+    /// # Errors
+    /// As [`Sensor::read`].
+    fn measure_lux(&mut self) -> Result<f64, SensorError>;
+
+    /// Makes the next measurement set the chip again: after a failure nobody knows its settings.
+    fn reset(&mut self);
+}
+
+impl<C: Chip> Sensor for C {
+    fn read(&mut self) -> Result<f64, SensorError> {
+        let lux = self.measure_lux();
+        if lux.is_err() {
+            self.reset();
+        }
+        // Finer than any chip measures, and without the tail that binary fractions have in messages.
+        lux.map(|lux| (lux * 10_000.0).round() / 10_000.0)
+    }
 }
 
 /// The time a driver waits by; a test has one that runs when it is waited for.
-pub trait Stopwatch: Send {
+pub trait MeasurementClock: Send {
     /// Time since some fixed moment.
     fn now(&self) -> Duration;
     /// Lets `duration` pass.
@@ -165,7 +183,7 @@ impl RealTime {
     }
 }
 
-impl Stopwatch for RealTime {
+impl MeasurementClock for RealTime {
     fn now(&self) -> Duration {
         self.0.elapsed()
     }
@@ -184,29 +202,29 @@ pub(super) mod script {
 
     use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
 
-    use super::Stopwatch;
+    use super::MeasurementClock;
 
     /// What a bus says when nobody is at the address.
     pub const SILENCE: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
 
     /// A clock that moves when it is waited for, and when the test says so.
     #[derive(Debug, Clone, Default)]
-    pub struct Hand(Arc<AtomicU64>);
+    pub struct ManualClock(Arc<AtomicU64>);
 
-    impl Hand {
-        pub fn turn(&self, duration: Duration) {
+    impl ManualClock {
+        pub fn advance(&self, duration: Duration) {
             let nanos = duration.as_nanos() as u64;
             self.0.fetch_add(nanos, Ordering::Relaxed);
         }
     }
 
-    impl Stopwatch for Hand {
+    impl MeasurementClock for ManualClock {
         fn now(&self) -> Duration {
             Duration::from_nanos(self.0.load(Ordering::Relaxed))
         }
 
         fn wait(&mut self, duration: Duration) {
-            self.turn(duration);
+            self.advance(duration);
         }
     }
 }

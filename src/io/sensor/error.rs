@@ -28,36 +28,36 @@ pub enum SensorError {
         /// The bus's words.
         why: String,
     },
-    /// The sensor answered with a number that it cannot mean.
-    Impossible {
+    /// The sensor reported a value outside its range.
+    OutOfRange {
         /// I2C bus number.
         bus: u8,
         /// The address spoken to.
         address: u8,
-        /// What it said.
+        /// What it reported.
         value: u16,
-        /// The most it can say.
+        /// The largest value it can report.
         max: u16,
     },
     /// Another chip is at the address.
-    Stranger {
+    WrongChip {
         /// I2C bus number.
         bus: u8,
         /// The address spoken to.
         address: u8,
         /// The chip that should be there.
         wanted: &'static str,
-        /// What the one that is there calls itself.
+        /// How the chip that is there identifies itself.
         id: u16,
     },
-    /// There is more light than the sensor can tell at its coarsest setting.
+    /// There is more light than the sensor can measure at its coarsest setting.
     TooBright {
         /// I2C bus number.
         bus: u8,
         /// The address spoken to.
         address: u8,
-        /// The most it can tell, in lux.
-        most: f64,
+        /// The most it can measure, in lux.
+        max_lux: f64,
     },
     /// The configured I2C address or channel does not exist.
     Configured(String),
@@ -73,7 +73,7 @@ pub enum SensorError {
         source: io::Error,
     },
     /// A file with something else than was expected.
-    Rubbish {
+    Invalid {
         /// The file.
         path: PathBuf,
         /// The line, from 1, where lines matter.
@@ -123,31 +123,35 @@ impl fmt::Display for SensorError {
                 "the sensor at {address:#04x} on I2C bus {bus} cannot be read: {why}; \
                  if this stays, check the wiring and the length of the cable"
             ),
-            Self::Impossible {
+            Self::OutOfRange {
                 bus,
                 address,
                 value,
                 max,
             } => write!(
                 f,
-                "the sensor at {address:#04x} on I2C bus {bus} says {value}, but cannot say more than {max}: \
+                "the sensor at {address:#04x} on I2C bus {bus} reports {value}, but its range ends at {max}: \
                  a bad contact, or another device at this address (`sensor.driver`, `sensor.address`)"
             ),
-            Self::Stranger {
+            Self::WrongChip {
                 bus,
                 address,
                 wanted,
                 id,
             } => write!(
                 f,
-                "the chip at {address:#04x} on I2C bus {bus} is no {wanted}: it calls itself {id:#x}; \
+                "the chip at {address:#04x} on I2C bus {bus} is not a {wanted}: it identifies itself as {id:#x}; \
                  correct `sensor.driver` or `sensor.address`"
             ),
-            Self::TooBright { bus, address, most } => write!(
+            Self::TooBright {
+                bus,
+                address,
+                max_lux,
+            } => write!(
                 f,
-                "the sensor at {address:#04x} on I2C bus {bus} is blinded: it says that there is more light than \
-                 it can measure ({most:.0} lx); shade it, or put something translucent over it. If it is not \
-                 that bright, check its wiring"
+                "the sensor at {address:#04x} on I2C bus {bus} reports more light than it can measure \
+                 ({max_lux:.0} lx): shade it, or put something translucent over it. If it is not that bright, \
+                 check its wiring"
             ),
             Self::Configured(what) => f.write_str(what),
             Self::Missing(path) => write!(
@@ -165,7 +169,7 @@ impl fmt::Display for SensorError {
                 "{} cannot be read: {source}; for a kernel sensor check its wiring and `dmesg`",
                 path.display()
             ),
-            Self::Rubbish { path, line, what } => {
+            Self::Invalid { path, line, what } => {
                 write!(f, "{}", path.display())?;
                 if let Some(line) = line {
                     write!(f, ":{line}")?;

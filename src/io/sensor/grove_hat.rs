@@ -52,7 +52,7 @@ where
         self.device.write(&[self.register])?;
         match u16::from_le_bytes(self.device.read_after(&[self.register])?) {
             value if value <= FULL_SCALE => Ok(f64::from(value)),
-            value => Err(self.device.impossible(value, FULL_SCALE)),
+            value => Err(self.device.out_of_range(value, FULL_SCALE)),
         }
     }
 }
@@ -121,7 +121,7 @@ mod tests {
         for word in [[0xE9, 0x03], [0xFF, 0xFF]] {
             let mut bus = Mock::new(&answers(0x04, 0x30, word));
             let error = hat(&bus, &[0x04, 0x08], 0).read().unwrap_err();
-            assert!(matches!(error, SensorError::Impossible { .. }), "{error}");
+            assert!(matches!(error, SensorError::OutOfRange { .. }), "{error}");
             bus.done();
         }
     }

@@ -51,7 +51,7 @@ impl Sensor for Iio {
         if lux.is_finite() {
             Ok(lux)
         } else {
-            Err(rubbish(&self.value, &format!("{value} is too large")))
+            Err(invalid(&self.value, &format!("{value} is too large")))
         }
     }
 }
@@ -84,11 +84,11 @@ fn number(path: &Path) -> Result<f64, SensorError> {
             "begins with {} and goes on; one number was expected",
             excerpt(&bytes)
         );
-        return Err(rubbish(path, &what));
+        return Err(invalid(path, &what));
     }
     let text = bytes.trim_ascii();
     if text.is_empty() {
-        return Err(rubbish(path, "is empty; one number was expected"));
+        return Err(invalid(path, "is empty; one number was expected"));
     }
     std::str::from_utf8(text)
         .ok()
@@ -96,7 +96,7 @@ fn number(path: &Path) -> Result<f64, SensorError> {
         .filter(|value| value.is_finite())
         .ok_or_else(|| {
             let what = format!("holds {}; one number was expected", excerpt(text));
-            rubbish(path, &what)
+            invalid(path, &what)
         })
 }
 
@@ -108,8 +108,8 @@ fn beginning(path: &Path) -> Result<Vec<u8>, SensorError> {
     Ok(bytes)
 }
 
-fn rubbish(path: &Path, what: &str) -> SensorError {
-    SensorError::Rubbish {
+fn invalid(path: &Path, what: &str) -> SensorError {
+    SensorError::Invalid {
         path: path.to_owned(),
         line: None,
         what: what.to_owned(),
@@ -156,7 +156,7 @@ mod tests {
             &huge,
         ] {
             let error = read(content).unwrap_err();
-            assert!(matches!(error, SensorError::Rubbish { .. }), "{error}");
+            assert!(matches!(error, SensorError::Invalid { .. }), "{error}");
             assert!(error.to_string().contains("in_illuminance_input"));
         }
     }

@@ -60,7 +60,7 @@ pub fn open(config: &config::Sensor) -> Result<Box<dyn Sensor>, SensorError> {
     Ok(match config.driver {
         SensorDriver::GroveHat => Box::new(grove_hat::GroveHat::new(device()?, config.channel)),
         SensorDriver::Bh1750 => {
-            let fine = config.interval >= bh1750::UNHURRIED;
+            let fine = config.interval >= bh1750::MIN_INTERVAL_FINE;
             Box::new(bh1750::Bh1750::new(device()?, fine, RealTime::start()))
         }
         SensorDriver::Veml7700 => Box::new(veml7700::Veml7700::new(device()?, RealTime::start())),

@@ -15,17 +15,17 @@ use std::time::Duration;
 use embedded_hal::i2c::I2c;
 use opt300x::{Error, IntegrationTime, LuxRange, ModeChangeError, Opt300x, SlaveAddr, ic, mode};
 
-use super::device::{Stopwatch, fault, rounded};
-use super::{Sensor, SensorError};
+use super::SensorError;
+use super::device::{Chip, MeasurementClock, fault};
 
-const THE_CHIP: u16 = 0x3001;
-/// The end of its highest range, in lux.
-const MOST: f64 = 83_865.6;
+const CHIP_ID: u16 = 0x3001;
+/// End of its highest range, in lux.
+const MAX_LUX: f64 = 83_865.6;
 /// The longest time of a slow measurement.
 const SLOW: Duration = Duration::from_millis(880);
-/// How often the first result is looked for, and for how long.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_millis(1_000);
+/// How often the chip is polled for its first result, and how long.
+const POLL_EVERY: Duration = Duration::from_millis(20);
+const FIRST_RESULT_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// An OPT3001.
 pub struct Opt3001<B, T> {
@@ -41,7 +41,7 @@ impl<B, T> Opt3001<B, T>
 where
     B: I2c + Send,
     B::Error: std::fmt::Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
     /// Sets the chip at `address`, one of 0x44..=0x47, on `i2c`, whose number is `bus`. It is read every
     /// `interval`, which decides between slow and fast measurements.
@@ -56,23 +56,23 @@ where
         time: T,
     ) -> Result<Self, SensorError> {
         let place = SlaveAddr::Alternative(address & 2 != 0, address & 1 != 0);
-        let told = |error| told(bus, address, error);
+        let in_words = |error| in_words(bus, address, error);
         let mut chip = Opt300x::new_opt3001(i2c, place);
-        let id = chip.get_device_id().map_err(told)?;
-        if id != THE_CHIP {
-            return Err(SensorError::Stranger {
+        let id = chip.get_device_id().map_err(in_words)?;
+        if id != CHIP_ID {
+            return Err(SensorError::WrongChip {
                 bus,
                 address,
                 wanted: "OPT3001",
                 id,
             });
         }
-        chip.set_lux_range(LuxRange::Auto).map_err(told)?;
+        chip.set_lux_range(LuxRange::Auto).map_err(in_words)?;
         let pace = match interval > SLOW {
             true => IntegrationTime::Ms800,
             false => IntegrationTime::Ms100,
         };
-        chip.set_integration_time(pace).map_err(told)?;
+        chip.set_integration_time(pace).map_err(in_words)?;
         let chip = chip
             .into_continuous()
             .map_err(|ModeChangeError::I2C(error, _)| fault(bus, &[address], address, error))?;
@@ -86,7 +86,7 @@ where
     }
 }
 
-fn told<E>(bus: u8, address: u8, error: Error<E>) -> SensorError
+fn in_words<E>(bus: u8, address: u8, error: Error<E>) -> SensorError
 where
     E: embedded_hal::i2c::Error + std::fmt::Display,
 {
@@ -100,49 +100,60 @@ where
     }
 }
 
-impl<B, T> Sensor for Opt3001<B, T>
+impl<B, T> Chip for Opt3001<B, T>
 where
     B: I2c + Send,
     B::Error: std::fmt::Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
     /// Lux, 0..=83,865.
-    fn read(&mut self) -> Result<f64, SensorError> {
+    fn measure_lux(&mut self) -> Result<f64, SensorError> {
         let (bus, address) = (self.bus, self.address);
         let begun = self.time.now();
         let status = loop {
-            let status = self.chip.read_status().map_err(|e| told(bus, address, e))?;
+            let status = self
+                .chip
+                .read_status()
+                .map_err(|e| in_words(bus, address, e))?;
             // The register says 0 before the first result: as if it were dark.
             self.has_result |= status.conversion_ready;
             if self.has_result {
                 break status;
             }
-            if self.time.now() >= begun + PATIENCE {
+            if self.time.now() >= begun + FIRST_RESULT_TIMEOUT {
                 return Err(SensorError::Transfer {
                     bus,
                     address,
                     why: "it does not finish a measurement".to_owned(),
                 });
             }
-            self.time.wait(LOOK_EVERY);
+            self.time.wait(POLL_EVERY);
         };
-        let (exponent, counts) = self.chip.read_raw().map_err(|e| told(bus, address, e))?;
+        let (exponent, counts) = self
+            .chip
+            .read_raw()
+            .map_err(|e| in_words(bus, address, e))?;
         let lux = 0.01 * f64::from(1_u32 << exponent) * f64::from(counts);
-        if status.has_overflown || lux > MOST {
+        if status.has_overflown || lux > MAX_LUX {
             return Err(SensorError::TooBright {
                 bus,
                 address,
-                most: MOST,
+                max_lux: MAX_LUX,
             });
         }
-        Ok(rounded(lux))
+        Ok(lux)
+    }
+
+    fn reset(&mut self) {
+        self.has_result = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::sensor::device::script::{Hand, SILENCE};
+    use crate::io::sensor::Sensor;
+    use crate::io::sensor::device::script::{ManualClock, SILENCE};
     use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 
     const AT: u8 = 0x45;
@@ -169,10 +180,14 @@ mod tests {
     fn chip(
         script: &[Vec<Transaction>],
         interval: Duration,
-    ) -> (Result<Opt3001<Mock, Hand>, SensorError>, Mock, Hand) {
-        let (bus, hand) = (Mock::new(&script.concat()), Hand::default());
-        let chip = Opt3001::new(bus.clone(), 1, AT, interval, hand.clone());
-        (chip, bus, hand)
+    ) -> (
+        Result<Opt3001<Mock, ManualClock>, SensorError>,
+        Mock,
+        ManualClock,
+    ) {
+        let (bus, clock) = (Mock::new(&script.concat()), ManualClock::default());
+        let chip = Opt3001::new(bus.clone(), 1, AT, interval, clock.clone());
+        (chip, bus, clock)
     }
 
     const EVERY: Duration = Duration::from_secs(5);
@@ -187,12 +202,12 @@ mod tests {
             reads(0x01, 0xCE10),
             reads(0x00, 0x5A3C),
         ];
-        let (chip, mut bus, hand) = chip(&[is_set(), results], EVERY);
+        let (chip, mut bus, clock) = chip(&[is_set(), results], EVERY);
         let mut chip = chip.unwrap();
         assert_eq!(chip.read().unwrap(), 0.01);
-        assert_eq!(hand.now(), 2 * LOOK_EVERY);
+        assert_eq!(clock.now(), 2 * POLL_EVERY);
         assert!((chip.read().unwrap() - 838.4).abs() < 0.001);
-        assert_eq!(hand.now(), 2 * LOOK_EVERY);
+        assert_eq!(clock.now(), 2 * POLL_EVERY);
         bus.done();
     }
 
@@ -221,7 +236,7 @@ mod tests {
         ];
         let (chip, mut bus, _) = chip(&[is_set(), results], EVERY);
         let mut chip = chip.unwrap();
-        assert!((chip.read().unwrap() - MOST).abs() < 0.01);
+        assert!((chip.read().unwrap() - MAX_LUX).abs() < 0.01);
         for _ in 0..2 {
             let error = chip.read().unwrap_err();
             assert!(matches!(error, SensorError::TooBright { .. }), "{error}");

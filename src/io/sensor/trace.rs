@@ -73,7 +73,7 @@ impl Recording {
         } else {
             Self::parse(&bytes)
         };
-        recording.map_err(|bad| SensorError::Rubbish {
+        recording.map_err(|bad| SensorError::Invalid {
             path: path.to_owned(),
             line: bad.line,
             what: bad.what,

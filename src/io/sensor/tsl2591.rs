@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 
-use super::device::{Device, Stopwatch, rounded};
-use super::{Sensor, SensorError};
+use super::SensorError;
+use super::device::{Chip, Device, MeasurementClock};
 
 /// Commands: register accesses are marked with 0xA0.
 const ENABLE: u8 = 0xA0;
@@ -33,24 +33,24 @@ const DATA: u8 = 0xA0 | 0x14;
 const POWER: u8 = 0x01;
 const MEASURE: u8 = 0x02;
 const VALID: u8 = 0x01;
-const THE_CHIP: u8 = 0x50;
-/// A converter is full at 100 ms.
-const FULL: u16 = 36_863;
-/// From here on the gain is lowered.
-const MUCH: u16 = 33_000;
-/// Below this the gain is raised; far enough from [`MUCH`] / 25 that no light is between two gains.
-const LITTLE: u16 = 500;
-/// What the data sheet promises, in lux.
-const MOST: f64 = 88_000.0;
+const CHIP_ID: u8 = 0x50;
+/// The result of a saturated converter at 100 ms.
+const SATURATED: u16 = 36_863;
+/// From so many counts on, the gain is lowered.
+const GAIN_DOWN_AT: u16 = 33_000;
+/// Below so many counts the gain is raised; far enough from [`GAIN_DOWN_AT`] / 25 that no light is between two gains.
+const GAIN_UP_AT: u16 = 500;
+/// End of the range in the data sheet, in lux.
+const MAX_LUX: f64 = 88_000.0;
 /// A measurement, with the error of the chip's clock.
 const MEASUREMENT: Duration = Duration::from_millis(120);
-/// Results that are not valid before the chip counts as broken, a tenth of a measurement apart.
-const LOOKS: u32 = 10;
+/// So many polls without a valid result, a tenth of a measurement apart, and the chip counts as broken.
+const POLL_ATTEMPTS: u32 = 10;
 
 /// Bits 4 and 5 of CONTROL, and what they multiply by.
 const GAINS: [(u8, f64); 3] = [(0x00, 1.0), (0x10, 25.0), (0x20, 428.0)];
-/// Good for a lit room; where each start begins.
-const MIDDLE: usize = 1;
+/// The gain for a lit room, used first after each start.
+const MEDIUM_GAIN: usize = 1;
 
 /// A TSL2591.
 #[derive(Debug)]
@@ -69,19 +69,39 @@ impl<B, T> Tsl2591<B, T> {
     }
 }
 
-impl<B, T> Sensor for Tsl2591<B, T>
+impl<B, T> Chip for Tsl2591<B, T>
 where
     B: I2c + Send,
     B::Error: Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
     /// Lux, 0 and up.
-    fn read(&mut self) -> Result<f64, SensorError> {
-        let light = self.light();
-        if light.is_err() {
-            self.gain = None;
+    fn measure_lux(&mut self) -> Result<f64, SensorError> {
+        let mut gain = match self.gain {
+            Some(gain) => gain,
+            None => {
+                let [id] = self.device.read_after(&[ID])?;
+                if id != CHIP_ID {
+                    return Err(self.device.wrong_chip("TSL2591", id.into()));
+                }
+                self.set(MEDIUM_GAIN)?
+            }
+        };
+        // Each gain is tried once, so that a flickering lamp does not hold a reading up.
+        for _ in 1..GAINS.len() {
+            let (all, infrared) = self.counts()?;
+            gain = match all.max(infrared) {
+                GAIN_DOWN_AT.. if gain > 0 => self.set(gain - 1)?,
+                0..GAIN_UP_AT if gain + 1 < GAINS.len() => self.set(gain + 1)?,
+                _ => return self.result(gain, all, infrared),
+            };
         }
-        light.map(rounded)
+        let (all, infrared) = self.counts()?;
+        self.result(gain, all, infrared)
+    }
+
+    fn reset(&mut self) {
+        self.gain = None;
     }
 }
 
@@ -89,42 +109,18 @@ impl<B, T> Tsl2591<B, T>
 where
     B: I2c + Send,
     B::Error: Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
-    fn light(&mut self) -> Result<f64, SensorError> {
-        let mut gain = match self.gain {
-            Some(gain) => gain,
-            None => {
-                let [id] = self.device.read_after(&[ID])?;
-                if id != THE_CHIP {
-                    return Err(self.device.stranger("TSL2591", id.into()));
-                }
-                self.set(MIDDLE)?
-            }
-        };
-        // Each gain is tried once, so that a flickering lamp does not hold a reading up.
-        for _ in 1..GAINS.len() {
-            let (all, infrared) = self.counts()?;
-            gain = match all.max(infrared) {
-                MUCH.. if gain > 0 => self.set(gain - 1)?,
-                0..LITTLE if gain + 1 < GAINS.len() => self.set(gain + 1)?,
-                _ => return self.told(gain, all, infrared),
-            };
-        }
-        let (all, infrared) = self.counts()?;
-        self.told(gain, all, infrared)
-    }
-
-    fn told(&self, gain: usize, all: u16, infrared: u16) -> Result<f64, SensorError> {
-        if all.max(infrared) >= FULL {
-            return Err(self.device.too_bright(MOST));
+    fn result(&self, gain: usize, all: u16, infrared: u16) -> Result<f64, SensorError> {
+        if all.max(infrared) >= SATURATED {
+            return Err(self.device.too_bright(MAX_LUX));
         }
         Ok(lux(GAINS[gain].1, all, infrared))
     }
 
     /// Counts of the newest measurement: all light, infrared.
     fn counts(&mut self) -> Result<(u16, u16), SensorError> {
-        for _ in 0..LOOKS {
+        for _ in 0..POLL_ATTEMPTS {
             let [status] = self.device.read_after(&[STATUS])?;
             if status & VALID != 0 {
                 let [a, b, c, d] = self.device.read_after(&[DATA])?;
@@ -132,7 +128,9 @@ where
             }
             self.time.wait(MEASUREMENT / 10);
         }
-        Err(self.device.silent("it does not finish a measurement"))
+        Err(self
+            .device
+            .not_measuring("it does not finish a measurement"))
     }
 
     /// Stopped and started, so that what follows is measured with this gain from the beginning.
@@ -158,7 +156,8 @@ fn lux(gain: f64, all: u16, infrared: u16) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::sensor::device::script::Hand;
+    use crate::io::sensor::Sensor;
+    use crate::io::sensor::device::script::ManualClock;
     use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 
     const AT: u8 = 0x29;
@@ -173,44 +172,44 @@ mod tests {
             .to_vec()
     }
 
-    fn gives(all: u16, infrared: u16) -> Vec<Transaction> {
+    fn reports(all: u16, infrared: u16) -> Vec<Transaction> {
         let bytes = [all.to_le_bytes(), infrared.to_le_bytes()].concat();
         [reads(0xB3, &[0x01]), reads(0xB4, &bytes)].concat()
     }
 
-    fn is_there() -> Vec<Transaction> {
+    fn identifies() -> Vec<Transaction> {
         [reads(0xB2, &[0x50]), sets(0x10)].concat()
     }
 
-    fn chip(script: &[Vec<Transaction>]) -> (Tsl2591<Mock, Hand>, Mock, Hand) {
-        let (bus, hand) = (Mock::new(&script.concat()), Hand::default());
+    fn chip(script: &[Vec<Transaction>]) -> (Tsl2591<Mock, ManualClock>, Mock, ManualClock) {
+        let (bus, clock) = (Mock::new(&script.concat()), ManualClock::default());
         let device = Device::new(bus.clone(), 1, &[AT]);
-        (Tsl2591::new(device, hand.clone()), bus, hand)
+        (Tsl2591::new(device, clock.clone()), bus, clock)
     }
 
     #[test]
     fn a_room_is_read_without_waiting_after_the_first_time() {
-        let script = [is_there(), gives(4_000, 1_000), gives(4_000, 2_000)];
-        let (mut chip, mut bus, hand) = chip(&script);
+        let script = [identifies(), reports(4_000, 1_000), reports(4_000, 2_000)];
+        let (mut chip, mut bus, clock) = chip(&script);
         assert!((chip.read().unwrap() - 367.2).abs() < 0.01);
-        assert_eq!(hand.now(), MEASUREMENT);
+        assert_eq!(clock.now(), MEASUREMENT);
         assert!((chip.read().unwrap() - 163.2).abs() < 0.01);
-        assert_eq!(hand.now(), MEASUREMENT);
+        assert_eq!(clock.now(), MEASUREMENT);
         bus.done();
     }
 
     #[test]
     fn the_gain_follows_the_light() {
         let (mut chip, mut bus, _) = chip(&[
-            is_there(),
-            gives(100, 20),
+            identifies(),
+            reports(100, 20),
             sets(0x20),
-            gives(1_712, 342),
-            gives(36_863, 9_000),
+            reports(1_712, 342),
+            reports(36_863, 9_000),
             sets(0x10),
-            gives(36_863, 9_000),
+            reports(36_863, 9_000),
             sets(0x00),
-            gives(20_000, 5_000),
+            reports(20_000, 5_000),
         ]);
         assert!((chip.read().unwrap() - 10.45).abs() < 0.01);
         assert!((chip.read().unwrap() - 45_900.0).abs() < 1.0);
@@ -221,10 +220,10 @@ mod tests {
     fn the_dark_and_pure_infrared_are_nothing() {
         for (all, infrared) in [(0, 0), (0, 7), (7, 7), (3, 9)] {
             let script = [
-                is_there(),
-                gives(all, infrared),
+                identifies(),
+                reports(all, infrared),
                 sets(0x20),
-                gives(all, infrared),
+                reports(all, infrared),
             ];
             let (mut chip, mut bus, _) = chip(&script);
             assert_eq!(chip.read().unwrap(), 0.0);
@@ -234,8 +233,8 @@ mod tests {
 
     #[test]
     fn every_pair_of_counts_is_a_light() {
-        for all in (0..FULL).step_by(97) {
-            for infrared in (0..FULL).step_by(101) {
+        for all in (0..SATURATED).step_by(97) {
+            for infrared in (0..SATURATED).step_by(101) {
                 let light = lux(1.0, all, infrared);
                 assert!(light.is_finite() && light >= 0.0, "{all} {infrared}");
             }
@@ -244,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_full_converter_at_the_least_gain_is_an_error() {
-        let blinding = gives(FULL, 9_000);
-        let (mut chip, mut bus, _) = chip(&[is_there(), blinding.clone(), sets(0x00), blinding]);
+        let blinding = reports(SATURATED, 9_000);
+        let (mut chip, mut bus, _) = chip(&[identifies(), blinding.clone(), sets(0x00), blinding]);
         let error = chip.read().unwrap_err();
         assert!(matches!(error, SensorError::TooBright { .. }), "{error}");
         bus.done();
@@ -261,10 +260,10 @@ mod tests {
 
     #[test]
     fn a_chip_that_does_not_measure_is_given_up_in_time() {
-        let idle = vec![reads(0xB3, &[0x00]); LOOKS as usize].concat();
-        let (mut chip, mut bus, hand) = chip(&[is_there(), idle]);
+        let idle = vec![reads(0xB3, &[0x00]); POLL_ATTEMPTS as usize].concat();
+        let (mut chip, mut bus, clock) = chip(&[identifies(), idle]);
         assert!(chip.read().unwrap_err().to_string().contains("finish"));
-        assert!(hand.now() < Duration::from_millis(300));
+        assert!(clock.now() < Duration::from_millis(300));
         bus.done();
     }
 }

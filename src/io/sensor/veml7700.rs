@@ -21,19 +21,19 @@ use std::time::Duration;
 
 use embedded_hal::i2c::I2c;
 
-use super::device::{Device, Stopwatch, rounded};
-use super::{Sensor, SensorError};
+use super::SensorError;
+use super::device::{Chip, Device, MeasurementClock};
 
 const CONFIGURATION: u8 = 0x00;
 const POWER_SAVING: u8 = 0x03;
 const RESULT: u8 = 0x04;
 const SHUT_DOWN: u16 = 0x0001;
 /// Power saving: a measurement only every 0.6 to 4.1 s.
-const SLOWED: u16 = 0x0001;
-/// The result of a converter that is full.
-const FULL: u16 = 0xFFFF;
-/// The most that the chip is made for, in lux.
-const MOST: f64 = 140_000.0;
+const POWER_SAVING_ON: u16 = 0x0001;
+/// The result of a saturated converter.
+const SATURATED: u16 = 0xFFFF;
+/// End of the range that the chip is made for, in lux.
+const MAX_LUX: f64 = 140_000.0;
 /// The dim setting is taken below the one and left above the other, in lux.
 const DIM_BELOW: f64 = 80.0;
 const DIM_UNTIL: f64 = 120.0;
@@ -92,19 +92,37 @@ impl<B, T> Veml7700<B, T> {
     }
 }
 
-impl<B, T> Sensor for Veml7700<B, T>
+impl<B, T> Chip for Veml7700<B, T>
 where
     B: I2c + Send,
     B::Error: Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
     /// Lux, 0..=140,000.
-    fn read(&mut self) -> Result<f64, SensorError> {
-        let light = self.light();
-        if light.is_err() {
-            self.set = None;
+    fn measure_lux(&mut self) -> Result<f64, SensorError> {
+        if self.set == Some(Setting::Dim) {
+            let counts = self.measure(Setting::Dim)?;
+            if counts < SATURATED && Setting::Dim.lux(counts) <= DIM_UNTIL {
+                return Ok(Setting::Dim.lux(counts));
+            }
         }
-        light.map(rounded)
+        let counts = self.measure(Setting::Daylight)?;
+        let lux = Setting::Daylight.lux(counts);
+        if counts == SATURATED || lux > MAX_LUX {
+            return Err(self.device.too_bright(MAX_LUX));
+        }
+        if lux >= DIM_BELOW {
+            return Ok(lux);
+        }
+        match self.measure(Setting::Dim)? {
+            // It has become bright meanwhile: the next reading will tell.
+            SATURATED => Ok(lux),
+            counts => Ok(Setting::Dim.lux(counts)),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.set = None;
     }
 }
 
@@ -112,36 +130,14 @@ impl<B, T> Veml7700<B, T>
 where
     B: I2c + Send,
     B::Error: Display,
-    T: Stopwatch,
+    T: MeasurementClock,
 {
-    fn light(&mut self) -> Result<f64, SensorError> {
-        if self.set == Some(Setting::Dim) {
-            let counts = self.measure(Setting::Dim)?;
-            if counts < FULL && Setting::Dim.lux(counts) <= DIM_UNTIL {
-                return Ok(Setting::Dim.lux(counts));
-            }
-        }
-        let counts = self.measure(Setting::Daylight)?;
-        let lux = Setting::Daylight.lux(counts);
-        if counts == FULL || lux > MOST {
-            return Err(self.device.too_bright(MOST));
-        }
-        if lux >= DIM_BELOW {
-            return Ok(lux);
-        }
-        match self.measure(Setting::Dim)? {
-            // It has become bright meanwhile: the next reading will tell.
-            FULL => Ok(lux),
-            counts => Ok(Setting::Dim.lux(counts)),
-        }
-    }
-
     fn measure(&mut self, setting: Setting) -> Result<u16, SensorError> {
         if self.set != Some(setting) {
             self.write(CONFIGURATION, setting.word() | SHUT_DOWN)?;
             self.write(CONFIGURATION, setting.word())?;
             // Only somebody else can have switched it on: without that there is nothing to write.
-            if self.word(POWER_SAVING)? & SLOWED != 0 {
+            if self.word(POWER_SAVING)? & POWER_SAVING_ON != 0 {
                 self.write(POWER_SAVING, 0)?;
             }
             self.set = Some(setting);
@@ -163,7 +159,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::sensor::device::script::{Hand, SILENCE};
+    use crate::io::sensor::Sensor;
+    use crate::io::sensor::device::script::{ManualClock, SILENCE};
     use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 
     const AT: u8 = 0x10;
@@ -184,10 +181,10 @@ mod tests {
     const DAYLIGHT: u8 = 0x10;
     const DIM: u8 = 0x08;
 
-    fn chip(script: &[Vec<Transaction>]) -> (Veml7700<Mock, Hand>, Mock, Hand) {
-        let (bus, hand) = (Mock::new(&script.concat()), Hand::default());
+    fn chip(script: &[Vec<Transaction>]) -> (Veml7700<Mock, ManualClock>, Mock, ManualClock) {
+        let (bus, clock) = (Mock::new(&script.concat()), ManualClock::default());
         let device = Device::new(bus.clone(), 1, &[AT]);
-        (Veml7700::new(device, hand.clone()), bus, hand)
+        (Veml7700::new(device, clock.clone()), bus, clock)
     }
 
     fn about(light: f64, expected: f64) {
@@ -196,11 +193,11 @@ mod tests {
 
     #[test]
     fn only_a_changed_setting_is_waited_for() {
-        let (mut chip, mut bus, hand) = chip(&[sets(DAYLIGHT), gives(1_000), gives(1_010)]);
+        let (mut chip, mut bus, clock) = chip(&[sets(DAYLIGHT), gives(1_000), gives(1_010)]);
         about(chip.read().unwrap(), 537.6);
-        assert_eq!(hand.now(), SETTLING);
+        assert_eq!(clock.now(), SETTLING);
         about(chip.read().unwrap(), 543.0);
-        assert_eq!(hand.now(), SETTLING);
+        assert_eq!(clock.now(), SETTLING);
         bus.done();
     }
 
@@ -228,10 +225,10 @@ mod tests {
 
     #[test]
     fn bright_light_is_corrected_and_never_falls_with_more_counts() {
-        // The note's polynomial, worked out by hand for 10,000 lx.
+        // The note's polynomial, worked out by clock for 10,000 lx.
         assert_eq!(corrected(10_000.0).round(), 14_793.0);
         let mut before = -1.0;
-        for counts in 0..=FULL {
+        for counts in 0..=SATURATED {
             let lux = Setting::Daylight.lux(counts);
             assert!(lux.is_finite() && lux > before, "{counts}: {lux}");
             before = lux;
@@ -240,14 +237,14 @@ mod tests {
 
     #[test]
     fn more_light_than_the_chip_can_tell_is_an_error() {
-        for counts in [FULL, 60_000] {
+        for counts in [SATURATED, 60_000] {
             let (mut chip, mut bus, _) = chip(&[sets(DAYLIGHT), gives(counts)]);
             let error = chip.read().unwrap_err();
             assert!(matches!(error, SensorError::TooBright { .. }), "{error}");
             bus.done();
         }
         let (mut chip, mut bus, _) = chip(&[sets(DAYLIGHT), gives(41_000)]);
-        assert!((90_000.0..MOST).contains(&chip.read().unwrap()));
+        assert!((90_000.0..MAX_LUX).contains(&chip.read().unwrap()));
         bus.done();
     }
 
@@ -266,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_lamp_switched_on_between_two_measurements_blinds_nobody() {
-        let (mut chip, mut bus, _) = chip(&[sets(DAYLIGHT), gives(10), sets(DIM), gives(FULL)]);
+        let (mut chip, mut bus, _) =
+            chip(&[sets(DAYLIGHT), gives(10), sets(DIM), gives(SATURATED)]);
         about(chip.read().unwrap(), 5.376);
         bus.done();
     }
