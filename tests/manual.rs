@@ -1,5 +1,5 @@
 //! What is installed for people beside the program says what the program says: the manual page names
-//! every command and option, and the shells complete them.
+//! every command and option, and the shells complete them. Decision records have one shape.
 
 use std::fs;
 use std::path::PathBuf;
@@ -75,4 +75,36 @@ fn shells_complete_what_the_program_takes() {
             file.display()
         );
     }
+}
+
+#[test]
+fn decision_records_have_one_shape() {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir("docs/decisions").expect("the folder is here") {
+        let path = entry.expect("readable").path();
+        let name = path
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        let text = fs::read_to_string(&path).expect("readable");
+        let number: u32 = name[..4].parse().expect(&name);
+        assert!(text.starts_with(&format!("# {number}. ")), "{name}: title");
+        let mut rest = text.as_str();
+        for part in [
+            "\n\nStatus: ",
+            "\n\n## Context\n",
+            "\n\n## Decision\n",
+            "\n\n## Consequences\n",
+        ] {
+            let (_, behind) = rest
+                .split_once(part)
+                .unwrap_or_else(|| panic!("{name}: {part:?}"));
+            rest = behind;
+        }
+        numbers.push(number);
+    }
+    numbers.sort_unstable();
+    let expected: Vec<u32> = (1..=numbers.len() as u32).collect();
+    assert_eq!(numbers, expected, "each number once, without holes");
 }
