@@ -30,6 +30,8 @@ pub(crate) fn start(usual: LevelFilter) {
     let set = if is_journal() {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::TRACE)
+            // A log that cannot be written (full disk, a terminal that is gone) would end the program.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
             .event_format(Journal(
                 format::format()
@@ -42,6 +44,8 @@ pub(crate) fn start(usual: LevelFilter) {
     } else {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::TRACE)
+            // A log that cannot be written (full disk, a terminal that is gone) would end the program.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
             .with_target(false)
             .finish();

@@ -3,6 +3,7 @@
 //! Decides nothing but the exit code; the commands themselves live in the library.
 
 mod log;
+mod signals;
 
 use std::io::Write;
 use std::path::Path;
@@ -91,15 +92,17 @@ where
             return Exit::Software;
         }
     };
-    runtime.block_on(async {
-        match stop_signal() {
+    let exit = runtime.block_on(async {
+        match signals::stop(None) {
             Ok(stop) => what(config, Box::pin(stop)).await,
             Err(error) => {
                 tracing::error!("signals cannot be heard: {error}");
                 Exit::Software
             }
         }
-    })
+    });
+    runtime.shutdown_background();
+    exit
 }
 
 /// The configuration for this process. A variable that is not UTF-8 is kept, with the bad bytes
@@ -123,11 +126,13 @@ fn run(config: Config) -> Exit {
     };
     let (show, _) = tokio::sync::watch::channel(None);
     let ended = runtime.block_on(async {
-        match stop_signal() {
+        match signals::stop(None) {
             Ok(stop) => Ok(daemon::run(config, stop, show).await),
             Err(error) => Err(error),
         }
     });
+    // Whatever a library has running in the background must not hold up the end.
+    runtime.shutdown_background();
     match ended {
         Ok(logic::Exit::Stopped | logic::Exit::Restart) => Exit::Done,
         Ok(logic::Exit::Reboot) => reboot(),
@@ -174,7 +179,7 @@ fn serve(how: cli::Server) -> Exit {
         }
     };
     let ended = runtime.block_on(async {
-        let stop = stop_signal()?;
+        let stop = signals::stop(Some(SignalKind::user_defined1()))?;
         let mut asked = signal(SignalKind::user_defined1())?;
         let (sender, show) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
@@ -185,6 +190,7 @@ fn serve(how: cli::Server) -> Exit {
         });
         Ok::<_, std::io::Error>(server::run(settings, stop, show).await)
     });
+    runtime.shutdown_background();
     match ended {
         Ok(Ok(())) => Exit::Done,
         Ok(Err(error)) => no_store(&error),
@@ -202,18 +208,6 @@ fn no_store(error: &OpenError) -> Exit {
     };
     let _ = std::io::stderr().write_all(format!("nightlight: {text}\n").as_bytes());
     exit
-}
-
-/// Completes on SIGTERM or SIGINT.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Asks systemd to restart the machine; the configuration has allowed it.

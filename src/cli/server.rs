@@ -17,7 +17,8 @@ Examples:
   nightlight server --group hall=pi-1,pi-2,pi-3
                                         the majority of three decides for all three
   nightlight server --account           what was received, twice, lost and is missing
-  kill -USR1 $(pidof nightlight)        have a running server print that
+  pkill -USR1 -f '^[^ ]*nightlight server'
+                                        have a running server print that
 
 A device that is to wait for the acks of this server has delivery.confirm = \"server\". Accounts are
 published, retained, beside the status topic: nightlight/server/account/ID.";

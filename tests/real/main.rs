@@ -14,4 +14,5 @@ mod kills;
 mod lines;
 mod link;
 mod server;
+mod signals;
 mod stage;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The real server as a process. Its store outlives it.
-struct Server {
+pub struct Server {
     folder: TempDir,
     port: u16,
     more: Vec<String>,
@@ -21,7 +21,7 @@ struct Server {
 }
 
 impl Server {
-    fn prepare(port: u16, more: &[&str]) -> Self {
+    pub fn prepare(port: u16, more: &[&str]) -> Self {
         Self {
             folder: tempfile::tempdir().expect("a folder"),
             port,
@@ -30,13 +30,13 @@ impl Server {
         }
     }
 
-    fn start(port: u16, more: &[&str]) -> Self {
+    pub fn start(port: u16, more: &[&str]) -> Self {
         let mut server = Self::prepare(port, more);
         server.run();
         server
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         let file = |name: &str| {
             fs::OpenOptions::new()
                 .create(true)
@@ -70,17 +70,21 @@ impl Server {
         self.folder.path().join("store")
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("a process").id();
         let status = Command::new("kill")
             .arg(format!("-{name}"))
             .arg(pid.to_string())
             .status();
         assert!(status.expect("kill runs").success());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a process").id()
     }
 
     /// SIGKILL.
@@ -92,7 +96,7 @@ impl Server {
     }
 
     /// SIGTERM; ends with 0 within 5 s.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.signal("TERM");
         let mut child = self.child.take().expect("a process");
         let mut status = None;
