@@ -227,6 +227,59 @@ fn a_stop_says_offline_and_leaves_nothing_in_memory() {
     );
 }
 
+/// A full disk, and no link: what only memory has is gone with the stop, and the next run says so.
+#[test]
+fn what_a_stop_could_not_store_is_reported_as_lost_by_the_next_run() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.seconds(20);
+    world.disk_good(false);
+    world.seconds(250);
+    let (run, last) = (world.run, world.view().last_seq);
+    world.input(Input::ShutdownAsked);
+    world.run_for(Duration::from_millis(3_500));
+    assert_eq!(world.exit, Some(Exit::Stopped));
+    world.disk_good(true);
+    world.crash();
+    world.mend_cable();
+    world.seconds(60);
+    assert_eq!(
+        world.missing(run, last),
+        Vec::<u64>::new(),
+        "{:?}",
+        world.log
+    );
+    let lost = world.lost(run).len();
+    assert!((245..=255).contains(&lost), "{lost}");
+}
+
+/// The store was never open in this run: it cannot have been asked before.
+#[test]
+fn what_a_store_that_never_opened_did_not_get_is_reported_as_lost_too() {
+    let mut world = World::new(settings());
+    world.cable = false;
+    world.opening = Duration::from_secs(1_000);
+    world.disk_good(false);
+    world.crash();
+    world.input(Input::StoreFailed("disk full".into()));
+    world.seconds(100);
+    let (run, last) = (world.run, world.view().last_seq);
+    world.input(Input::ShutdownAsked);
+    world.seconds(2);
+    assert_eq!(world.exit, Some(Exit::Stopped), "at once");
+    world.opening = Duration::from_millis(30);
+    world.disk_good(true);
+    world.crash();
+    world.mend_cable();
+    world.seconds(60);
+    assert_eq!(
+        world.missing(run, last),
+        Vec::<u64>::new(),
+        "{:?}",
+        world.log
+    );
+}
+
 #[test]
 fn the_window_is_kept_and_the_replay_is_paced() {
     let mut settings = settings();

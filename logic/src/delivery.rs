@@ -447,6 +447,11 @@ impl Delivery {
         self.disk.ordinal.is_some() && !self.disk.failed
     }
 
+    /// Whether the backlog said last that it cannot be written.
+    pub fn store_failed_last(&self) -> bool {
+        self.disk.failed && !self.disk.storing
+    }
+
     /// Whether a group of records is on its way to the disk.
     pub fn is_storing(&self) -> bool {
         self.disk.storing

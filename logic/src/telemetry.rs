@@ -155,7 +155,7 @@ pub struct Loss {
     pub to_seq: u64,
     /// How many in that range were given up.
     pub count: u64,
-    /// `backlog-full`, `memory-full`, `damaged`, `unreadable` or `refused`.
+    /// `backlog-full`, `memory-full`, `not-stored`, `damaged`, `unreadable` or `refused`.
     pub reason: String,
 }
 

@@ -186,6 +186,69 @@ fn a_disk_that_fills_up_in_an_outage_and_is_freed_loses_nothing() {
     nothing_was_moved_aside(&agent);
 }
 
+/// What only memory has at a stop is gone. The file beside the store still takes a note of it.
+#[test]
+fn what_a_stop_on_a_full_disk_could_not_store_is_reported_as_lost() {
+    let (mut broker, listener) = known_listener("pi-full-stop");
+    let mut agent = Agent::prepare("pi-full-stop", broker.port, FAST);
+    let Some(disk) = Disk::mount(&agent.path("backlog")) else {
+        return;
+    };
+    agent.run();
+    eventually("something is on the disk", || {
+        agent.path("backlog/account").exists()
+    });
+    let backlog = || agent.status().and_then(|status| status["backlog"].as_u64());
+    eventually("readings are stored", || backlog() > Some(10));
+    disk.fill();
+    eventually("the log says what to do", || {
+        agent.log().contains("delete something")
+    });
+    let then = backlog();
+    eventually("memory has some more", || backlog() > then.map(|n| n + 30));
+    let status = agent.status().expect("a status");
+    let run = status["run"].as_str().expect("a run").to_owned();
+    let last = status["last_seq"].as_u64().expect("a number");
+    // Twice: the note of a run outlives another one that cannot store either.
+    assert_eq!(agent.stop().code(), Some(0));
+    agent.run();
+    eventually("it runs again", || {
+        agent
+            .status()
+            .is_some_and(|status| status["run"] != run.as_str())
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+    disk.free();
+    agent.run();
+    broker.restart();
+    eventually("nothing waits", || {
+        let states = listener.on("state");
+        states.last().is_some_and(|state| state["backlog"] == 0)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+    eventually("all is heard", || listener.last_text("status") == "offline");
+    let account = listener.account();
+    let received = account.get(&run).map_or(0, |numbers| numbers.len() as u64);
+    let losses = listener
+        .records()
+        .into_iter()
+        .filter(|record| record["event"] == "loss" && record["of_run"] == run.as_str());
+    let losses: Vec<_> = losses.collect();
+    let lost: u64 = losses
+        .iter()
+        .filter_map(|loss| loss["count"].as_u64())
+        .sum();
+    assert!(lost >= 30, "{losses:?}");
+    assert!(losses.iter().all(|loss| loss["reason"] == "not-stored"));
+    let to = losses
+        .iter()
+        .filter_map(|loss| loss["to_seq"].as_u64())
+        .max();
+    assert!(to >= Some(last), "{losses:?} of {last}");
+    assert_eq!(Some(received + lost), to, "received + lost = 1..last");
+    nothing_was_moved_aside(&agent);
+}
+
 #[test]
 fn a_disk_that_is_full_at_the_start_is_waited_for_with_all_in_memory() {
     let (broker, listener) = known_listener("pi-full");

@@ -9,6 +9,7 @@ mod damage;
 mod demo;
 mod doctor;
 mod fake_broker;
+mod folder;
 mod full_disk;
 mod kills;
 mod lines;

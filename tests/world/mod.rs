@@ -14,7 +14,7 @@ use nightlight::logic::lighting::{self, FailSafe, Lease, Mode};
 use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
 use nightlight::logic::time::{ClockState, Now};
 use nightlight::logic::{
-    Birth, Controller, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
+    Birth, Controller, Exit, Input, Key, KeyRange, Opened, Output, Settings, View,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -93,7 +93,7 @@ pub struct Ended {
     pub run: Uuid,
     pub at: Duration,
     pub last_seq: u64,
-    /// It was asked to stop and had nothing left in memory.
+    /// It was asked to stop.
     pub clean: bool,
     /// Its records that were on the disk.
     pub on_disk: BTreeSet<u64>,
@@ -173,6 +173,8 @@ pub struct World {
     disk_slowest: Duration,
     /// Losses that the store remembers until they are told.
     losses: BTreeMap<u64, Loss>,
+    /// What could not be stored, noted beside the store.
+    not_stored: Vec<Loss>,
     losses_made: u64,
     ordinal: u64,
     agenda: BTreeMap<(Duration, u64), (u64, Event)>,
@@ -182,7 +184,6 @@ pub struct World {
     earlier: Duration,
     read_unanswered: bool,
     pub exit: Option<Exit>,
-    left_in_memory: bool,
     /// What the controller got, when `keep_trace` is set.
     pub trace: Vec<Step>,
     pub keep_trace: bool,
@@ -251,6 +252,7 @@ impl World {
             disk_good_since: now,
             disk_slowest: Duration::ZERO,
             losses: BTreeMap::new(),
+            not_stored: Vec::new(),
             losses_made: 0,
             ordinal: 0,
             agenda: BTreeMap::new(),
@@ -259,7 +261,6 @@ impl World {
             earlier: Duration::ZERO,
             read_unanswered: false,
             exit: None,
-            left_in_memory: false,
             trace: Vec::new(),
             keep_trace: false,
             made: Vec::new(),
@@ -354,6 +355,11 @@ impl World {
         self.disk_ok = good;
         self.disk_good_since = self.elapsed();
         self.disk_slowest = Duration::ZERO;
+        if good {
+            for (id, loss) in self.take_notes() {
+                self.schedule(self.opening, Event::Input(None, Input::Lost { id, loss }));
+            }
+        }
     }
 
     /// The store is over its bound and gives up its oldest records.
@@ -515,7 +521,7 @@ impl World {
             run,
             at: self.elapsed(),
             last_seq: self.view().last_seq,
-            clean: self.exit.is_some() && !self.left_in_memory,
+            clean: self.exit.is_some(),
             on_disk: self
                 .disk
                 .values()
@@ -533,7 +539,6 @@ impl World {
         self.session = false;
         self.unconfirmed.clear();
         self.exit = None;
-        self.left_in_memory = false;
         self.read_unanswered = false;
         self.made.clear();
         self.disk_work.clear();
@@ -559,6 +564,9 @@ impl World {
             command_ids: self.disk_ids.clone(),
         };
         self.disk_runs.push((self.run, 0));
+        if self.disk_ok {
+            self.take_notes();
+        }
         self.schedule(
             self.opening,
             Event::Input(None, Input::BacklogOpened(opened)),
@@ -681,9 +689,6 @@ impl World {
                 Output::Fetch { after, limit } => self.give_disk(Work::Fetch(after, limit)),
                 Output::ForgetLoss(id) => {
                     self.losses.remove(&id);
-                }
-                Output::Log(Level::Warn, text) if text.contains("could not be stored") => {
-                    self.left_in_memory = true;
                 }
                 Output::Log(..) => {}
                 Output::Exit(exit) => {
@@ -815,8 +820,12 @@ impl World {
 
     fn do_disk_work(&mut self, work: Work) -> Option<Input> {
         match work {
-            Work::Store(..) if !self.disk_ok => Some(Input::StoreFailed("disk full".into())),
+            Work::Store(records, ..) if !self.disk_ok => {
+                self.note_not_stored(&records);
+                Some(Input::StoreFailed("disk full".into()))
+            }
             Work::Store(records, ids, last_seq) => {
+                self.not_stored.retain(|loss| loss.of_run != self.run);
                 self.disk_writes += 1;
                 self.note(format!(
                     "stored {:?}",
@@ -869,6 +878,41 @@ impl World {
                 Some(Input::Fetched { records, end })
             }
         }
+    }
+
+    /// What the store notes beside itself, for the next run.
+    fn note_not_stored(&mut self, records: &[Record]) {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return;
+        };
+        self.not_stored.retain(|loss| loss.of_run != first.run);
+        self.not_stored.push(Loss {
+            of_run: first.run,
+            from_seq: first.seq,
+            to_seq: last.seq,
+            count: records.len() as u64,
+            reason: "not-stored".into(),
+        });
+        for record in records {
+            if let Body::Event(telemetry::Event::Loss(loss)) = &record.body {
+                self.not_stored.push(loss.clone());
+            }
+        }
+    }
+
+    /// What earlier runs could not store becomes losses of the store.
+    fn take_notes(&mut self) -> Vec<(u64, Loss)> {
+        let (own, others): (Vec<Loss>, Vec<Loss>) = std::mem::take(&mut self.not_stored)
+            .into_iter()
+            .partition(|loss| loss.of_run == self.run);
+        self.not_stored = own;
+        let mut taken = Vec::new();
+        for loss in others {
+            self.losses_made += 1;
+            self.losses.insert(self.losses_made, loss.clone());
+            taken.push((self.losses_made, loss));
+        }
+        taken
     }
 
     pub fn note(&mut self, text: String) {

@@ -52,7 +52,9 @@ impl Controller {
             self.delivery.hand_over_forgets();
             let ids = self.inbox.fresh_ids();
             stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
-            if !stopping.stored {
+            if !stopping.stored && self.delivery.store_failed_last() {
+                stopping.done = true;
+            } else if !stopping.stored {
                 stopping.quiet_by = (now.boot + STOP_QUIET).min(stopping.over_by);
             }
         }
@@ -62,11 +64,17 @@ impl Controller {
             stopping.over_by = Duration::MAX;
             stopping.done = false;
             self.delivery.hand_over_forgets();
-            let left = self.delivery.only_in_memory();
+            let ids = self.inbox.fresh_ids();
+            let left = self.delivery.hand_over_the_rest(ids, self.book.last_seq());
             if left > 0 {
-                let text = format!("{left} records could not be stored and are lost");
+                let text = format!(
+                    "{left} records are not stored yet; what cannot be stored now is reported as lost by the next run"
+                );
                 self.outputs.push_back(Output::Log(Level::Warn, text));
             }
+            // Behind all of them: the daemon carries nothing out after this.
+            self.outputs
+                .extend(std::iter::from_fn(|| self.delivery.poll()));
             self.outputs.push_back(Output::Exit(exit));
         }
     }

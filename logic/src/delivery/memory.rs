@@ -47,14 +47,6 @@ impl Delivery {
         self.take_refused().or_else(|| self.lost.take())
     }
 
-    /// Records of this run that are neither confirmed nor on the disk.
-    pub fn only_in_memory(&self) -> usize {
-        self.live
-            .iter()
-            .filter(|held| held.copy != Copy::OnDisk && held.phase != Phase::Confirmed)
-            .count()
-    }
-
     /// Whether memory has the record of this run with this number.
     pub(super) fn is_live(&self, seq: u64) -> bool {
         let held = self.live.get(self.place_of(seq));

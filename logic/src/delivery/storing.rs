@@ -132,6 +132,26 @@ impl Delivery {
         true
     }
 
+    /// The run ends: all that is not on the disk is handed over once more, whatever is known of the disk.
+    /// What cannot be stored the store notes, and the next run reports it as lost. Gives the number.
+    pub fn hand_over_the_rest(&mut self, command_ids: Vec<String>, last_seq: u64) -> usize {
+        let records: Vec<Record> = self
+            .live
+            .iter()
+            .filter(|held| held.copy != Copy::OnDisk && held.phase != Phase::Confirmed)
+            .map(|held| held.record.clone())
+            .collect();
+        let left = records.len();
+        if left > 0 {
+            self.orders.push_back(Output::Store {
+                records,
+                command_ids,
+                last_seq,
+            });
+        }
+        left
+    }
+
     /// Removals that wait are handed over at once; the daemon is about to end.
     pub fn hand_over_forgets(&mut self) {
         let Forget {

@@ -4,6 +4,9 @@
 //! One line of 512 bytes, written in place: it costs one block, and a torn write is noticed by its
 //! checksum and only makes the account worth nothing. Written when the store is opened or closed,
 //! gets its first record or seals a chunk; never on a healthy link. `opening` and `store` call it.
+//!
+//! Where the store cannot be written, on a full disk above all, a block that is there already mostly can
+//! be: so this file also says which records a run could not store. The next run reports them as lost.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -11,9 +14,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::Run;
+use crate::logic::telemetry::{Body, Event, Loss, Record};
 
+use super::ledger::{NOT_STORED, Run};
+use super::store::loss;
+
+/// The file is a multiple of this, in bytes.
 const LENGTH: usize = 512;
+/// Losses noted in the file, at the most; with more the oldest are given up, and the log says so.
+const MAX_NOT_STORED: usize = 16;
 
 /// What the store must at least know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +35,41 @@ pub(super) struct Account {
     pub(super) records: bool,
     /// What was known of the newest run, if anything.
     pub(super) run: Option<Run>,
+    /// Records that could not be stored when their run last tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) not_stored: Vec<Loss>,
 }
 
 impl Account {
+    /// Notes that these records of one run, ascending, could not be stored, in place of what was noted
+    /// of that run before.
+    pub(super) fn note_not_stored(&mut self, records: &[Record]) {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return;
+        };
+        self.not_stored.retain(|old| old.of_run != first.run);
+        let count = records.len() as u64;
+        self.not_stored
+            .push(loss(first.run, first.seq, last.seq, count, NOT_STORED));
+        // A record that reports a loss is lost with the others, but not what it reports.
+        for record in records {
+            if let Body::Event(Event::Loss(reported)) = &record.body
+                && !self.not_stored.contains(reported)
+            {
+                self.not_stored.push(reported.clone());
+            }
+        }
+        let over = self.not_stored.len().saturating_sub(MAX_NOT_STORED);
+        for old in self.not_stored.drain(..over) {
+            tracing::warn!(
+                "backlog: the loss of records {} to {} of run {} will not be reported",
+                old.from_seq,
+                old.to_seq,
+                old.of_run
+            );
+        }
+    }
+
     /// The account in the file; one that asks for nothing when it is missing or torn.
     pub(super) fn read(path: &Path) -> Account {
         let Ok(text) = std::fs::read(path) else {
@@ -51,7 +92,7 @@ impl Account {
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let json = serde_json::to_string(self).map_err(io::Error::other)?;
         let mut line = format!("{:08x} {json}", crc32fast::hash(json.as_bytes()));
-        while line.len() < LENGTH - 1 {
+        while (line.len() + 1) % LENGTH != 0 {
             line.push(' ');
         }
         line.push('\n');
@@ -61,7 +102,6 @@ impl Account {
             .truncate(false)
             .open(path)?;
         file.write_all(line.as_bytes())?;
-        // Longer than ours before: only after a change of the format.
         if file.metadata()?.len() != line.len() as u64 {
             file.set_len(line.len() as u64)?;
         }
@@ -83,6 +123,7 @@ mod tests {
             ordinal: 3,
             records: true,
             run: Some(Run::default()),
+            not_stored: Vec::new(),
         };
         account.write(&path).unwrap();
         assert_eq!(Account::read(&path), account);

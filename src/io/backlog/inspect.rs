@@ -348,7 +348,7 @@ fn in_copy<T>(
         boot_id: Uuid::nil(),
     };
     let place = Place::new(&copy.0);
-    let mut store = guard(&place, || opening.open(false, &|| {}))?;
+    let mut store = guard(&place, || opening.open(false, None, &|| {}))?;
     for loss in store.losses.all.values() {
         warn!(
             "of run {}: {} records within {} to {} are lost: {}",

@@ -20,6 +20,9 @@ pub(super) const UNREADABLE: &str = "unreadable";
 /// Why a record was given up: it can never be stored.
 pub(super) const REFUSED: &str = "refused";
 
+/// Why a record was given up: its run ended before it could be stored.
+pub(super) const NOT_STORED: &str = "not-stored";
+
 /// What is known of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {

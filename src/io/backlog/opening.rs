@@ -4,8 +4,9 @@
 //!
 //! A power cut at any moment leaves either the old store or the complete new one (see `disk`).
 
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::disk::{Fault, Place, remove_any, tree_bytes};
 use super::keys;
 use super::ledger::{pack_command, pack_loss};
 use super::salvage::Found;
-use super::store::Store;
+use super::store::{Displaced, Store};
 
 /// An empty store of fewer bytes is not worth the exchange.
 const LARGE: u64 = 4 * 1024 * 1024;
@@ -53,7 +54,12 @@ impl Opening<'_> {
     ///
     /// # Errors
     /// When there is none for now: a full disk, a lock, rights. A damaged one is salvaged instead.
-    pub(super) fn open(&self, suspect: bool, progress: &dyn Fn()) -> Result<Store, Fault> {
+    pub(super) fn open(
+        &self,
+        suspect: bool,
+        displaced: Option<&Displaced>,
+        progress: &dyn Fn(),
+    ) -> Result<Store, Fault> {
         let place = Place::new(&self.bounds.path);
         place.prepare()?;
         place.has_room()?;
@@ -63,13 +69,15 @@ impl Opening<'_> {
         if account.records || account.generation == 0 {
             place.copy_before();
         }
-        let mut store = if there && suspect {
-            self.rebuild(
-                &place,
-                &account,
-                "the store failed again and again",
-                progress,
-            )?
+        let found_here = [place.store(), place.before()];
+        let mut store = if let Some(displaced) = displaced {
+            // The descriptor opens the same file again, also one that has no name any more.
+            let log = PathBuf::from(format!("/proc/self/fd/{}", displaced.log.as_raw_fd()));
+            let why = "its folder was deleted, renamed or replaced while nightlight used it";
+            self.rebuild(&place, &[log], &displaced.account, why, progress)?
+        } else if there && suspect {
+            let why = "the store failed again and again";
+            self.rebuild(&place, &found_here, &account, why, progress)?
         } else if there || account.generation == 0 {
             // The account is written now and then, the log with every write: it knows more.
             let copied = place.before().is_file();
@@ -79,13 +87,17 @@ impl Opening<'_> {
                 0
             };
             match self.load_whole(&place, account.generation.max(synced)) {
-                Err(Fault::Damaged(why)) => self.rebuild(&place, &account, &why, progress)?,
+                Err(Fault::Damaged(why)) => {
+                    self.rebuild(&place, &found_here, &account, &why, progress)?
+                }
                 other => other?,
             }
         } else {
-            self.rebuild(&place, &account, "the store is gone", progress)?
+            let why = "the store is gone";
+            self.rebuild(&place, &found_here, &account, why, progress)?
         };
         let begun = guard(&place, || {
+            store.note_losses(&account.not_stored, self.run)?;
             store.begin(self.run, self.boot_id, account.ordinal.saturating_add(1))
         });
         if let Err(fault) = begun {
@@ -136,17 +148,18 @@ impl Opening<'_> {
         Ok(store)
     }
 
-    /// Salvages what lies in the store's place into a new one, and moves it aside.
+    /// Salvages `dead` into a new store, and moves aside what lies in its place.
     fn rebuild(
         &self,
         place: &Place,
+        dead: &[PathBuf],
         account: &Account,
         why: &str,
         progress: &dyn Fn(),
     ) -> Result<Store, Fault> {
         place.above_floor()?;
         let new = place.new_store();
-        let mut found = Found::scan(&[place.store(), place.before()], progress);
+        let mut found = Found::scan(dead, progress);
         let nothing = found.is_empty();
         let refilled = guard(place, || {
             remove_any(&new).map_err(|error| place.fault(&error))?;
@@ -164,16 +177,15 @@ impl Opening<'_> {
             }
         };
         let aside = place.quarantine()?;
-        let kept = aside.as_deref().map_or(Path::new("nowhere"), |path| path);
+        let kept = match aside {
+            Some(aside) => format!("what was there is kept at {}", aside.display()),
+            None => "nothing was there to be kept".to_owned(),
+        };
         if nothing {
-            tracing::warn!(
-                "backlog: {why}; nothing to salvage; kept at {}",
-                kept.display()
-            );
+            tracing::warn!("backlog: {why}; nothing to salvage; {kept}");
         } else {
             tracing::warn!(
-                "backlog: {why}; {records} records salvaged, {losses} losses to tell; kept at {}",
-                kept.display()
+                "backlog: {why}; {records} records salvaged, {losses} losses to tell; {kept}"
             );
         }
         patiently(|| guard(place, || Store::load(place, &place.store(), self.bounds)))

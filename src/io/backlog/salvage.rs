@@ -69,7 +69,11 @@ impl Found {
     pub(super) fn scan(dead: &[PathBuf], progress: &dyn Fn()) -> Found {
         let mut found = Found::default();
         for path in dead {
-            collect(path, DEPTH, &mut found.files);
+            // A descriptor of an open file looks like a link.
+            match path.metadata() {
+                Ok(meta) if meta.is_file() => found.files.push(path.clone()),
+                _ => collect(path, DEPTH, &mut found.files),
+            }
         }
         let mut sort_at = SORT_AT;
         for file in 0..found.files.len() {

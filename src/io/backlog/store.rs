@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use sled::Batch;
@@ -65,7 +66,18 @@ pub(super) struct Store {
     ordinal: u64,
     /// A second descriptor of sled's log: see `sync`.
     log: File,
+    /// The folder it was opened in, as device and inode.
+    folder: (u64, u64),
     account_due: bool,
+}
+
+/// An open log that is no longer in its place.
+#[derive(Debug)]
+pub(super) struct Displaced {
+    /// Deleted or moved away, but whole.
+    pub(super) log: File,
+    /// What it must at least hold.
+    pub(super) account: Account,
 }
 
 impl Store {
@@ -89,7 +101,9 @@ impl Store {
         if fresh {
             sync_tree(folder).map_err(|error| place.fault(&error))?;
         }
+        let meta = folder.metadata().map_err(|error| place.fault(&error))?;
         let mut store = Store {
+            folder: (meta.dev(), meta.ino()),
             db,
             place: place.clone(),
             bounds: bounds.clone(),
@@ -135,6 +149,26 @@ impl Store {
         }
         self.sync()?;
         self.write_account()
+    }
+
+    /// Whether the log on the path is the log that is open. A person or a script may delete, rename or
+    /// replace the folder of a running daemon: sled writes on into a file that no restart will find.
+    pub(super) fn is_in_place(&self) -> bool {
+        let same = |meta: std::io::Result<std::fs::Metadata>, id: (u64, u64)| {
+            meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == id)
+        };
+        let folder = self.place.store();
+        let log = self.log.metadata().map(|meta| (meta.dev(), meta.ino()));
+        same(folder.metadata(), self.folder)
+            && log.is_ok_and(|log| same(folder.join("db").metadata(), log))
+    }
+
+    /// The log and what it must hold, to be salvaged when it is no longer in its place.
+    pub(super) fn displaced(&self) -> Option<Displaced> {
+        Some(Displaced {
+            log: self.log.try_clone().ok()?,
+            account: self.account(),
+        })
     }
 
     /// What the daemon is told of it.
@@ -323,6 +357,22 @@ impl Store {
         Ok(())
     }
 
+    /// Notes as lost what earlier runs could not store. What `run` could not, memory still has.
+    ///
+    /// # Errors
+    /// As sled and the disk give them.
+    pub(super) fn note_losses(&mut self, losses: &[Loss], run: Uuid) -> Result<(), Fault> {
+        for loss in losses.iter().filter(|loss| loss.of_run != run) {
+            let known = self.losses.all.values().any(|old| old == loss);
+            if !known {
+                let mut batch = Batch::default();
+                self.repeat_loss(&mut batch, loss.clone());
+                self.write(batch)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes a loss in `batch` as it is: one that was told before, in a record that is now given up.
     pub(super) fn repeat_loss(&mut self, batch: &mut Batch, loss: Loss) {
         self.state.last_loss += 1;
@@ -375,15 +425,19 @@ impl Store {
     /// Writes the account; only after a `sync`, so that it never says more than the disk holds.
     pub(super) fn write_account(&mut self) -> Result<(), Fault> {
         self.account_due = false;
-        let account = Account {
+        self.account()
+            .write(&self.place.account())
+            .map_err(|error| self.place.fault(&error))
+    }
+
+    fn account(&self) -> Account {
+        Account {
             generation: self.state.generation,
             ordinal: self.ordinal,
             records: self.state.records > 0,
             run: self.runs.get(&self.ordinal).copied(),
-        };
-        account
-            .write(&self.place.account())
-            .map_err(|error| self.place.fault(&error))
+            not_stored: Vec::new(),
+        }
     }
 
     /// Sets the lowest held seq of a run, `gone` being removed with the next batch.

@@ -17,9 +17,10 @@ use crate::logic::telemetry::Record;
 use crate::logic::{Input, Key, KeyRange};
 
 use super::Counts;
+use super::account::Account;
 use super::disk::{Fault, Place};
 use super::opening::{Opening, discard, guard};
-use super::store::Store;
+use super::store::{Displaced, Store};
 
 /// Between two attempts to open, at the least.
 const RETRY: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ const MOST_RETRY: Duration = Duration::from_secs(5);
 const STRIKES: u32 = 2;
 /// Removals that wait for a store; beyond this the oldest are given up, which makes duplicates.
 const MOST_FORGETS: usize = 10_000;
+/// Between two notes of what could not be stored, at the least, unless the daemon is about to end.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
 /// Records in one commit of several requests, at the most.
 const MOST_COMMIT: usize = 4096;
 /// The second loss of a run is told this long after the first, and so on, doubled: while records are
@@ -63,6 +66,10 @@ pub(super) struct Worker {
     counts: Arc<Counts>,
     place: Place,
     store: Option<Store>,
+    /// The log of a store that is no longer in its place: still to be salvaged.
+    displaced: Option<Displaced>,
+    /// Records that could not be stored, and when that was last noted beside the store.
+    not_stored: Option<(Vec<Record>, Option<Instant>)>,
     /// Why there is no store.
     why: String,
     announced: bool,
@@ -93,6 +100,8 @@ impl Worker {
             inputs,
             counts,
             store: None,
+            displaced: None,
+            not_stored: None,
             why: String::new(),
             announced: false,
             complained: false,
@@ -194,6 +203,7 @@ impl Worker {
             }
         }
         let stored = self.commit(&records, &ids, last_seq);
+        self.note_not_stored(records, stored.is_err());
         for _ in 0..answers {
             self.send(match &stored {
                 Ok(records) => Input::Stored { records: *records },
@@ -215,12 +225,51 @@ impl Worker {
         self.place
             .above_floor()
             .map_err(|fault| fault.why().to_owned())?;
-        self.with_store(|store| {
+        let commit = |store: &mut Store| {
             store.commit(records, ids, last_seq)?;
             store.place.lay_ballast();
             Ok(store.records())
-        })
-        .ok_or_else(|| self.why.clone())
+        };
+        let mut stored = self.with_store(commit);
+        if self.displaced.is_some() {
+            // It went into a file that no restart would find. What that has is salvaged, and then this
+            // again, which is not kept twice.
+            self.open();
+            stored = self.with_store(commit);
+        }
+        stored.ok_or_else(|| self.why.clone())
+    }
+
+    /// Notes beside the store what could not be stored, so that the next run reports it if this one
+    /// does not live to store it. Not at each try: the note costs a block.
+    fn note_not_stored(&mut self, records: Vec<Record>, failed: bool) {
+        let noted = self.not_stored.take().and_then(|(_, noted)| noted);
+        if failed {
+            let due = noted.is_none_or(|noted| noted.elapsed() >= NOTE_EVERY);
+            self.not_stored = Some((records, noted));
+            if due {
+                self.write_note();
+            }
+        } else if noted.is_some() {
+            // With this the store takes the note away.
+            self.with_store(Store::write_account);
+        }
+    }
+
+    fn write_note(&mut self) {
+        let Some((records, noted)) = &mut self.not_stored else {
+            return;
+        };
+        let path = self.place.account();
+        let mut account = Account::read(&path);
+        account.note_not_stored(records);
+        match account.write(&path) {
+            Ok(()) => *noted = Some(Instant::now()),
+            Err(error) => tracing::warn!(
+                "backlog: {} records are in memory only, and if they are lost nobody will know: {error}",
+                records.len()
+            ),
+        }
     }
 
     /// Does what was asked and could not be done at once.
@@ -337,7 +386,8 @@ impl Worker {
         let counts = Arc::clone(&self.counts);
         let place = self.place.clone();
         let opened = guard(&place, || {
-            let mut store = self.opening().open(suspect, &|| counts.bump())?;
+            let displaced = self.displaced.as_ref();
+            let mut store = self.opening().open(suspect, displaced, &|| counts.bump())?;
             let opened = store.opened()?;
             Ok((store, opened))
         });
@@ -347,6 +397,7 @@ impl Worker {
                     self.strikes = 0;
                 }
                 self.retry = RETRY;
+                self.displaced = None;
                 if !self.announced {
                     self.announced = true;
                     self.send(Input::BacklogOpened(opened));
@@ -368,7 +419,22 @@ impl Worker {
     fn with_store<T>(&mut self, work: impl FnOnce(&mut Store) -> Result<T, Fault>) -> Option<T> {
         let place = self.place.clone();
         let store = self.store.as_mut()?;
-        match guard(&place, || work(store)) {
+        let done = guard(&place, || work(store));
+        if !store.is_in_place()
+            && let Some(displaced) = store.displaced()
+        {
+            self.displaced = Some(displaced);
+            if let Some(store) = self.store.take() {
+                discard(store);
+            }
+            self.tried = None;
+            self.why = format!(
+                "the folder of the backlog in {} was deleted, renamed or replaced",
+                self.settings.path.display()
+            );
+            return done.ok();
+        }
+        match done {
             Ok(done) => Some(done),
             Err(fault) => {
                 if let Some(store) = self.store.take() {
@@ -395,12 +461,22 @@ impl Worker {
     }
 
     fn close(&mut self) -> bool {
-        match self.store.take() {
+        self.open_if_displaced();
+        let closed = match self.store.take() {
             Some(store) => {
                 let place = self.place.clone();
                 guard(&place, || store.close()).is_ok()
             }
             None => true,
+        };
+        // Last: a store that is closed writes the account anew.
+        self.write_note();
+        closed
+    }
+
+    fn open_if_displaced(&mut self) {
+        if self.displaced.is_some() {
+            self.open();
         }
     }
 
