@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::cli::Exit;
 use crate::config::{Config, LedDriver};
+use crate::io::backlog::lock::{self, BootTime, Holder};
+use crate::io::clock::Clock;
 use crate::io::led::{Led, LedError};
 use crate::io::pi::PiError;
 use crate::io::sensor::{self, Sensor, SensorError};
@@ -38,6 +40,20 @@ pub enum Switch {
 pub async fn running(config: &Config) -> Option<View> {
     let answer = web::ask(&config.backlog.path).await.ok()?;
     serde_json::from_str(&answer).ok()
+}
+
+/// Who runs a daemon with this configuration's state folder, also where it does not answer this user.
+pub fn holder(config: &Config) -> Option<Holder> {
+    lock::holder(&config.backlog.path, boot_time())
+}
+
+/// The boot clock, as a state folder's lock wants it.
+pub fn boot_time() -> BootTime {
+    let clock = Clock::new();
+    BootTime {
+        boot_id: clock.boot_id(),
+        now: clock.now().boot,
+    }
 }
 
 /// Reads the sensor and prints the light, once or, with `watch`, at each interval until `stop`.
@@ -85,7 +101,13 @@ async fn the_daemons(config: &Config) -> Option<Result<f64, String>> {
     if !config.sensor.driver.has_settings() {
         return None;
     }
-    let view = running(config).await?;
+    let Some(view) = running(config).await else {
+        return holder(config).map(|holder| {
+            Err(format!(
+                "a running nightlight has the sensor ({holder}), and this user cannot ask it: try `sudo`"
+            ))
+        });
+    };
     Some(view.light.filter(|_| view.sensor_ok).ok_or_else(|| {
         "the running nightlight gets no readings: `journalctl -u nightlight` says why".to_owned()
     }))
@@ -125,7 +147,7 @@ async fn read_once(config: &Config, held: Option<Box<dyn Sensor>>) -> Read {
 
 /// Switches the LED; `stop` ends blinking early.
 pub async fn switch(config: &Config, how: Switch, stop: impl Future<Output = ()>) -> Exit {
-    if running(config).await.is_some() {
+    if running(config).await.is_some() || holder(config).is_some() {
         warn(
             "nightlight is running with this configuration and decides about the LED: it does not see what \
              is done here, and switches it again with its next decision",

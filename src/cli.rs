@@ -24,7 +24,7 @@ Environment:
   NIGHTLIGHT_SECTION__KEY               sets a key of the configuration
   NIGHTLIGHT_LOG                        error, warn, info (default), debug or trace
 
-Exit codes: 0 done, 64 usage, 70 software, 77 permission, 78 configuration.";
+Exit codes: 0 done, 64 usage, 70 software, 75 another one runs, 77 permission, 78 configuration.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -57,6 +57,8 @@ pub enum Exit {
     Usage = 64,
     /// A bug, or an operating system that does not do what it must.
     Software = 70,
+    /// Another daemon runs with the same state folder; trying again later may help (EX_TEMPFAIL).
+    Running = 75,
     /// No right to something that is needed.
     Permission = 77,
     /// The configuration is wrong: starting again is no use before somebody mends it.

@@ -150,7 +150,7 @@ pub fn examine(config: Result<Config, ConfigError>) -> Report {
                     keeping::disk(&config.backlog.path)
                 }),
                 start("backlog", &config, move |config| {
-                    keeping::backlog(&config.backlog.path, view.as_ref())
+                    keeping::backlog(&config, view.as_ref())
                 }),
             ]);
         }

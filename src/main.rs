@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
 use nightlight::io::backlog::inspect;
+use nightlight::io::backlog::lock::{self, NotLocked, RunLock};
 use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::web;
 use nightlight::server::{self, OpenError};
@@ -117,6 +118,15 @@ fn run(config: Config) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    // Before anything of the device is touched, and held until the process ends.
+    let _lock = match RunLock::take(&config.backlog.path, by_hand::boot_time()) {
+        Ok(lock) => Some(lock),
+        Err(NotLocked::Held(holder)) => return another_runs(&config.backlog.path, holder),
+        Err(NotLocked::Unknown(why)) => {
+            tracing::warn!("a second nightlight on this state folder would not be noticed: {why}");
+            None
+        }
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -141,6 +151,19 @@ fn run(config: Config) -> Exit {
             Exit::Software
         }
     }
+}
+
+/// Refuses to run beside another daemon.
+fn another_runs(folder: &Path, holder: lock::Holder) -> Exit {
+    let text = format!(
+        "another nightlight runs with the state folder {}: {holder}. This one has touched nothing. \
+         `nightlight status` shows the other one. Stop it first (`sudo systemctl stop nightlight` if it is \
+         the service), or give this one a state folder, an LED and a client id of its own \
+         (backlog.path, [led], broker.client_id)",
+        folder.display()
+    );
+    tracing::error!("{text}");
+    Exit::Running
 }
 
 /// Runs the reference server, or prints the account of its store.
@@ -266,6 +289,18 @@ fn status(config: &Config, json: bool) -> Exit {
 
 /// Looks into a backlog at rest.
 fn look_into(how: &cli::Backlog) -> Exit {
+    let (cli::Backlog::Stats(folder)
+    | cli::Backlog::List(folder)
+    | cli::Backlog::Export(folder)
+    | cli::Backlog::Verify(folder)) = how;
+    if let Some(holder) = lock::holder(&folder.path, by_hand::boot_time()) {
+        tracing::error!(
+            "the backlog in {} belongs to a running nightlight: {holder}; `nightlight status` says how much \
+             is in it, and when that one is stopped this command looks into it",
+            folder.path.display()
+        );
+        return Exit::Running;
+    }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let done = match how {
         cli::Backlog::Stats(folder) => inspect::stats(&folder.path)

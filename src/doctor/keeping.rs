@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Finding;
+use crate::by_hand;
 use crate::cli::Exit;
+use crate::config::Config;
 use crate::io::backlog::inspect;
 use crate::logic::View;
 
@@ -52,7 +54,7 @@ pub fn disk(folder: &Path) -> Vec<Finding> {
 }
 
 /// The backlog: in the hands of a daemon, at rest, or not there yet.
-pub fn backlog(folder: &Path, view: Option<&View>) -> Vec<Finding> {
+pub fn backlog(config: &Config, view: Option<&View>) -> Vec<Finding> {
     vec![match view {
         Some(view) if view.store_ok => Finding::ok(
             "backlog",
@@ -67,7 +69,14 @@ pub fn backlog(folder: &Path, view: Option<&View>) -> Vec<Finding> {
             ),
             "`journalctl -u nightlight` says why",
         ),
-        None => at_rest(folder),
+        None => match by_hand::holder(config) {
+            Some(holder) => Finding::warn(
+                "backlog",
+                format!("a running nightlight has it ({holder}), and does not answer this user"),
+                "`sudo nightlight doctor` sees more; if that says the same, `sudo systemctl restart nightlight`",
+            ),
+            None => at_rest(&config.backlog.path),
+        },
     }]
 }
 

@@ -1,18 +1,24 @@
 //! The device, seen from outside: a status page, `/status`, `/metrics` and `/healthz` over HTTP.
 //!
 //! Served on a Unix socket beside the backlog, which `nightlight status` reads, and on `web.listen` if
-//! that is configured. Shows the picture that the loop last made; asks nothing of the loop and can
+//! that is configured; several visitors at a time, each bounded in time and size. Shows the picture that the loop last made; asks nothing of the loop and can
 //! change nothing. The daemon starts it.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::logic::View;
@@ -23,6 +29,9 @@ pub const SOCKET: &str = "status.sock";
 const REQUEST: usize = 4 * 1024;
 /// A visitor has so long for everything.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Visitors at a time. Each listener has its own: visitors from the network take no place of local ones.
+const MAX_LOCAL: usize = 32;
+const MAX_REMOTE: usize = 128;
 
 /// Serves the socket in `folder`, and `listen` if there is one, until dropped. A door that cannot be
 /// opened is told and left out: the light does not depend on it.
@@ -62,27 +71,90 @@ pub async fn ask(folder: &Path) -> io::Result<String> {
 }
 
 async fn serve_socket(path: PathBuf, view: watch::Receiver<Option<View>>) {
-    // The folder is the backlog's; its thread may not have made it yet.
-    if let Some(folder) = path.parent() {
-        let _ = fs::create_dir_all(folder);
-    }
-    // A socket left by a run that was killed would keep this one out.
-    let _ = fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path) {
-        Ok(listener) => listener,
-        Err(error) => return warn!("no status socket at {}: {error}", path.display()),
+    let shown = path.display().to_string();
+    let bound = match beside(move || SocketFile::bind(path)).await {
+        Ok(bound) => bound.and_then(|(listener, file)| {
+            listener.set_nonblocking(true)?;
+            Ok((UnixListener::from_std(listener)?, file))
+        }),
+        Err(error) => Err(error),
     };
-    let _door = Door(path);
-    receive(&view, || async { Ok(listener.accept().await?.0) }).await;
+    let (listener, _file) = match bound {
+        Ok(bound) => bound,
+        Err(error) => return warn!("no status socket at {shown}: {error}"),
+    };
+    receive(&view, MAX_LOCAL, || async {
+        Ok(listener.accept().await?.0)
+    })
+    .await;
 }
 
-/// A socket's file goes when nobody listens any more.
-struct Door(PathBuf);
+/// Work for the disk, which may take long, on a thread of its own.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (sender, answer) = oneshot::channel();
+    thread::Builder::new()
+        .name("socket".into())
+        .spawn(move || drop(sender.send(work())))?;
+    answer.await.map_err(io::Error::other)
+}
 
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+/// The socket's file. It is removed when nobody listens any more, unless it is another one by then.
+struct SocketFile {
+    path: PathBuf,
+    device_and_inode: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    /// Listens at `path`. A socket that a killed run has left there is replaced; one at which somebody
+    /// listens is not, nor is anything that is no socket.
+    fn bind(path: PathBuf) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
+        // The folder is the backlog's; its thread may not have made it yet.
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        if let Ok(there) = path.symlink_metadata() {
+            if !there.file_type().is_socket() {
+                return Err(io::Error::other("it is no socket; move it away"));
+            }
+            if is_live(&path) {
+                return Err(io::Error::other(
+                    "another nightlight listens there; give this one a backlog.path of its own",
+                ));
+            }
+            fs::remove_file(&path)?;
+        }
+        let listener = std::os::unix::net::UnixListener::bind(&path)?;
+        let device_and_inode = identity(&path);
+        let file = Self {
+            path,
+            device_and_inode,
+        };
+        Ok((listener, file))
     }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path) == self.device_and_inode {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = path.symlink_metadata().ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// Whether somebody listens at this socket. Does not wait: one whose queue is full is live too.
+fn is_live(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = SocketAddrUnix::new(path).and_then(|address| {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)
+    });
+    connected != Err(Errno::CONNREFUSED)
 }
 
 async fn serve_tcp(address: SocketAddr, view: watch::Receiver<Option<View>>) {
@@ -92,20 +164,36 @@ async fn serve_tcp(address: SocketAddr, view: watch::Receiver<Option<View>>) {
             return warn!("no status page on {address}: {error}; check web.listen");
         }
     };
-    receive(&view, || async { Ok(listener.accept().await?.0) }).await;
+    receive(&view, MAX_REMOTE, || async {
+        Ok(listener.accept().await?.0)
+    })
+    .await;
 }
 
-/// One visitor after the other: a status page has few, and each has a time limit.
-async fn receive<S, F>(view: &watch::Receiver<Option<View>>, next: impl Fn() -> F)
+/// At most `max` visitors at a time, each with a time limit. One more takes the place of the one that has
+/// been there longest: whoever sends a request is answered at once, so that one has sent none.
+async fn receive<S, F>(view: &watch::Receiver<Option<View>>, max: usize, next: impl Fn() -> F)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<S>>,
 {
+    let mut visits = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     loop {
         match next().await {
             Ok(stream) => {
-                // A visitor who leaves early, or says nothing, takes nothing from the others.
-                let _ = tokio::time::timeout(PATIENCE, answer(stream, view)).await;
+                while visits.try_join_next().is_some() {}
+                oldest_first.retain(|visit: &tokio::task::AbortHandle| !visit.is_finished());
+                if oldest_first.len() >= max
+                    && let Some(oldest) = oldest_first.pop_front()
+                {
+                    oldest.abort();
+                }
+                let view = view.clone();
+                oldest_first.push_back(visits.spawn(async move {
+                    // A visitor who leaves early, or says nothing, takes nothing from the others.
+                    let _ = tokio::time::timeout(PATIENCE, answer(stream, &view)).await;
+                }));
             }
             // Out of descriptors, most likely: not worth more than a pause.
             Err(_) => tokio::time::sleep(PATIENCE).await,

@@ -12,6 +12,7 @@ mod fake_broker;
 mod folder;
 mod full_disk;
 mod kills;
+mod life;
 mod lines;
 mod link;
 mod server;

@@ -494,7 +494,7 @@ fn is_snapshot(bytes: &[u8]) -> bool {
         && u32::from_le_bytes(*crc) == crc32fast::hash(content)
 }
 
-fn create_synced(path: &Path) -> io::Result<()> {
+pub(super) fn create_synced(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

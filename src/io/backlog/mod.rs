@@ -7,7 +7,7 @@
 //!
 //! Reading order: `format` (bytes), `keys`, `ledger` (what the store knows of itself), `store`
 //! (commit, seal, sync), `pages` (fetch, forget), `room` (bounds), `disk`, `account`, `salvage`,
-//! `opening`, `worker`. `inspect` is for people with a stopped daemon.
+//! `opening`, `worker`. `lock` lets one daemon in; `inspect` is for people with a stopped daemon.
 
 mod account;
 mod disk;
@@ -15,6 +15,7 @@ mod format;
 pub mod inspect;
 mod keys;
 mod ledger;
+pub mod lock;
 mod opening;
 mod pages;
 mod room;

@@ -281,6 +281,14 @@ impl Agent {
         command
     }
 
+    /// A command that takes no configuration; `{folder}` is this agent's.
+    pub fn other_without_config(&self, words: &[&str]) -> Command {
+        let folder = self.folder.path().display().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightlight"));
+        command.args(words.iter().map(|word| word.replace("{folder}", &folder)));
+        command
+    }
+
     /// The same with the rights of nobody.
     pub fn other_as_nobody(&self, words: &str) -> Command {
         for path in [self.folder.path(), &self.path("nightlight.toml")] {
