@@ -133,6 +133,11 @@ impl Figure {
         Figure(runs)
     }
 
+    /// The same in another unit.
+    pub fn map(self, unit: impl Fn(f64) -> f64) -> Figure {
+        Figure::new(self.0.into_iter().map(unit))
+    }
+
     /// NaN when there was no run.
     pub fn median(&self) -> f64 {
         self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
