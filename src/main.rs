@@ -2,7 +2,6 @@
 //!
 //! Decides nothing but the exit code; the commands themselves live in the library.
 
-mod log;
 mod signals;
 
 use std::io::Write;
@@ -18,6 +17,7 @@ use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::web;
 use nightlight::server::{self, OpenError};
 use nightlight::{by_hand, daemon, doctor, logic};
+use nightlight_common::log;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -31,10 +31,11 @@ fn main() -> ExitCode {
         }
     };
     // The demonstration has a screen of its own, which the usual lines would drown.
-    log::start(match cli.command {
+    let usual = match cli.command {
         Command::Demo(_) | Command::Doctor(_) => LevelFilter::WARN,
         _ => LevelFilter::INFO,
-    });
+    };
+    log::start("NIGHTLIGHT_LOG", usual);
     carry_out(cli.command).into()
 }
 

@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::broker::broker;
-use super::keys::{self, Key};
-use super::layers::Layers;
+use nightlight_common::config::broker::broker;
+use nightlight_common::config::{Key, Layers, values};
+
+use super::keys;
+use super::topics;
 use super::{AtExit, Backlog, Config, Led, LedDriver, OnFull, Sensor, SensorDriver};
-use super::{topics, values};
 use crate::logic::{command, delivery, lighting, telemetry};
 
 const MS: Duration = Duration::from_millis(1);
@@ -31,7 +32,7 @@ const MANY: i64 = 1_000_000_000_000_000_000;
 pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
     let device_id = topics::device_id(layers);
     let (topics, server_status) = topics::topics(layers, &device_id);
-    let broker = broker(layers, &device_id);
+    let broker = broker(layers, &keys::BROKER, &device_id);
     let mut sensor = sensor(layers);
     let led = led(layers, &sensor);
     let telemetry = telemetry(layers);

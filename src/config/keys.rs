@@ -5,50 +5,28 @@
 //! Used by `layers` (known keys, defaults) and `check` (a name for each key, so that a slip of the
 //! pen does not compile).
 
-/// A key and what it is when nobody sets it.
-#[derive(Debug, PartialEq)]
-pub(super) struct Key {
-    /// `section.name`.
-    pub(super) path: &'static str,
-    /// The default.
-    pub(super) default: Default,
-}
+use nightlight_common::config::{Schema, broker};
+use nightlight_common::keys;
 
-/// A default; also says of which kind the key's values are.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Default {
-    Text(&'static str),
-    Whole(i64),
-    Number(f64),
-    Flag(bool),
-}
+/// The daemon's keys. The server's variables may stand in the same environment.
+pub(super) static SCHEMA: Schema = Schema {
+    prefix: "NIGHTLIGHT",
+    not_keys: &["NIGHTLIGHT_LOG", "NIGHTLIGHT_SERVER_"],
+    keys: ALL,
+    lists: &[],
+};
 
-impl Key {
-    /// The part before the dot.
-    pub(super) fn section(&self) -> &'static str {
-        self.path.split_once('.').map_or("", |(section, _)| section)
-    }
-
-    /// The part after the dot.
-    pub(super) fn name(&self) -> &'static str {
-        self.path
-            .split_once('.')
-            .map_or(self.path, |(_, name)| name)
-    }
-
-    /// The environment variable that sets it.
-    pub(super) fn variable(&self) -> String {
-        format!("NIGHTLIGHT_{}", self.path.replace('.', "__").to_uppercase())
-    }
-}
-
-macro_rules! keys {
-    ($($name:ident = $path:literal, $kind:ident($default:expr);)*) => {
-        $(pub(super) static $name: Key = Key { path: $path, default: Default::$kind($default) };)*
-        /// All of them.
-        pub(super) static ALL: &[&Key] = &[$(&$name),*];
-    };
-}
+/// How to reach the broker.
+pub(super) static BROKER: broker::Keys = broker::Keys {
+    url: &BROKER_URL,
+    client_id: &BROKER_CLIENT_ID,
+    username: &BROKER_USERNAME,
+    password_file: &BROKER_PASSWORD_FILE,
+    ca_file: &BROKER_CA_FILE,
+    cert_file: &BROKER_CERT_FILE,
+    key_file: &BROKER_KEY_FILE,
+    keep_alive: &BROKER_KEEP_ALIVE,
+};
 
 keys! {
     DEVICE_ID = "device.id", Text("nightlight");
@@ -129,6 +107,8 @@ mod tests {
 
     use config::{File, FileFormat, Source, ValueKind};
 
+    use nightlight_common::config::Default;
+
     use super::*;
 
     const SHIPPED: &str = include_str!("../../config/nightlight.toml");
@@ -171,7 +151,10 @@ mod tests {
 
     #[test]
     fn variables_are_named_as_documented() {
-        assert_eq!(BROKER_URL.variable(), "NIGHTLIGHT_BROKER__URL");
-        assert_eq!(CONTROL_ON_BELOW.variable(), "NIGHTLIGHT_CONTROL__ON_BELOW");
+        assert_eq!(SCHEMA.variable(BROKER_URL.path), "NIGHTLIGHT_BROKER__URL");
+        assert_eq!(
+            SCHEMA.variable(CONTROL_ON_BELOW.path),
+            "NIGHTLIGHT_CONTROL__ON_BELOW"
+        );
     }
 }

@@ -5,20 +5,15 @@
 //! opens no device and no socket. Called by `main` (for `run` and `check`) and by `demo`.
 //!
 //! - `keys`: every key and its default, the only place for defaults
-//! - `layers`, `unknown`: which layer a value comes from; names that do not exist
-//! - `values`: whether it is of the right kind
-//! - `check`, `broker`, `topics`, [`url`]: what it may be, and what fits together
+//! - nightlight-common's `config`: which layer a value comes from, whether it is of the right kind, and how
+//!   to reach the broker
+//! - `check`, `topics`: what it may be, and what fits together
 //! - `summary`: the configuration for a person
 
-mod broker;
 mod check;
 mod keys;
-mod layers;
 mod summary;
 mod topics;
-mod unknown;
-pub mod url;
-mod values;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +24,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::{command, delivery, lighting, telemetry};
-use layers::Layers;
+pub use nightlight_common::config::{Broker, Scheme, url};
+use nightlight_common::config::{Layers, on_one_line};
 
 /// Read when the command line names no file; need not exist.
 pub const DEFAULT_FILE: &str = "/etc/nightlight/nightlight.toml";
@@ -126,7 +122,7 @@ impl Config {
         file: Option<(&Path, &str)>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let mut layers = Layers::gather(file, HashMap::from_iter(env));
+        let mut layers = Layers::gather(&keys::SCHEMA, file, HashMap::from_iter(env));
         let config = check::check(&mut layers, file.map(|(name, _)| name.to_path_buf()));
         let problems: Vec<_> = layers
             .problems
@@ -148,65 +144,6 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-/// What people write may hold line breaks and escape sequences; a problem is one line of text.
-fn on_one_line(line: &str) -> String {
-    line.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
-/// How to reach the broker.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Broker {
-    /// Transport.
-    pub scheme: Scheme,
-    /// Host name or address.
-    pub host: String,
-    /// Port; the scheme's own by default (1883, 8883, 80, 443).
-    pub port: u16,
-    /// Path, for the web socket schemes; begins with a slash. Empty for the others.
-    pub path: String,
-    /// MQTT client id; never empty.
-    pub client_id: String,
-    /// User name, if the broker wants one.
-    pub username: Option<String>,
-    /// File with the password in its first line.
-    pub password_file: Option<PathBuf>,
-    /// PEM file of the authorities to trust; the system's when absent.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of the client certificate.
-    pub cert_file: Option<PathBuf>,
-    /// PEM file of its key.
-    pub key_file: Option<PathBuf>,
-    /// MQTT keep alive: 1 s to 18 h.
-    pub keep_alive: Duration,
-}
-
-impl Broker {
-    /// The URL, without user and password; for logs and for the web socket transports.
-    pub fn url(&self) -> String {
-        let (scheme, port, path) = (self.scheme.name(), self.port, &self.path);
-        if self.host.contains(':') {
-            format!("{scheme}://[{}]:{port}{path}", self.host)
-        } else {
-            format!("{scheme}://{}:{port}{path}", self.host)
-        }
-    }
-}
-
-/// Transport to the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// `mqtt://`
-    Mqtt,
-    /// `mqtts://`
-    Mqtts,
-    /// `ws://`
-    Ws,
-    /// `wss://`
-    Wss,
-}
 
 /// The names of the topics, `{id}` replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]

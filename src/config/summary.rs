@@ -4,10 +4,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::values::in_words;
 use super::{Config, LedDriver, OnFull, Sensor, SensorDriver};
 use crate::logic::{command::Order, delivery::Confirm, lighting::FailSafe, lighting::Lease};
 use crate::logic::{lighting::Mode, telemetry::Keep};
+use nightlight_common::config::values::in_words;
 
 /// See [`Config::summary`].
 struct Summary<'a>(&'a Config);

@@ -3,9 +3,9 @@
 //! What the standard allows and nobody wants (spaces, empty levels, `$`) is refused too. Knows
 //! nothing of brokers and their rights. Called by `check` alone.
 
-use super::keys::{self, Key};
-use super::layers::Layers;
-use super::{DEFAULT_ID, Topics};
+use nightlight_common::config::{Key, Layers};
+
+use super::{DEFAULT_ID, Topics, keys};
 
 /// Longest topic and device id, in bytes.
 const MAX_BYTES: usize = 200;

@@ -3,27 +3,41 @@
 //! Only words: gives the text of the problem. Called by `layers` for keys and sections, by `values`
 //! for the words a key can be.
 
-use super::keys;
+use super::Schema;
 
 /// How alike two names are (0..=1) for one to be a likely slip for the other.
 const ALIKE: f64 = 0.75;
 
-/// Whether there is such a section.
-pub(super) fn is_section(section: &str) -> bool {
-    keys::ALL.iter().any(|key| key.section() == section)
-}
+impl Schema {
+    /// Whether there is such a section.
+    pub fn is_section(&self, section: &str) -> bool {
+        self.is_list(section) || self.keys.iter().any(|key| key.section() == section)
+    }
 
-/// Whether there is such a key, as `section.name`.
-pub(super) fn is_key(path: &str) -> bool {
-    keys::ALL.iter().any(|key| key.path == path)
+    /// Whether people name the keys of this section.
+    pub fn is_list(&self, section: &str) -> bool {
+        self.lists.contains(&section)
+    }
+
+    /// Whether there is such a key, as `section.name`.
+    pub fn is_key(&self, path: &str) -> bool {
+        self.keys.iter().any(|key| key.path == path)
+    }
+
+    /// Whether a value can be given for this, as `section.name`.
+    pub fn takes(&self, path: &str) -> bool {
+        let section = path.split_once('.').map_or("", |(section, _)| section);
+        self.is_key(path) || self.is_list(section)
+    }
 }
 
 /// About a key that `section` does not have.
-pub(super) fn unknown_key(section: &str, key: &str) -> String {
+pub fn unknown_key(schema: &Schema, section: &str, key: &str) -> String {
     if key.contains("password") || key.contains("secret") || key.contains("token") {
         return "secrets do not belong into the configuration; put it in a file of its own and name that with broker.password_file".into();
     }
-    let elsewhere: Vec<_> = keys::ALL
+    let elsewhere: Vec<_> = schema
+        .keys
         .iter()
         .filter(|other| other.name() == key)
         .map(|other| format!("[{}]", other.section()))
@@ -31,7 +45,8 @@ pub(super) fn unknown_key(section: &str, key: &str) -> String {
     if !elsewhere.is_empty() {
         return format!("unknown key here; it belongs in {}", elsewhere.join(" or "));
     }
-    let names: Vec<_> = keys::ALL
+    let names: Vec<_> = schema
+        .keys
         .iter()
         .filter(|known| known.section() == section)
         .map(|known| known.name())
@@ -43,8 +58,9 @@ pub(super) fn unknown_key(section: &str, key: &str) -> String {
 }
 
 /// About a section that does not exist.
-pub(super) fn unknown_section(section: &str) -> String {
-    let mut names: Vec<_> = keys::ALL.iter().map(|key| key.section()).collect();
+pub fn unknown_section(schema: &Schema, section: &str) -> String {
+    let mut names: Vec<_> = schema.keys.iter().map(|key| key.section()).collect();
+    names.extend(schema.lists);
     names.dedup();
     match nearest(section, names.iter().copied()) {
         Some(name) => format!("unknown section; did you mean [{name}]?"),
@@ -53,16 +69,16 @@ pub(super) fn unknown_section(section: &str) -> String {
 }
 
 /// About a value above the first section.
-pub(super) fn outside_of_sections(name: &str) -> String {
-    if is_section(name) {
+pub fn outside_of_sections(schema: &Schema, name: &str) -> String {
+    if schema.is_section(name) {
         return format!("is a section; write [{name}] on a line of its own and the keys below it");
     }
-    match keys::ALL.iter().find(|key| key.name() == name) {
+    match schema.keys.iter().find(|key| key.name() == name) {
         Some(key) => format!(
             "stands outside of a section; write it below [{}]",
             key.section()
         ),
-        None => match nearest(name, keys::ALL.iter().map(|key| key.name())) {
+        None => match nearest(name, schema.keys.iter().map(|key| key.name())) {
             Some(name) => format!("unknown key outside of a section; did you mean \"{name}\"?"),
             None => "unknown key outside of a section; remove it".into(),
         },
@@ -70,7 +86,7 @@ pub(super) fn outside_of_sections(name: &str) -> String {
 }
 
 /// The known name that a person most likely meant, if one is near.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A swap or a slip of one letter is the likeliest, and in short names it looks unlike.
     let alike = |known| match strsim::damerau_levenshtein(name, known) {
         0 | 1 => 1.0,

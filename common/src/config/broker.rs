@@ -1,27 +1,98 @@
 //! How to reach the broker: the URL, the names, and the files of secrets and certificates.
 //!
 //! Looks into the files, but keeps nothing of them: they are read again when a session is made.
-//! Called by `check` alone.
+//! Each program has these keys under its own statics.
 
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::keys::{self, Key};
-use super::layers::Layers;
 use super::url::BrokerUrl;
-use super::{Broker, Scheme};
+use super::{Key, Layers};
 
 /// The longest that fits into the 16 bits of MQTT.
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 
+/// The keys that say how.
+#[derive(Debug)]
+pub struct Keys {
+    /// `broker.url`
+    pub url: &'static Key,
+    /// `broker.client_id`; empty for the program's own.
+    pub client_id: &'static Key,
+    /// `broker.username`
+    pub username: &'static Key,
+    /// `broker.password_file`
+    pub password_file: &'static Key,
+    /// `broker.ca_file`
+    pub ca_file: &'static Key,
+    /// `broker.cert_file`
+    pub cert_file: &'static Key,
+    /// `broker.key_file`
+    pub key_file: &'static Key,
+    /// `broker.keep_alive`
+    pub keep_alive: &'static Key,
+}
+
 /// How to reach the broker.
-pub(super) fn broker(layers: &mut Layers, device_id: &str) -> Broker {
-    let url = layers.text(&keys::BROKER_URL);
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broker {
+    /// Transport.
+    pub scheme: Scheme,
+    /// Host name or address.
+    pub host: String,
+    /// Port; the scheme's own by default (1883, 8883, 80, 443).
+    pub port: u16,
+    /// Path, for the web socket schemes; begins with a slash. Empty for the others.
+    pub path: String,
+    /// MQTT client id; never empty.
+    pub client_id: String,
+    /// User name, if the broker wants one.
+    pub username: Option<String>,
+    /// File with the password in its first line.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the authorities to trust; the system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key_file: Option<PathBuf>,
+    /// MQTT keep alive: 1 s to 18 h.
+    pub keep_alive: Duration,
+}
+
+impl Broker {
+    /// The URL, without user and password; for logs and for the web socket transports.
+    pub fn url(&self) -> String {
+        let (scheme, port, path) = (self.scheme.name(), self.port, &self.path);
+        if self.host.contains(':') {
+            format!("{scheme}://[{}]:{port}{path}", self.host)
+        } else {
+            format!("{scheme}://{}:{port}{path}", self.host)
+        }
+    }
+}
+
+/// Transport to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `mqtt://`
+    Mqtt,
+    /// `mqtts://`
+    Mqtts,
+    /// `ws://`
+    Ws,
+    /// `wss://`
+    Wss,
+}
+
+/// How to reach the broker; `own_id` is the client id when none is set.
+pub fn broker(layers: &mut Layers, keys: &Keys, own_id: &str) -> Broker {
+    let url = layers.text(keys.url);
     let url = BrokerUrl::parse(&url).unwrap_or_else(|what| {
-        layers.problem(&keys::BROKER_URL, what);
+        layers.problem(keys.url, what);
         BrokerUrl {
             scheme: Scheme::Mqtt,
             host: "localhost".into(),
@@ -30,39 +101,39 @@ pub(super) fn broker(layers: &mut Layers, device_id: &str) -> Broker {
         }
     });
     let client_id = layers
-        .optional(&keys::BROKER_CLIENT_ID)
-        .inspect(|id| client_id(layers, id))
-        .unwrap_or_else(|| device_id.to_string());
-    let username = layers.optional(&keys::BROKER_USERNAME);
-    let password_file = layers.path(&keys::BROKER_PASSWORD_FILE);
+        .optional(keys.client_id)
+        .inspect(|id| client_id(layers, keys.client_id, id))
+        .unwrap_or_else(|| own_id.to_string());
+    let username = layers.optional(keys.username);
+    let password_file = layers.path(keys.password_file);
     if let Some(file) = &password_file {
-        password(layers, file);
-        if username.is_none() && layers.are_good(&[&keys::BROKER_USERNAME]) {
+        password(layers, keys.password_file, file);
+        if username.is_none() && layers.are_good(&[keys.username]) {
             layers.problem(
-                &keys::BROKER_PASSWORD_FILE,
+                keys.password_file,
                 "there is a password but no user; set broker.username too",
             );
         }
     }
     let [ca_file, cert_file, key_file] = [
-        (&keys::BROKER_CA_FILE, "CERTIFICATE-----"),
-        (&keys::BROKER_CERT_FILE, "CERTIFICATE-----"),
-        (&keys::BROKER_KEY_FILE, "PRIVATE KEY-----"),
+        (keys.ca_file, "CERTIFICATE-----"),
+        (keys.cert_file, "CERTIFICATE-----"),
+        (keys.key_file, "PRIVATE KEY-----"),
     ]
     .map(|(key, label)| {
         layers
             .path(key)
             .inspect(|file| pem(layers, key, file, label))
     });
-    let comparable = layers.are_good(&[&keys::BROKER_CERT_FILE, &keys::BROKER_KEY_FILE]);
+    let comparable = layers.are_good(&[keys.cert_file, keys.key_file]);
     match (&cert_file, &key_file) {
         _ if !comparable => {}
         (Some(_), None) => layers.problem(
-            &keys::BROKER_CERT_FILE,
+            keys.cert_file,
             "a client certificate needs its key; set broker.key_file too",
         ),
         (None, Some(_)) => layers.problem(
-            &keys::BROKER_KEY_FILE,
+            keys.key_file,
             "a key needs its client certificate; set broker.cert_file too",
         ),
         _ => {}
@@ -70,13 +141,13 @@ pub(super) fn broker(layers: &mut Layers, device_id: &str) -> Broker {
     if !url.scheme.is_tls() {
         if ca_file.is_some() || cert_file.is_some() {
             layers.warning(
-                &keys::BROKER_URL,
+                keys.url,
                 format!("{}:// is not encrypted, so ca_file, cert_file and key_file are not used; mqtts:// or wss:// is", url.scheme.name()),
             );
         }
         if password_file.is_some() && !is_this_machine(&url.host) {
             layers.warning(
-                &keys::BROKER_URL,
+                keys.url,
                 "the password travels unencrypted; use mqtts:// or wss:// where the broker can",
             );
         }
@@ -92,24 +163,20 @@ pub(super) fn broker(layers: &mut Layers, device_id: &str) -> Broker {
         ca_file,
         cert_file,
         key_file,
-        keep_alive: layers.duration(
-            &keys::BROKER_KEEP_ALIVE,
-            Duration::from_secs(1)..=LONGEST_KEEP_ALIVE,
-        ),
+        keep_alive: layers.duration(keys.keep_alive, Duration::from_secs(1)..=LONGEST_KEEP_ALIVE),
     }
 }
 
-fn client_id(layers: &mut Layers, id: &str) {
+fn client_id(layers: &mut Layers, key: &Key, id: &str) {
     if id.len() > 200 || !id.bytes().all(|b| b.is_ascii_graphic()) {
         layers.problem(
-            &keys::BROKER_CLIENT_ID,
+            key,
             "has a space or a character that is not printable ASCII, or more than 200; use letters, digits, \"-\" and \"_\"",
         );
     }
 }
 
-fn password(layers: &mut Layers, file: &Path) {
-    let key = &keys::BROKER_PASSWORD_FILE;
+fn password(layers: &mut Layers, key: &Key, file: &Path) {
     let Some(content) = content(layers, key, file) else {
         return;
     };
@@ -179,7 +246,7 @@ fn content(layers: &mut Layers, key: &Key, file: &Path) -> Option<Vec<u8>> {
     read.map_err(|error| {
         layers.problem(
             key,
-            format!("{} cannot be read: {error}; check the path and the rights of the user that runs the daemon", file.display()),
+            format!("{} cannot be read: {error}; check the path and the rights of the user that runs it", file.display()),
         );
     })
     .ok()

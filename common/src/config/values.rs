@@ -2,8 +2,7 @@
 //!
 //! In a file the kinds are TOML's and are not bent: `"5"` is no number, 18.9 no whole one. In the
 //! environment all is text, so numbers and flags are read from it here. A value that is refused
-//! becomes a problem and is replaced by the default, so that checking goes on. Called by `check` and
-//! its neighbours.
+//! becomes a problem and is replaced by the default, so that checking goes on.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -12,13 +11,12 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 use jiff::{Span, SpanRelativeTo};
 
-use super::keys::{Default, Key};
-use super::layers::Layers;
 use super::unknown::nearest;
+use super::{Default, Key, Layers};
 
 impl Layers {
     /// A text; may be empty.
-    pub(super) fn text(&mut self, key: &Key) -> String {
+    pub fn text(&mut self, key: &Key) -> String {
         match self.value(key) {
             ValueKind::String(text) if text.contains(['\0', '\n', '\r']) => {
                 self.refuse(key, "has a line break or a NUL in it; write it on one line")
@@ -36,12 +34,12 @@ impl Layers {
     }
 
     /// A text, or nothing when it is empty.
-    pub(super) fn optional(&mut self, key: &Key) -> Option<String> {
+    pub fn optional(&mut self, key: &Key) -> Option<String> {
         Some(self.text(key)).filter(|text| !text.is_empty())
     }
 
     /// A path; `${CREDENTIALS_DIRECTORY}` at its beginning is replaced. Nothing when it is empty.
-    pub(super) fn path(&mut self, key: &Key) -> Option<PathBuf> {
+    pub fn path(&mut self, key: &Key) -> Option<PathBuf> {
         const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
         let text = self.optional(key)?;
         let Some((_, rest)) = text.split_once("${") else {
@@ -66,7 +64,7 @@ impl Layers {
     }
 
     /// A whole number in `range`.
-    pub(super) fn whole(&mut self, key: &Key, range: RangeInclusive<i64>) -> i64 {
+    pub fn whole(&mut self, key: &Key, range: RangeInclusive<i64>) -> i64 {
         let allowed = format!("{} to {}", range.start(), range.end());
         let number = match self.value(key) {
             ValueKind::I64(number) => Some(number),
@@ -90,7 +88,7 @@ impl Layers {
     }
 
     /// A finite number in `range`.
-    pub(super) fn number(&mut self, key: &Key, range: RangeInclusive<f64>) -> f64 {
+    pub fn number(&mut self, key: &Key, range: RangeInclusive<f64>) -> f64 {
         let default = match key.default {
             Default::Number(number) => number,
             _ => 0.0,
@@ -126,7 +124,7 @@ impl Layers {
     }
 
     /// True or false.
-    pub(super) fn flag(&mut self, key: &Key) -> bool {
+    pub fn flag(&mut self, key: &Key) -> bool {
         let flag = match self.value(key) {
             ValueKind::Boolean(flag) => Some(flag),
             ValueKind::String(text) if self.is_from_environment(key) => {
@@ -149,7 +147,7 @@ impl Layers {
     }
 
     /// A duration in `range`.
-    pub(super) fn duration(&mut self, key: &Key, range: RangeInclusive<Duration>) -> Duration {
+    pub fn duration(&mut self, key: &Key, range: RangeInclusive<Duration>) -> Duration {
         let given = match self.value(key) {
             ValueKind::String(text) => duration(&text, &range),
             ValueKind::I64(number) => Err(unitless(&number.to_string())),
@@ -166,7 +164,7 @@ impl Layers {
     }
 
     /// A duration in `range`, or nothing for the one word that may stand in its place.
-    pub(super) fn duration_or(
+    pub fn duration_or(
         &mut self,
         key: &Key,
         word: &str,
@@ -183,7 +181,7 @@ impl Layers {
     }
 
     /// A number of bytes in `range`: plain, or a text such as "512MB" or "512MiB".
-    pub(super) fn bytes(&mut self, key: &Key, range: RangeInclusive<i64>) -> i64 {
+    pub fn bytes(&mut self, key: &Key, range: RangeInclusive<i64>) -> i64 {
         if let ValueKind::String(text) = self.value(key) {
             if let Some(number) = bytes(&text) {
                 if range.contains(&number) {
@@ -206,7 +204,7 @@ impl Layers {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, key: &Key, words: &[(&str, T)], hint: &str) -> T {
+    pub fn choice<T: Copy>(&mut self, key: &Key, words: &[(&str, T)], hint: &str) -> T {
         let text = self.text(key);
         if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
             return *meaning;
@@ -264,7 +262,7 @@ fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, St
 }
 
 /// A duration as one would write it: `1h 30m`, `500ms`.
-pub(super) fn in_words(duration: Duration) -> String {
+pub fn in_words(duration: Duration) -> String {
     match jiff::SignedDuration::try_from(duration) {
         Ok(signed) => format!("{signed:#}"),
         Err(_) => format!("{duration:?}"),

@@ -1,12 +1,11 @@
 //! The broker's URL, taken apart and checked without any look-up.
 //!
 //! Knows the four transports and refuses what a general URL parser would let pass: user and password
-//! (they would end in logs), queries, hosts that cannot be. Called by `check` and by the `demo`
-//! command line.
+//! (they would end in logs), queries, hosts that cannot be. Configurations and command lines have it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Scheme;
+use super::broker::Scheme;
 
 /// A broker's URL in parts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The log: to stderr, for a person at a terminal or for the journal.
 //!
-//! Only sets it up. The level comes from `NIGHTLIGHT_LOG` alone, so that it is known before there is
-//! a configuration, and other crates stay at `info`. Called once by `main`.
+//! Only sets it up. The level comes from one variable alone, so that it is known before there is
+//! a configuration, and other crates stay at `info`. Called once by each `main`.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -13,12 +13,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
-const VARIABLE: &str = "NIGHTLIGHT_LOG";
-
-/// Starts the log, at `usual` where the variable is not set. A level that does not exist is told and
+/// Starts the log, at `usual` where the environment's `variable` is not set. A level that does not exist is told and
 /// taken as `info`: a slip there is no reason to leave a room dark.
-pub(crate) fn start(usual: LevelFilter) {
-    let asked = std::env::var(VARIABLE).unwrap_or_default();
+pub fn start(variable: &str, usual: LevelFilter) {
+    let asked = std::env::var(variable).unwrap_or_default();
     let level = match asked.is_empty() {
         true => Some(usual),
         false => level(&asked),
@@ -53,7 +51,7 @@ pub(crate) fn start(usual: LevelFilter) {
     };
     if set.is_ok() && level.is_none() {
         tracing::warn!(
-            "{VARIABLE}={asked:?} is unknown; use error, warn, info, debug or trace (now: info)"
+            "{variable}={asked:?} is unknown; use error, warn, info, debug or trace (now: info)"
         );
     }
 }

@@ -2,23 +2,19 @@
 //!
 //! Takes the layers apart, refuses names that do not exist, and keeps the problems, each naming the
 //! place where a person mends it. Reading values of the right kind is the other half, in `values`;
-//! what they may be is judged in `check`. Made by `Config::load` and `Config::from_toml` alone.
+//! what they may be is judged by the program.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use config::{Environment, File, FileFormat, Source, Value, ValueKind};
 
-use super::keys::{self, Default, Key};
-use super::unknown::{is_key, is_section, outside_of_sections, unknown_key, unknown_section};
-
-/// Variables with this beginning are ours.
-const PREFIX: &str = "NIGHTLIGHT_";
-/// Ours, but not of the configuration.
-const NOT_KEYS: [&str; 1] = ["NIGHTLIGHT_LOG"];
+use super::unknown::{outside_of_sections, unknown_key, unknown_section};
+use super::{Default, Key, Schema, on_one_line};
 
 /// The values as they were given, with what was found wrong so far.
-pub(super) struct Layers {
+pub struct Layers {
+    pub(super) schema: &'static Schema,
     /// Name of the file, for problems; none when there is no file.
     file: Option<String>,
     in_file: BTreeMap<String, ValueKind>,
@@ -29,18 +25,22 @@ pub(super) struct Layers {
     is_broken: bool,
     /// Keys whose value was refused and replaced by the default.
     bad: BTreeSet<&'static str>,
-    pub(super) problems: Vec<String>,
-    pub(super) warnings: Vec<String>,
+    /// What is wrong, a line each.
+    pub problems: Vec<String>,
+    /// What works but may not be meant, a line each.
+    pub warnings: Vec<String>,
 }
 
 impl Layers {
     /// Takes the layers apart; `file` is its name and text. Syntax errors and unknown keys become
     /// problems.
-    pub(super) fn gather(
+    pub fn gather(
+        schema: &'static Schema,
         file: Option<(&Path, &str)>,
         environment: HashMap<String, String>,
     ) -> Self {
         let mut layers = Self {
+            schema,
             file: file.map(|(name, _)| name.display().to_string()),
             in_file: BTreeMap::new(),
             in_environment: BTreeMap::new(),
@@ -58,7 +58,7 @@ impl Layers {
     }
 
     /// A problem with the value of `key`.
-    pub(super) fn problem(&mut self, key: &Key, what: impl AsRef<str>) {
+    pub fn problem(&mut self, key: &Key, what: impl AsRef<str>) {
         self.bad.insert(key.path);
         if self.is_broken && !self.is_from_environment(key) {
             // The file may set it right; that cannot be known before its syntax is.
@@ -69,23 +69,56 @@ impl Layers {
     }
 
     /// Whether each of these has the value that somebody meant: only then can they be compared.
-    pub(super) fn are_good(&self, keys: &[&Key]) -> bool {
+    pub fn are_good(&self, keys: &[&Key]) -> bool {
         !keys.iter().any(|key| self.bad.contains(key.path))
     }
 
     /// Something that works but may not be meant.
-    pub(super) fn warning(&mut self, key: &Key, what: impl AsRef<str>) {
+    pub fn warning(&mut self, key: &Key, what: impl AsRef<str>) {
         let line = format!("{}: {}", self.place(key), what.as_ref());
         self.warnings.push(line);
     }
 
     /// Whether somebody has set `key`.
-    pub(super) fn is_set(&self, key: &Key) -> bool {
+    pub fn is_set(&self, key: &Key) -> bool {
         self.in_environment.contains_key(key.path) || self.in_file.contains_key(key.path)
     }
 
+    /// What people named in a section of lists, with its texts; a text with commas counts as a list.
+    pub fn lists(&mut self, section: &str) -> BTreeMap<String, Vec<String>> {
+        let beginning = format!("{section}.");
+        let mut given = BTreeMap::new();
+        for (layer, values) in [
+            ("file", &self.in_file),
+            ("environment", &self.in_environment),
+        ] {
+            for (path, value) in values {
+                if let Some(name) = path.strip_prefix(&beginning) {
+                    given.insert(name.to_owned(), (layer, value.clone()));
+                }
+            }
+        }
+        let mut lists = BTreeMap::new();
+        for (name, (layer, value)) in given {
+            match texts(value) {
+                Some(list) => drop(lists.insert(name, list)),
+                None => {
+                    let place = match layer {
+                        "file" => self.file.clone().unwrap_or_default(),
+                        layer => layer.to_owned(),
+                    };
+                    let line = format!(
+                        "{place}: {section}.{name}: is no list of names; write one such as [\"pi-1\", \"pi-2\"]"
+                    );
+                    self.problems.push(on_one_line(&line));
+                }
+            }
+        }
+        lists
+    }
+
     /// A variable of the environment that is not ours, unless empty.
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+    pub fn variable(&self, name: &str) -> Option<&str> {
         let value = self.environment.get(name)?;
         (!value.is_empty()).then_some(value.as_str())
     }
@@ -102,23 +135,28 @@ impl Layers {
         };
         for (section, Value { kind, .. }) in sections {
             match kind {
-                ValueKind::Table(table) if is_section(&section) => {
+                ValueKind::Table(table) if self.schema.is_list(&section) => {
+                    for (name, value) in BTreeMap::from_iter(table) {
+                        self.in_file.insert(format!("{section}.{name}"), value.kind);
+                    }
+                }
+                ValueKind::Table(table) if self.schema.is_section(&section) => {
                     for (key, value) in BTreeMap::from_iter(table) {
                         let path = format!("{section}.{key}");
-                        if is_key(&path) {
+                        if self.schema.is_key(&path) {
                             self.in_file.insert(path, value.kind);
                         } else {
-                            let what = unknown_key(&section, &key);
+                            let what = unknown_key(self.schema, &section, &key);
                             self.problems.push(format!("{name}: {path}: {what}"));
                         }
                     }
                 }
                 ValueKind::Table(_) => {
-                    let what = unknown_section(&section);
+                    let what = unknown_section(self.schema, &section);
                     self.problems.push(format!("{name}: [{section}]: {what}"));
                 }
                 _ => {
-                    let what = outside_of_sections(&section);
+                    let what = outside_of_sections(self.schema, &section);
                     self.problems.push(format!("{name}: {section}: {what}"));
                 }
             }
@@ -126,13 +164,20 @@ impl Layers {
     }
 
     fn gather_environment(&mut self) {
+        let prefix = format!("{}_", self.schema.prefix);
+        let other = |name: &str| {
+            self.schema
+                .not_keys
+                .iter()
+                .any(|other| name.starts_with(other))
+        };
         let ours = self
             .environment
             .iter()
-            .filter(|(name, _)| name.starts_with(PREFIX) && !NOT_KEYS.contains(&name.as_str()))
+            .filter(|(name, _)| name.starts_with(&prefix) && !other(name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        let source = Environment::with_prefix("NIGHTLIGHT")
+        let source = Environment::with_prefix(self.schema.prefix)
             .prefix_separator("_")
             .separator("__")
             .source(Some(ours));
@@ -144,19 +189,19 @@ impl Layers {
             }
         };
         for (path, value) in variables {
-            if is_key(&path) {
+            if self.schema.takes(&path) {
                 self.in_environment.insert(path, value.kind);
                 continue;
             }
-            let name = format!("{PREFIX}{}", path.replace('.', "__").to_uppercase());
+            let name = self.schema.variable(&path);
             let Some((section, key)) = path.split_once('.') else {
                 self.stray_variable(&name, &path);
                 continue;
             };
-            let what = if is_section(section) {
-                unknown_key(section, key)
+            let what = if self.schema.is_section(section) {
+                unknown_key(self.schema, section, key)
             } else {
-                unknown_section(section)
+                unknown_section(self.schema, section)
             };
             self.problems.push(format!("environment: {name}: {what}"));
         }
@@ -165,22 +210,25 @@ impl Layers {
     /// A variable of ours with no `__` in it: a slip if it nearly names a key, else somebody else's
     /// (container platforms make such as NIGHTLIGHT_PORT for a service of that name).
     fn stray_variable(&mut self, name: &str, path: &str) {
-        let meant = keys::ALL
+        let meant = self
+            .schema
+            .keys
             .iter()
             .find(|key| key.path.replace('.', "_") == path);
         match meant {
             Some(key) => self.problems.push(format!(
                 "environment: {name}: section and key are separated by two underscores; write {}",
-                key.variable()
+                self.schema.variable(key.path)
             )),
             None => self.warnings.push(format!(
-                "environment: {name}: ignored; it names no key (keys look like NIGHTLIGHT_BROKER__URL)"
+                "environment: {name}: ignored; it names no key (keys look like {})",
+                self.schema.variable("broker.url")
             )),
         }
     }
 
     /// The value in force.
-    pub(super) fn value(&self, key: &Key) -> ValueKind {
+    pub fn value(&self, key: &Key) -> ValueKind {
         self.in_environment
             .get(key.path)
             .or_else(|| self.in_file.get(key.path))
@@ -194,17 +242,33 @@ impl Layers {
     }
 
     /// Whether the environment sets `key`: then all its values are texts.
-    pub(super) fn is_from_environment(&self, key: &Key) -> bool {
+    pub fn is_from_environment(&self, key: &Key) -> bool {
         self.in_environment.contains_key(key.path)
     }
 
     /// Where a person mends the value.
     fn place(&self, key: &Key) -> String {
         match (&self.file, self.is_from_environment(key)) {
-            (_, true) => format!("environment: {}", key.variable()),
+            (_, true) => format!("environment: {}", self.schema.variable(key.path)),
             (Some(file), false) => format!("{file}: {}", key.path),
             (None, false) => format!("default: {}", key.path),
         }
+    }
+}
+
+/// A list of texts, or one text with commas in it.
+fn texts(value: ValueKind) -> Option<Vec<String>> {
+    let trimmed = |text: &str| text.trim().to_owned();
+    match value {
+        ValueKind::String(text) => Some(text.split(',').map(trimmed).collect()),
+        ValueKind::Array(values) => values
+            .into_iter()
+            .map(|value| match value.kind {
+                ValueKind::String(text) => Some(text),
+                _ => None,
+            })
+            .collect(),
+        _ => None,
     }
 }
 
