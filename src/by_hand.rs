@@ -160,7 +160,10 @@ pub async fn switch(config: &Config, how: Switch, stop: impl Future<Output = ()>
         }
     };
     let done = match how {
-        Switch::On | Switch::Off => led.set(how == Switch::On),
+        Switch::On | Switch::Off => led
+            .ensure(how == Switch::On)
+            .map(drop)
+            .map_err(|(error, _)| error),
         Switch::Blink => blink(&mut led, was_on, stop).await,
     };
     if let Err(error) = done {
@@ -221,7 +224,7 @@ fn exit_of_led(error: &LedError) -> Exit {
         LedError::Missing(_) | LedError::NotAFile(_) | LedError::Rubbish { .. } => {
             Exit::Configuration
         }
-        LedError::Io { .. } => Exit::Software,
+        LedError::Io { .. } | LedError::Stuck { .. } => Exit::Software,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::io::backlog::Backlog;
 use crate::io::broker::{Link, Session};
 use crate::io::chores::Chores;
 use crate::io::clock::{BUILT_MS, Clock};
-use crate::io::led::Led;
+use crate::io::led::LedThread;
 use crate::io::rules::KeptRules;
 use crate::io::sensor::Reader;
 use crate::io::{systemd, web};
@@ -41,9 +41,13 @@ pub async fn run(
     show: watch::Sender<Option<View>>,
 ) -> Exit {
     let (sender, mut inputs) = mpsc::unbounded_channel();
-    let mut shell = Shell::start(&config, sender);
+    let (mut shell, led) = Shell::start(&config, sender);
     let settings = settings(&config, &shell.rules);
-    let mut controller = Controller::new(settings, shell.birth(), shell.clock.now());
+    let birth = shell.birth(led.as_ref().ok().copied());
+    let mut controller = Controller::new(settings, birth, shell.clock.now());
+    if let Err(why) = led {
+        controller.handle(Input::LedFailed { why, seen: None }, shell.clock.now());
+    }
     let doors = tokio::spawn(web::serve(
         config.backlog.path.clone(),
         config.web_listen,
@@ -105,9 +109,7 @@ struct Shell {
     run: Uuid,
     boot_id: Uuid,
     clock: Clock,
-    led: Option<Led>,
-    led_on: bool,
-    led_config: crate::config::Led,
+    led: LedThread,
     sensor: Reader,
     backlog: Option<Backlog>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -120,24 +122,20 @@ struct Shell {
 }
 
 impl Shell {
-    fn start(config: &Config, inputs: mpsc::UnboundedSender<Input>) -> Self {
+    /// With it whether the LED is on, or why that cannot be told.
+    fn start(
+        config: &Config,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) -> (Self, Result<bool, String>) {
         let run = Uuid::new_v4();
         let clock = Clock::new();
         let boot_id = clock.boot_id();
-        let (led, led_on) = match Led::open(&config.led) {
-            Ok((led, led_on)) => (Some(led), led_on),
-            Err(error) => {
-                warn!("the LED cannot be opened: {error}");
-                (None, false)
-            }
-        };
-        Self {
+        let (led, found) = LedThread::start(&config.led, inputs.clone());
+        let shell = Self {
             run,
             boot_id,
             clock,
             led,
-            led_on,
-            led_config: config.led.clone(),
             sensor: Reader::start(&config.sensor, inputs.clone()),
             backlog: None,
             inputs,
@@ -147,7 +145,8 @@ impl Shell {
             link: Link::new(config),
             session: None,
             exit: None,
-        }
+        };
+        (shell, found)
     }
 
     fn open_backlog(&mut self, config: &Config) {
@@ -156,13 +155,13 @@ impl Shell {
         self.backlog = Some(backlog);
     }
 
-    fn birth(&self) -> Birth {
+    fn birth(&self, led_on: Option<bool>) -> Birth {
         Birth {
             run: self.run,
             boot_id: self.boot_id,
             built_ms: BUILT_MS,
             seed: self.run.as_u64_pair().0,
-            led_on: self.led_on,
+            led_on,
             version: crate::VERSION.to_owned(),
         }
     }
@@ -171,7 +170,8 @@ impl Shell {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::ReadSensor => self.sensor.read(),
-            Output::SetLed(on) => return self.set_led(on).err().map(Input::LedFailed),
+            Output::SetLed(on) => self.led.set(on),
+            Output::GiveUpLed => self.led.give_up(),
             Output::Connect => match self.link.connect() {
                 Ok(session) => self.session = Some(session),
                 Err(why) => {
@@ -245,18 +245,6 @@ impl Shell {
         hangs
     }
 
-    /// Switches the LED; one that could not be opened is tried again each time.
-    fn set_led(&mut self, on: bool) -> Result<(), String> {
-        if self.led.is_none() {
-            let (led, _) = Led::open(&self.led_config).map_err(|error| error.to_string())?;
-            self.led = Some(led);
-        }
-        match &mut self.led {
-            Some(led) => led.set(on).map_err(|error| error.to_string()),
-            None => Ok(()),
-        }
-    }
-
     /// What the link says; a session that is over is dropped.
     fn heard(&mut self, input: Input) -> Input {
         if let Input::LinkDown { .. } = input
@@ -269,10 +257,8 @@ impl Shell {
 
     /// The end, in order: LED, link, backlog.
     async fn leave(mut self) {
-        if let Some(led) = &mut self.led
-            && let Err(error) = led.leave()
-        {
-            warn!("the LED cannot be left as configured: {error}");
+        if let Err(why) = self.led.leave() {
+            warn!("the LED cannot be left as configured: {why}");
         }
         if let Some(session) = self.session.take() {
             session.close().await;

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nightlight::config::{self, AtExit, LedDriver, SensorDriver};
-use nightlight::io::led::{Led, LedError};
+use nightlight::io::device_thread::MAX_HUNG;
+use nightlight::io::led::{Led, LedError, LedThread};
 use nightlight::io::sensor::{self, Reader, Sensor, SensorError};
 use nightlight::io::systemd;
 use nightlight::logic::Input;
@@ -158,6 +159,69 @@ fn a_hung_sensor_blocks_nothing_but_its_thread() {
     // And dropping a hung one does not wait either.
     reader.read();
     drop(reader);
+}
+
+#[test]
+fn a_reading_that_hangs_is_given_up_and_made_anew_but_not_without_end() {
+    let (sender, mut inputs) = unbounded_channel();
+    let (let_go, gate) = mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    let open = move || -> Result<Box<dyn Sensor>, SensorError> {
+        let _ = gate.lock().unwrap().recv();
+        Err(SensorError::Configured("late".to_owned()))
+    };
+    let mut reader = Reader::with(open, sender);
+    for _ in 0..MAX_HUNG {
+        reader.read();
+        assert_eq!(inputs.try_recv(), Err(TryRecvError::Empty));
+        reader.give_up();
+    }
+    for _ in 0..3 {
+        reader.read();
+        let why = failure(&mut inputs);
+        assert!(why.contains("hang in its driver"), "{why}");
+        // There is nothing to give up, and that does no harm.
+        reader.give_up();
+    }
+    // They come back: what they say does not count, and there is room again.
+    drop(let_go);
+    loop {
+        reader.read();
+        let why = failure(&mut inputs);
+        if why == "late" {
+            break;
+        }
+        assert!(why.contains("hang in its driver"), "{why}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_led_thread_finds_switches_reads_back_and_leaves() {
+    let (_dir, path) = file("brightness", "1\n");
+    let (sender, mut inputs) = unbounded_channel();
+    let (mut thread, found) = LedThread::start(&led(&path, false, AtExit::Off), sender);
+    assert_eq!(found, Ok(true));
+    for (led_on, was) in [(true, true), (false, true), (true, false)] {
+        thread.set(led_on);
+        let was = Some(was);
+        assert_eq!(answer(&mut inputs), Input::LedWritten { led_on, was });
+    }
+    fs::write(&path, "0\n").unwrap();
+    thread.set(true);
+    let (led_on, was) = (true, Some(false));
+    assert_eq!(answer(&mut inputs), Input::LedWritten { led_on, was });
+    fs::remove_file(&path).unwrap();
+    thread.set(true);
+    assert!(matches!(
+        answer(&mut inputs),
+        Input::LedFailed { seen: None, .. }
+    ));
+    fs::write(&path, "0\n").unwrap();
+    thread.set(true);
+    assert_eq!(answer(&mut inputs), Input::LedWritten { led_on, was });
+    assert_eq!(thread.leave(), Ok(()));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "0\n");
 }
 
 /// Tells when it is asked, and answers when it is let.

@@ -65,7 +65,8 @@ fn assert_wire(body: Body, head: &str) {
 fn a_reading_in_full() {
     let body = Body::Reading {
         light: 243.0,
-        led_on: true,
+        led_on: Some(true),
+        led_ok: true,
     };
     let [live, replayed] = both(body);
     assert_eq!(
@@ -92,7 +93,8 @@ fn lights_are_numbers_whole_where_they_are_whole() {
     ] {
         let body = Body::Reading {
             light,
-            led_on: false,
+            led_on: Some(false),
+            led_ok: true,
         };
         assert_wire(body, &format!(r#""light":{text},"led_on":false"#));
     }
@@ -120,7 +122,8 @@ fn started() {
 #[test]
 fn led() {
     let body = Body::Event(Event::Led {
-        led_on: true,
+        led_on: Some(true),
+        led_ok: None,
         by: "fallback".into(),
         why: "light 120 is below 300".into(),
     });
@@ -223,7 +226,8 @@ fn times_of_each_worth() {
         7,
         Body::Reading {
             light: 1.0,
-            led_on: false,
+            led_on: Some(false),
+            led_ok: true,
         },
     );
     record.stamp.synced = false;
@@ -245,6 +249,7 @@ struct Pi {
     controller: Controller,
     boot_ms: u64,
     published: Vec<Message>,
+    led: Option<bool>,
     fetched: Option<Vec<(Key, Record)>>,
 }
 
@@ -258,7 +263,7 @@ impl Pi {
             boot_id: BOOT,
             built_ms: BUILT_MS,
             seed: 1,
-            led_on: false,
+            led_on: Some(false),
             version: "1.2.3".into(),
         };
         let records = stored.len() as u64;
@@ -266,6 +271,7 @@ impl Pi {
             controller: Controller::new(settings, birth, now(60_000, true)),
             boot_ms: 60_000,
             published: Vec::new(),
+            led: Some(false),
             fetched: Some(stored),
         };
         pi.input(Input::BacklogOpened(Opened {
@@ -285,6 +291,11 @@ impl Pi {
         while let Some(output) = self.controller.poll_output() {
             match output {
                 Output::Publish(message) => self.published.push(message),
+                Output::SetLed(led_on) => {
+                    let was = self.led.replace(led_on);
+                    let input = Input::LedWritten { led_on, was };
+                    self.controller.handle(input, now(self.boot_ms, true));
+                }
                 Output::Fetch { .. } => {
                     let records = self.fetched.take().unwrap_or_default();
                     let input = Input::Fetched { records, end: true };
@@ -330,14 +341,14 @@ fn status_and_state() {
         Some((
             true,
             1,
-            r#"{"led_on":false,"by":"start","why":"no reading yet","light":null,"mode":"auto","on_below":300,"off_above":350,"interval":"1s","backlog":1,"store_ok":true,"clock":"synced","version":"1.2.3"}"#.to_owned()
+            r#"{"led_on":false,"led_ok":true,"by":"start","why":"no reading yet","light":null,"mode":"auto","on_below":300,"off_above":350,"interval":"1s","backlog":1,"store_ok":true,"clock":"synced","version":"1.2.3"}"#.to_owned()
         ))
     );
     pi.input(Input::Read(243.0));
     assert_eq!(
         pi.texts(Topic::State).pop().as_deref(),
         Some(
-            r#"{"led_on":true,"by":"fallback","why":"light 243 is below 300","light":243,"mode":"auto","on_below":300,"off_above":350,"interval":"1s","backlog":1,"store_ok":true,"clock":"synced","version":"1.2.3"}"#
+            r#"{"led_on":true,"led_ok":true,"by":"fallback","why":"light 243 is below 300","light":243,"mode":"auto","on_below":300,"off_above":350,"interval":"1s","backlog":1,"store_ok":true,"clock":"synced","version":"1.2.3"}"#
         )
     );
     pi.input(Input::ShutdownAsked);
@@ -377,7 +388,8 @@ fn a_batch_is_an_array_and_one_record_is_an_object() {
                 seq,
                 Body::Reading {
                     light: 9.0,
-                    led_on: false,
+                    led_on: Some(false),
+                    led_ok: true,
                 },
             );
             record.run = EARLIER;

@@ -38,7 +38,8 @@ pub fn record(seq: u64) -> Record {
         },
         body: Body::Reading {
             light: ((seq / 50 * 7 + seq * 2_654_435_761 % 11) % 1_000) as f64,
-            led_on: (seq / 1_000).is_multiple_of(2),
+            led_on: Some((seq / 1_000).is_multiple_of(2)),
+            led_ok: true,
         },
     }
 }

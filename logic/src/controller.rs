@@ -3,6 +3,7 @@
 //! It decides nothing itself. One input is handled at a time; then [`Controller::advance`] lets every
 //! part do what its deadlines say, and the orders wait in [`Controller::poll_output`].
 
+mod led;
 mod server;
 mod stopping;
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use super::command::{Command, Inbox, Outcome};
 use super::delivery::{self, Delivery, Topic};
+use super::led::LedState;
 use super::lighting::{self, Change, Lighting, Rules, State};
 use super::outage::{Cause, Outage};
 use super::telemetry::{self, Body, Book, Event, Keep};
@@ -26,8 +28,6 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 const STARTED_WAITS: Duration = Duration::from_secs(10);
 /// More reasons for a lost link are not told in one outage.
 const LINK_REASONS: usize = 8;
-/// The LED could not be written: the next try.
-const LED_RETRY: Duration = Duration::from_secs(1);
 /// Rules go to the disk at once, but not more often than this: a flood of them would wear a card out.
 const KEEP_RULES_EVERY: Duration = Duration::from_secs(5);
 
@@ -55,8 +55,8 @@ pub struct Birth {
     pub built_ms: i64,
     /// Seed of the jitters.
     pub seed: u64,
-    /// The LED as it was found.
-    pub led_on: bool,
+    /// The LED as it was found; `None` if that could not be told.
+    pub led_on: Option<bool>,
     /// The version of the program.
     pub version: String,
 }
@@ -68,6 +68,7 @@ pub struct Controller {
     keep: Keep,
     allow_reboot: bool,
     lighting: Lighting,
+    led: LedState,
     inbox: Inbox,
     book: Book,
     delivery: Delivery,
@@ -83,7 +84,6 @@ pub struct Controller {
     read_now: Vec<Command>,
     announced: Option<Announced>,
     announce_at: Duration,
-    led_retry_at: Option<Duration>,
     /// Rules that are to outlive a restart and are not on the disk yet; and not before when.
     rules_to_keep: Option<Rules>,
     keep_rules_at: Duration,
@@ -97,7 +97,8 @@ pub struct Controller {
 /// What a change of is announced.
 #[derive(Debug, Clone, PartialEq)]
 struct Announced {
-    led_on: bool,
+    led_on: Option<bool>,
+    led_ok: bool,
     by: &'static str,
     rules: Rules,
     clock: ClockState,
@@ -124,7 +125,8 @@ impl Controller {
         let mut controller = Self {
             keep: settings.telemetry.keep,
             allow_reboot: settings.commands.allow_reboot,
-            lighting: Lighting::new(settings.lighting, birth.led_on, now.boot),
+            lighting: Lighting::new(settings.lighting, birth.led_on.unwrap_or(false), now.boot),
+            led: LedState::new(birth.led_on),
             inbox: Inbox::new(settings.commands),
             book: Book::new(settings.telemetry, birth.run, birth.boot_id),
             delivery: Delivery::new(settings.delivery, birth.seed, now.boot),
@@ -136,7 +138,6 @@ impl Controller {
             read_now: Vec::new(),
             announced: None,
             announce_at: now.boot,
-            led_retry_at: None,
             rules_to_keep: None,
             keep_rules_at: now.boot,
             stopping: None,
@@ -163,12 +164,8 @@ impl Controller {
         match input {
             Input::Read(light) => self.read(light, now),
             Input::ReadFailed(why) => self.read_failed(&why, now),
-            Input::LedFailed(why) => {
-                if self.led_retry_at.is_none() {
-                    self.log(Level::Warn, format!("the LED cannot be switched: {why}"));
-                }
-                self.led_retry_at = Some(now.boot + LED_RETRY);
-            }
+            Input::LedWritten { led_on, was } => self.led.written(led_on, was),
+            Input::LedFailed { why, seen } => self.led.failed(&why, seen, now.boot),
             Input::LinkUp => self.link_up(now),
             Input::LinkDown { why, refused } => self.link_down(&why, refused, now),
             Input::Acked(token) => self.delivery.acked(token, now.boot),
@@ -216,8 +213,7 @@ impl Controller {
 
     /// When to come back with [`Input::DeadlineReached`] if nothing else happens, on the boot clock.
     pub fn next_deadline(&self) -> Duration {
-        let tells = self.delivery.is_up() && self.starting.is_none();
-        let announce = tells.then_some(self.announce_at);
+        let announce = self.tells_state().then_some(self.announce_at);
         let own = match &self.stopping {
             Some(stopping) if stopping.stored => Some(stopping.over_by),
             Some(stopping) => Some(stopping.quiet_by),
@@ -225,7 +221,7 @@ impl Controller {
                 Some(self.lighting.next_deadline()),
                 self.inbox.next_deadline(),
                 self.starting.as_ref().map(|(_, until)| *until),
-                self.led_retry_at,
+                self.led.next_deadline(),
                 self.rules_to_keep.map(|_| self.keep_rules_at),
             ]
             .into_iter()
@@ -250,7 +246,10 @@ impl Controller {
             .since()
             .map(|since| now.boot.saturating_sub(since));
         View {
-            led_on: self.lighting.led_on(),
+            led_on: self.led.known(),
+            led_wanted: self.lighting.led_on(),
+            led_ok: self.led.fault().is_none(),
+            led_why: self.led.fault().unwrap_or_default().to_owned(),
             by: self.lighting.state().by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
@@ -281,6 +280,7 @@ impl Controller {
             self.decide(now);
             self.read_and_obey(now);
         }
+        self.advance_led(now);
         if self.delivery.commit_due(now.boot) {
             let ids = self.inbox.fresh_ids();
             self.delivery.commit(ids, self.book.last_seq(), now.boot);
@@ -306,18 +306,16 @@ impl Controller {
         let change = self.lighting.tick(now.boot);
         self.lease_over(was, now);
         self.tell_sensor(now);
-        self.apply(change, now);
+        self.apply(change);
     }
 
     fn read_and_obey(&mut self, now: Now) {
         if self.lighting.read_due(now.boot) && !self.reading {
             self.reading = true;
             self.outputs.push_back(Output::ReadSensor);
-        }
-        if self.led_retry_at.is_some_and(|at| now.boot >= at) {
-            self.led_retry_at = None;
-            self.outputs
-                .push_back(Output::SetLed(self.lighting.led_on()));
+            if let Some(led_on) = self.led_wanted() {
+                self.led.see_to(led_on);
+            }
         }
         self.inbox.tick(now);
         while let Some(verdict) = self.inbox.poll() {
@@ -333,9 +331,12 @@ impl Controller {
 
     fn read(&mut self, light: f64, now: Now) {
         self.reading = false;
-        let led_on = self.lighting.led_on();
         if self.book.takes(light, now.boot) {
-            let body = Body::Reading { light, led_on };
+            let body = Body::Reading {
+                light,
+                led_on: self.led.known(),
+                led_ok: self.led.fault().is_none(),
+            };
             if self.keep == Keep::Latest && !self.delivery.is_up() {
                 self.kept = Some((self.clock.stamp(now), body));
             } else {
@@ -344,7 +345,7 @@ impl Controller {
         }
         let change = self.lighting.read(light, now.boot);
         self.tell_sensor(now);
-        self.apply(change, now);
+        self.apply(change);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Applied, "", Some(light));
         }
@@ -354,7 +355,7 @@ impl Controller {
         self.reading = false;
         let change = self.lighting.read_failed(why, now.boot);
         self.tell_sensor(now);
-        self.apply(change, now);
+        self.apply(change);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Rejected, why, None);
         }
@@ -407,7 +408,7 @@ impl Controller {
         let was = self.lighting.state();
         let change = self.lighting.link_down(now.boot);
         self.lease_over(was, now);
-        self.apply(change, now);
+        self.apply(change);
     }
 
     /// With `keep = "latest"`, the newest reading of the outage becomes a record when it can be told.
@@ -468,20 +469,11 @@ impl Controller {
         }
     }
 
-    /// Orders a change of the LED and records it.
-    fn apply(&mut self, change: Option<Change>, now: Now) {
-        let Some(Change { led_on, by, why }) = change else {
-            return;
-        };
-        self.outputs.push_back(Output::SetLed(led_on));
-        let on = if led_on { "on" } else { "off" };
-        self.log(Level::Info, format!("LED {on} by {by}: {why}"));
-        let event = Event::Led {
-            led_on,
-            by: by.to_owned(),
-            why,
-        };
-        self.tell(Body::Event(event), None, now);
+    /// Orders a change of the LED; it is told when it is made.
+    fn apply(&mut self, change: Option<Change>) {
+        if let Some(change) = change {
+            self.led.change(change);
+        }
     }
 
     /// Makes a record.
@@ -501,14 +493,20 @@ impl Controller {
         }
     }
 
+    /// Before the backlog has been opened, or failed to, nobody knows how much waits; and an LED that is
+    /// being switched is told when that is done.
+    fn tells_state(&self) -> bool {
+        self.delivery.is_up() && self.starting.is_none() && !self.led.is_busy()
+    }
+
     /// Publishes `state` when it has changed, and now and then.
     fn announce(&mut self, now: Now) {
-        // Before the backlog has been opened, or failed to, nobody knows how much waits.
-        if !self.delivery.is_up() || self.starting.is_some() {
+        if !self.tells_state() {
             return;
         }
         let announced = Announced {
-            led_on: self.lighting.led_on(),
+            led_on: self.led.known(),
+            led_ok: self.led.fault().is_none(),
             by: self.lighting.state().by(),
             rules: self.lighting.settings().rules(),
             clock: self.clock.state(),

@@ -6,13 +6,14 @@
 //! `now` is an argument and effects are data, so that a test plays a day in a millisecond.
 //!
 //! The controller only routes; each decision has one home:
-//! [`lighting`] the LED, [`command`] what a command may do, [`telemetry`] what is recorded,
+//! [`lighting`] what the LED is to be, [`led`] how it is, [`command`] what a command may do, [`telemetry`] what is recorded,
 //! [`delivery`] what is published, stored and forgotten, [`outage`] the account, [`time`] the clocks.
 #![deny(clippy::disallowed_methods)]
 
 pub mod command;
 mod controller;
 pub mod delivery;
+pub mod led;
 pub mod lighting;
 pub mod outage;
 pub mod telemetry;
@@ -73,8 +74,20 @@ pub enum Input {
     Read(f64),
     /// The sensor gave none, and why.
     ReadFailed(String),
-    /// The LED could not be written, and why.
-    LedFailed(String),
+    /// The LED is `led_on`, read back after it was written if it had to be.
+    LedWritten {
+        /// As it is.
+        led_on: bool,
+        /// As it was found before, where that can be told.
+        was: Option<bool>,
+    },
+    /// The LED could not be written.
+    LedFailed {
+        /// Why, in words.
+        why: String,
+        /// As it was found, where it could be read.
+        seen: Option<bool>,
+    },
     /// A session with the broker stands.
     LinkUp,
     /// It does not, or could not be made.
@@ -136,8 +149,10 @@ pub enum Input {
 pub enum Output {
     /// Read the sensor once and answer with `Read` or `ReadFailed`.
     ReadSensor,
-    /// Switch the LED.
+    /// Make the LED so, if it is not, and answer with `LedWritten` or `LedFailed`.
     SetLed(bool),
+    /// The last `SetLed` hangs: what it still answers does not count, and it must not keep the next one waiting.
+    GiveUpLed,
     /// Make a session with the broker and answer with `LinkUp` or `LinkDown`.
     Connect,
     /// Give the session up; no `LinkDown` follows.

@@ -71,7 +71,7 @@ impl Outage {
             Body::Event(event) => {
                 account.events += 1;
                 match event {
-                    Event::Led { .. } => account.led_changes += 1,
+                    Event::Led { led_ok: None, .. } => account.led_changes += 1,
                     Event::Loss(loss) => account.lost += loss.count,
                     _ => {}
                 }

@@ -59,8 +59,11 @@ pub enum Body {
         /// In the sensor's unit; always finite.
         #[serde(serialize_with = "plain_number")]
         light: f64,
-        /// The LED when the light was read.
-        led_on: bool,
+        /// The LED as last written or read back when the light was read; `None` if it never was.
+        led_on: Option<bool>,
+        /// Whether the LED can be written.
+        #[serde(default = "yes", skip_serializing_if = "is_so")]
+        led_ok: bool,
     },
 }
 
@@ -79,11 +82,14 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         previous_seq: Option<u64>,
     },
-    /// The LED changed.
+    /// The LED was switched; or, with `led_ok`, it cannot be written, or can again.
     Led {
-        /// What it is now.
-        led_on: bool,
-        /// Who decided: `remote`, `fallback` or `fail-safe`.
+        /// As last written or read back; `None` if it never was.
+        led_on: Option<bool>,
+        /// Whether it can be written; only where that has changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        led_ok: Option<bool>,
+        /// Who decides: `start`, `remote`, `fallback` or `fail-safe`.
         by: String,
         /// Why, in words.
         why: String,
@@ -270,6 +276,15 @@ impl Book {
         }
         due && moved
     }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_so(is: &bool) -> bool {
+    *is
 }
 
 /// A number outside of a record, written as those inside are.

@@ -15,8 +15,14 @@ use super::time::ClockState;
 /// The picture of the device at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct View {
-    /// The LED.
-    pub led_on: bool,
+    /// The LED as last written or read back; `None` if it never was.
+    pub led_on: Option<bool>,
+    /// What it is to be.
+    pub led_wanted: bool,
+    /// Whether it can be written.
+    pub led_ok: bool,
+    /// Why it cannot, in words; empty when it can.
+    pub led_why: String,
     /// Who decides: `start`, `fallback`, `remote` or `fail-safe`.
     pub by: String,
     /// Why the LED is as it is, in words.
@@ -64,7 +70,8 @@ impl View {
     pub fn announcement(&self) -> String {
         #[derive(Serialize)]
         struct Announcement<'a> {
-            led_on: bool,
+            led_on: Option<bool>,
+            led_ok: bool,
             by: &'a str,
             why: &'a str,
             light: Option<PlainNumber>,
@@ -79,6 +86,7 @@ impl View {
         }
         let announcement = Announcement {
             led_on: self.led_on,
+            led_ok: self.led_ok,
             by: &self.by,
             why: &self.why,
             light: self.light.map(PlainNumber),
@@ -103,13 +111,21 @@ impl fmt::Display for View {
             None => "no reading yet".into(),
         };
         writeln!(f, "light     {light}")?;
-        let led = if self.led_on { "on" } else { "off" };
         let since = in_words(self.since);
-        writeln!(
-            f,
-            "LED       {led}, by {} for {since}: {}",
-            self.by, self.why
-        )?;
+        let (led, wanted) = (on_off(self.led_on), on_off(Some(self.led_wanted)));
+        let (by, why) = (&self.by, &self.why);
+        match self.led_ok && self.led_on == Some(self.led_wanted) {
+            true => writeln!(f, "LED       {led}, by {by} for {since}: {why}")?,
+            false => {
+                writeln!(
+                    f,
+                    "LED       {led}; is to be {wanted}, by {by} for {since}: {why}"
+                )?;
+            }
+        }
+        if !self.led_ok {
+            writeln!(f, "          cannot be written: {}", self.led_why)?;
+        }
         match self.lease_left {
             Some(left) => writeln!(f, "lease     {} left", in_words(left))?,
             None => writeln!(f, "lease     none runs")?,
@@ -172,6 +188,14 @@ impl fmt::Display for View {
             "run       {}, record {}, nightlight {}",
             self.run, self.last_seq, self.version
         )
+    }
+}
+
+fn on_off(led_on: Option<bool>) -> &'static str {
+    match led_on {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "not known",
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) fn read(lane: Lane, record: &Value) -> Option<(Uuid, bool, Received)>
             led_on,
             by: wire.by,
         },
+        // An LED whose state nobody knows is of no account.
+        (None, Some(_), None) => Tells::Other,
         (Some("outage"), ..) => Tells::Outage(OutageReport::deserialize(record).ok()?),
         (Some("loss"), ..) => Tells::Loss { count: wire.count },
         (Some(_), ..) => Tells::Other,

@@ -168,7 +168,7 @@ impl<'a> Story<'a> {
         let moment = || Moment {
             at: self.began.elapsed().as_secs_f64(),
             light: view.light,
-            led_on: view.led_on,
+            led_on: view.led_on == Some(true),
             by: view.by.clone(),
             cable_in: self.cable.is_in(),
             link_up: view.link_up,
@@ -201,7 +201,7 @@ impl<'a> Story<'a> {
     }
 
     pub(super) fn led_on(&self) -> Option<bool> {
-        self.view().map(|view| view.led_on)
+        self.view().and_then(|view| view.led_on)
     }
 
     pub(super) fn is_decided_by(&self, whom: &str) -> bool {

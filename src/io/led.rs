@@ -1,9 +1,10 @@
-//! The LED: a pin of the Pi (by its registers, or by the kernel), a kernel LED's file, or none. It switches and remembers nothing else;
-//! when and why is the controller's. The daemon opens it at start (and again when that failed),
-//! calls [`Led::set`] for each `Output::SetLed` and [`Led::leave`] at a clean stop.
+//! The LED: a pin of the Pi (by its registers, or by the kernel), a kernel LED's file, or none. It switches
+//! and reads back, and remembers nothing else; when and why is the controller's.
 //!
-//! Nothing here blocks: a pin is a register or a call of the kernel, and a kernel LED's file takes the
-//! value and returns.
+//! A driver of the kernel may hang, so the daemon has it on a thread ([`LedThread`]); `nightlight led` uses
+//! [`Led`] as it is.
+
+mod thread;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -16,6 +17,8 @@ use rustix::fs::OFlags;
 use crate::config::{self, AtExit, LedDriver};
 use crate::io::pi::line::Line;
 use crate::io::pi::{Level, PiError, Pin};
+
+pub use thread::LedThread;
 
 /// No brightness is longer; a file that is, is another file and must not be written to.
 const LONGEST: usize = 64;
@@ -34,7 +37,8 @@ enum Driver {
     Gpio(Pin),
     Line(Line),
     Sysfs(Brightness),
-    Simulated,
+    /// Whether it is high.
+    Simulated(bool),
 }
 
 impl Led {
@@ -58,7 +62,7 @@ impl Led {
                 let (brightness, lit) = Brightness::open(&config.path, active_low)?;
                 (Driver::Sysfs(brightness), lit)
             }
-            LedDriver::Simulated => (Driver::Simulated, active_low),
+            LedDriver::Simulated => (Driver::Simulated(active_low), active_low),
         };
         let led = Self {
             driver,
@@ -66,6 +70,45 @@ impl Led {
             at_exit: config.at_exit,
         };
         Ok((led, high != active_low))
+    }
+
+    /// Makes the LED so if it is not, and tells how it was found, where that can be told. It is read back
+    /// after it was written.
+    ///
+    /// # Errors
+    /// [`LedError`], and how the LED was seen last, where it could be read.
+    pub fn ensure(&mut self, on: bool) -> Result<Option<bool>, (LedError, Option<bool>)> {
+        let was = self.is_on().map_err(|error| (error, None))?;
+        if was == Some(on) {
+            return match self.may_be_set() {
+                Ok(()) => Ok(was),
+                Err(error) => Err((error, was)),
+            };
+        }
+        self.set(on).map_err(|error| (error, was))?;
+        match self.is_on().map_err(|error| (error, None))? {
+            Some(is) if is != on => Err((LedError::Stuck { wanted: on }, Some(is))),
+            _ => Ok(was),
+        }
+    }
+
+    /// How it is, read back; `None` where the file says nothing.
+    fn is_on(&self) -> Result<Option<bool>, LedError> {
+        let high = match &self.driver {
+            Driver::Gpio(pin) => Some(pin.level() == Level::High),
+            Driver::Line(line) => Some(line.level()? == Level::High),
+            Driver::Sysfs(brightness) => number(&brightness.path)?.map(|value| value > 0),
+            Driver::Simulated(high) => Some(*high),
+        };
+        Ok(high.map(|high| high != self.active_low))
+    }
+
+    /// Whether it could be switched now; better known by day than at dusk.
+    fn may_be_set(&self) -> Result<(), LedError> {
+        match &self.driver {
+            Driver::Sysfs(brightness) => brightness.file().map(drop),
+            Driver::Gpio(_) | Driver::Line(_) | Driver::Simulated(_) => Ok(()),
+        }
     }
 
     /// Switches the LED.
@@ -78,7 +121,10 @@ impl Led {
             Driver::Gpio(pin) => pin.set(level(high)),
             Driver::Line(line) => line.set(level(high))?,
             Driver::Sysfs(brightness) => brightness.set(high)?,
-            Driver::Simulated => tracing::debug!(on, "the simulated LED"),
+            Driver::Simulated(is_high) => {
+                *is_high = high;
+                tracing::debug!(on, "the simulated LED");
+            }
         }
         Ok(())
     }
@@ -214,6 +260,11 @@ pub enum LedError {
         /// The beginning of what is there.
         found: String,
     },
+    /// It was switched, and is not as it was switched.
+    Stuck {
+        /// What it was switched to.
+        wanted: bool,
+    },
     /// The file cannot be read or written.
     Io {
         /// The file.
@@ -279,6 +330,12 @@ impl fmt::Display for LedError {
                 "{} holds {found:?} and no brightness, so it is left alone: set `led.path` to the file \
                  `brightness` of an LED, or put 0 into the file",
                 path.display()
+            ),
+            Self::Stuck { wanted } => write!(
+                f,
+                "the LED was switched {} and does not stay so: look for another program that has it, and for \
+                 what else hangs on the pin",
+                if *wanted { "on" } else { "off" }
             ),
             Self::Io {
                 path,

@@ -1,13 +1,15 @@
 //! The shell: what touches a device, a socket, a file or a clock.
 //!
-//! The files here do not import each other; only the daemon joins them. [`pi`] alone is ground under
-//! two of them: the I2C bus for the sensor drivers and the pins for the LED.
+//! The files here do not import each other; only the daemon joins them. Two are ground under the sensor
+//! and the LED: [`pi`], which has the I2C bus and the pins, and [`device_thread`], on which both wait for
+//! devices that may hang.
 
 pub mod aside;
 pub mod backlog;
 pub mod broker;
 pub mod chores;
 pub mod clock;
+pub mod device_thread;
 pub mod led;
 pub mod pi;
 pub mod rules;

@@ -159,6 +159,14 @@ impl Pin {
             Level::Low => self.native.set_low(),
         }
     }
+
+    /// What the pin is at, whoever drives it.
+    pub fn level(&self) -> Level {
+        match self.native.is_set_high() {
+            true => Level::High,
+            false => Level::Low,
+        }
+    }
 }
 
 /// What a pin is at.

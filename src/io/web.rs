@@ -239,6 +239,11 @@ fn page(path: &str, view: &View) -> (&'static str, &'static str, String) {
             serde_json::to_string(view).unwrap_or_default() + "\n",
         ),
         "/metrics" => ("200 OK", "text/plain; version=0.0.4", metrics(view)),
+        "/healthz" if !view.led_ok => (
+            "503 Service Unavailable",
+            TEXT,
+            "the LED cannot be written\n".into(),
+        ),
         "/healthz" if view.sensor_ok => ("200 OK", TEXT, "ok\n".into()),
         "/healthz" => (
             "503 Service Unavailable",
@@ -278,7 +283,18 @@ fn metrics(view: &View) -> String {
     if let Some(light) = view.light {
         gauge("light", "The last light, in the sensor's unit.", light);
     }
-    gauge("led_on", "Whether the LED is on.", truth(view.led_on));
+    if let Some(led_on) = view.led_on {
+        gauge(
+            "led_on",
+            "Whether the LED is on, as last written or read back.",
+            truth(led_on),
+        );
+    }
+    gauge(
+        "led_ok",
+        "Whether the LED can be written.",
+        truth(view.led_ok),
+    );
     gauge(
         "link_up",
         "Whether the broker is connected.",

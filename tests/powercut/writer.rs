@@ -72,7 +72,8 @@ pub fn record(run: Uuid, seq: u64) -> Record {
     let mut rng = fastrand::Rng::with_seed(run.as_u128() as u64 ^ (seq << 17));
     let body = match rng.u8(..20) {
         0 => Body::Event(Event::Led {
-            led_on: rng.bool(),
+            led_on: Some(rng.bool()),
+            led_ok: None,
             by: "fallback".into(),
             why: words(&mut rng, 60),
         }),
@@ -83,7 +84,8 @@ pub fn record(run: Uuid, seq: u64) -> Record {
         }),
         _ => Body::Reading {
             light: rng.f64() * 1_000.0,
-            led_on: rng.bool(),
+            led_on: Some(rng.bool()),
+            led_ok: true,
         },
     };
     Record {

@@ -214,7 +214,7 @@ impl Device {
             boot_id: Uuid::from_u128(2),
             built_ms: BUILT_MS,
             seed: 1,
-            led_on: false,
+            led_on: Some(false),
             version: "1.2.3".into(),
         };
         let commands = settings.commands.clone();
@@ -287,8 +287,8 @@ impl Device {
     fn carry_out(&mut self, output: Output) {
         let answer = match output {
             Output::SetLed(on) => {
-                self.led_on = on;
-                return;
+                let was = Some(std::mem::replace(&mut self.led_on, on));
+                Input::LedWritten { led_on: on, was }
             }
             Output::ReadSensor => Input::Read(LIGHT),
             Output::Connect => Input::LinkUp,

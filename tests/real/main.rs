@@ -13,6 +13,7 @@ mod folder;
 mod full_disk;
 mod kills;
 mod life;
+mod light;
 mod lines;
 mod link;
 mod server;

@@ -14,7 +14,7 @@ use nightlight::logic::lighting::{self, FailSafe, Lease, Mode};
 use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
 use nightlight::logic::time::{ClockState, Now};
 use nightlight::logic::{
-    Birth, Controller, Exit, Input, Key, KeyRange, Opened, Output, Settings, View,
+    Birth, Controller, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -131,11 +131,19 @@ pub struct World {
     pub light: Option<f64>,
     /// A sensor that does not answer at all.
     pub sensor_hangs: bool,
-    /// As the LED is; what was ordered last is `led_wanted`.
+    /// As the LED is; what the controller wants it to be is `led_wanted`.
     pub led_on: bool,
     pub led_wanted: bool,
     /// The LED can be switched.
     pub led_good: bool,
+    /// An LED that does not answer at all.
+    pub led_hangs: bool,
+    /// How long it takes to switch it.
+    pub led_latency: Duration,
+    pub led_orders: u64,
+    pub led_given_up: u64,
+    /// Runs in which the LED could not be switched for a time.
+    pub led_faults: BTreeSet<Uuid>,
     /// How often rules were written to the disk.
     pub rules_kept: u64,
     /// The cable.
@@ -196,6 +204,8 @@ pub struct World {
     pub led_changes: Vec<(Uuid, bool)>,
     /// One line for each change of LED, link and the like.
     pub log: Vec<String>,
+    /// What the operator was warned of.
+    pub warnings: Vec<String>,
     pub window_seen: usize,
     unconfirmed: BTreeSet<u64>,
 }
@@ -226,6 +236,11 @@ impl World {
             led_on: false,
             led_wanted: false,
             led_good: true,
+            led_hangs: false,
+            led_latency: Duration::ZERO,
+            led_orders: 0,
+            led_given_up: 0,
+            led_faults: BTreeSet::new(),
             rules_kept: 0,
             cable: true,
             broker_mute: false,
@@ -268,6 +283,7 @@ impl World {
             confirmed: BTreeMap::new(),
             led_changes: Vec::new(),
             log: Vec::new(),
+            warnings: Vec::new(),
             window_seen: 0,
             unconfirmed: BTreeSet::new(),
         };
@@ -641,8 +657,12 @@ impl World {
             return;
         }
         let View {
-            last_seq, clock, ..
+            last_seq,
+            clock,
+            led_wanted,
+            ..
         } = self.view();
+        self.led_wanted = led_wanted;
         if self.made.last().is_none_or(|(_, seq)| *seq < last_seq) {
             self.made.push((self.elapsed(), last_seq));
         }
@@ -659,21 +679,9 @@ impl World {
             match output {
                 Output::ReadSensor if self.sensor_hangs => self.read_unanswered = true,
                 Output::ReadSensor => self.answer_read(),
-                Output::SetLed(on) => {
-                    if on != self.led_wanted {
-                        self.led_changes.push((self.run, on));
-                    }
-                    self.led_wanted = on;
-                    let led = if on { "on" } else { "off" };
-                    if self.led_good {
-                        self.led_on = on;
-                        self.note(format!("LED {led}"));
-                    } else {
-                        self.note(format!("LED not {led}"));
-                        let failed = Input::LedFailed("no such pin".into());
-                        self.controller.handle(failed, self.clocks());
-                    }
-                }
+                Output::SetLed(_) if self.led_hangs => {}
+                Output::SetLed(on) => self.set_led(on),
+                Output::GiveUpLed => self.led_given_up += 1,
                 Output::Connect => self.connect(),
                 Output::Disconnect => {
                     self.session = false;
@@ -690,6 +698,7 @@ impl World {
                 Output::ForgetLoss(id) => {
                     self.losses.remove(&id);
                 }
+                Output::Log(Level::Warn, text) => self.warnings.push(text),
                 Output::Log(..) => {}
                 Output::Exit(exit) => {
                     // At its end the store finishes what it was told.
@@ -704,6 +713,29 @@ impl World {
                     self.settings.lighting.set_rules(rules);
                 }
             }
+        }
+    }
+
+    fn set_led(&mut self, on: bool) {
+        self.led_orders += 1;
+        let was = Some(self.led_on);
+        let led = if on { "on" } else { "off" };
+        let answer = if self.led_good {
+            if was != Some(on) {
+                self.led_changes.push((self.run, on));
+                self.note(format!("LED {led}"));
+            }
+            self.led_on = on;
+            Input::LedWritten { led_on: on, was }
+        } else {
+            self.led_faults.insert(self.run);
+            let why = "no such pin".into();
+            Input::LedFailed { why, seen: was }
+        };
+        if self.led_latency.is_zero() {
+            self.controller.handle(answer, self.clocks());
+        } else {
+            self.schedule(self.led_latency, Event::Input(None, answer));
         }
     }
 
@@ -927,7 +959,7 @@ fn birth(run: u128, led_on: bool) -> Birth {
         boot_id: Uuid::from_u128(0x2000),
         built_ms: BUILT_MS,
         seed: run as u64,
-        led_on,
+        led_on: Some(led_on),
         version: "1.2.3".into(),
     }
 }

@@ -42,7 +42,7 @@ impl Controller {
             let was = self.lighting.state();
             let change = self.lighting.server_gone(now.boot);
             self.lease_over(was, now);
-            self.apply(change, now);
+            self.apply(change);
         } else {
             self.server_alive(now);
         }
@@ -99,8 +99,8 @@ impl Controller {
                     None => "command".to_owned(),
                 };
                 let change = self.lighting.command(*led_on, command.lease, why, now.boot);
-                self.apply(change, now);
-                self.reply(command.id, Outcome::Applied, "", None);
+                self.apply(change);
+                self.led.command(*led_on, command.id);
             }
             Action::ReadNow if self.read_now.len() >= READ_NOW_WAITING => {
                 self.commands_refused += 1;
@@ -136,7 +136,7 @@ impl Controller {
             return self.finish(id, "set", Outcome::Rejected, &reason, now);
         }
         let change = self.lighting.set_rules(rules, now.boot);
-        self.apply(change, now);
+        self.apply(change);
         if wish.persist {
             self.rules_to_keep = Some(rules);
         }
@@ -190,7 +190,9 @@ impl Controller {
             result: Outcome,
             #[serde(skip_serializing_if = "str::is_empty")]
             reason: &'a str,
-            led_on: bool,
+            led_on: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            led_ok: Option<bool>,
             #[serde(skip_serializing_if = "Option::is_none")]
             light: Option<PlainNumber>,
         }
@@ -198,7 +200,8 @@ impl Controller {
             id,
             result,
             reason,
-            led_on: self.lighting.led_on(),
+            led_on: self.led.known(),
+            led_ok: self.led.fault().map(|_| false),
             light: light.map(PlainNumber),
         };
         let payload = serde_json::to_vec(&reply).unwrap_or_default();

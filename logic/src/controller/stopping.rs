@@ -30,6 +30,7 @@ impl Controller {
 
     /// At a stop the last group of records is on its way to the disk: nothing may make another.
     pub(super) fn is_closed_to(&self, input: &Input) -> bool {
+        let is_led = matches!(input, Input::LedWritten { .. } | Input::LedFailed { .. });
         let goes_on = matches!(
             input,
             Input::Acked(_)
@@ -39,7 +40,9 @@ impl Controller {
                 | Input::LinkDown { .. }
                 | Input::DeadlineReached
         );
-        self.stopping.is_some() && !goes_on
+        self.stopping
+            .as_ref()
+            .is_some_and(|stopping| !goes_on && (!is_led || stopping.stored))
     }
 
     /// What is published has a moment to be confirmed; the rest goes to the disk; then it ends.
@@ -47,7 +50,8 @@ impl Controller {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        let quiet = self.delivery.is_quiet() || now.boot >= stopping.quiet_by;
+        let is_quiet = self.delivery.is_quiet() && !self.led.is_busy();
+        let quiet = is_quiet || now.boot >= stopping.quiet_by;
         if quiet && !stopping.stored {
             self.delivery.hand_over_forgets();
             let ids = self.inbox.fresh_ids();

@@ -345,7 +345,8 @@ mod tests {
             },
             body: Body::Reading {
                 light,
-                led_on: true,
+                led_on: Some(true),
+                led_ok: true,
             },
         }
     }

@@ -137,7 +137,8 @@ fn reading(run: Uuid, seq: u64) -> Record {
         },
         body: Body::Reading {
             light: (seq % 1000) as f64,
-            led_on: seq.is_multiple_of(2),
+            led_on: Some(seq.is_multiple_of(2)),
+            led_ok: true,
         },
     }
 }

@@ -94,6 +94,18 @@ impl Line {
             .map_err(|error| self.failed(error))
     }
 
+    /// What the line is at.
+    ///
+    /// # Errors
+    /// As [`Line::set`].
+    pub fn level(&self) -> Result<Level, PiError> {
+        match self.request.value(u32::from(self.pin)) {
+            Ok(Value::Active) => Ok(Level::High),
+            Ok(Value::Inactive) => Ok(Level::Low),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
     fn failed(&self, error: gpiocdev::Error) -> PiError {
         PiError::Io {
             what: format!("line {}", self.pin),

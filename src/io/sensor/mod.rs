@@ -16,13 +16,12 @@ pub mod trace;
 pub mod tsl2591;
 pub mod veml7700;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::{self, SensorDriver};
+use crate::io::device_thread::{Answer, DeviceThread, Refused, Work};
 use crate::io::pi;
 use crate::logic::Input;
 
@@ -88,9 +87,8 @@ pub fn open(config: &config::Sensor) -> Result<Box<dyn Sensor>, SensorError> {
 /// and again after every failed one, so that a sensor that is plugged in later is found.
 #[derive(Debug)]
 pub struct Reader {
-    opener: Opener,
+    thread: DeviceThread<()>,
     inputs: UnboundedSender<Input>,
-    requests: Option<SyncSender<()>>,
 }
 
 impl Reader {
@@ -105,98 +103,58 @@ impl Reader {
         open: impl Fn() -> Result<Box<dyn Sensor>, SensorError> + Send + Sync + 'static,
         inputs: UnboundedSender<Input>,
     ) -> Self {
-        let mut reader = Self {
-            opener: Opener(Arc::new(open)),
+        let open = Arc::new(open);
+        let panicked = Input::ReadFailed(
+            "the sensor's driver panicked; please report it with the lines above".to_owned(),
+        );
+        let make = move || answers(open.clone());
+        Self {
+            thread: DeviceThread::new("sensor", make, panicked, inputs.clone()),
             inputs,
-            requests: None,
-        };
-        // A thread that cannot be had now is asked for again at the first reading.
-        let _ = reader.start_thread();
-        reader
+        }
     }
 
     /// Asks for a reading and returns at once. The answer is one `Input::Read` or
     /// `Input::ReadFailed`. While a reading is under way, asking again does nothing.
     pub fn read(&mut self) {
-        let mut asked = self.ask();
-        if !asked && self.start_thread() {
-            asked = self.ask();
-        }
-        if !asked {
-            let why = "no thread for the sensor: the system is out of memory or of threads";
-            // Nobody listens any more when the daemon stops.
-            let _ = self.inputs.send(Input::ReadFailed(why.to_owned()));
+        match self.thread.ask(()) {
+            Ok(()) | Err(Refused::Busy) => {}
+            Err(refused) => {
+                // Nobody listens any more when the daemon stops.
+                let _ = self.inputs.send(Input::ReadFailed(refused.why("sensor")));
+            }
         }
     }
 
-    /// Whether there is a thread that has, or will take, the request.
-    fn ask(&self) -> bool {
-        match self.requests.as_ref().map(|requests| requests.try_send(())) {
-            Some(Ok(()) | Err(TrySendError::Full(()))) => true,
-            // The thread could not be had when it was wanted.
-            Some(Err(TrySendError::Disconnected(()))) | None => false,
-        }
-    }
-
-    fn start_thread(&mut self) -> bool {
-        // One place: the thread takes the request out when it begins, so the place is for a request
-        // made while it reads, which `answer` throws away, or for the first one before it runs.
-        let (requests, asked) = sync_channel(1);
-        let opener = self.opener.clone();
-        let inputs = self.inputs.clone();
-        let thread = std::thread::Builder::new()
-            .name("sensor".to_owned())
-            .spawn(move || answer(&asked, &opener, &inputs));
-        self.requests = thread.is_ok().then_some(requests);
-        self.requests.is_some()
+    /// The reading under way hangs: it counts no more, and the next one is made on a fresh thread.
+    pub fn give_up(&mut self) {
+        self.thread.give_up();
     }
 }
 
-type Open = dyn Fn() -> Result<Box<dyn Sensor>, SensorError> + Send + Sync;
-
-#[derive(Clone)]
-struct Opener(Arc<Open>);
-
-impl std::fmt::Debug for Opener {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Opener")
-    }
-}
-
-/// The thread: ends when the reader is dropped or nobody listens.
-fn answer(asked: &Receiver<()>, opener: &Opener, inputs: &UnboundedSender<Input>) {
+fn answers(
+    open: Arc<impl Fn() -> Result<Box<dyn Sensor>, SensorError> + Send + Sync + 'static>,
+) -> Work<()> {
     let mut sensor = None;
-    while asked.recv().is_ok() {
-        let taken = sensor.take();
-        // A driver with a bug must not silence the sensor: what it held is dropped, and the next
-        // reading opens it anew.
-        let result = catch_unwind(AssertUnwindSafe(|| read_once(taken, opener)));
-        let answer = match result {
-            Ok(Ok((open, light))) => {
+    Box::new(move |()| {
+        let read = read_once(sensor.take(), &*open);
+        Answer::Input(match read {
+            Ok((open, light)) => {
                 sensor = Some(open);
                 Input::Read(light)
             }
-            Ok(Err(error)) => Input::ReadFailed(error.to_string()),
-            Err(_) => Input::ReadFailed(
-                "the sensor's driver panicked; please report it with the lines above".to_owned(),
-            ),
-        };
-        // Before the answer, so that a request which follows on the answer is not taken for one
-        // that was made meanwhile.
-        while asked.try_recv().is_ok() {}
-        if inputs.send(answer).is_err() {
-            return;
-        }
-    }
+            Err(error) => Input::ReadFailed(error.to_string()),
+        })
+    })
 }
 
 fn read_once(
     sensor: Option<Box<dyn Sensor>>,
-    opener: &Opener,
+    open: impl Fn() -> Result<Box<dyn Sensor>, SensorError>,
 ) -> Result<(Box<dyn Sensor>, f64), SensorError> {
     let mut sensor = match sensor {
-        Some(open) => open,
-        None => (opener.0)()?,
+        Some(sensor) => sensor,
+        None => open()?,
     };
     let light = sensor.read()?;
     Ok((sensor, light))

@@ -49,7 +49,8 @@ pub fn reading(run: Uuid, seq: u64) -> Record {
         // With digits behind the point, as a sensor gives them: they hardly pack.
         body: Body::Reading {
             light: (seq.wrapping_mul(2_654_435_761) % 100_000) as f64 / 100.0,
-            led_on: seq.is_multiple_of(2),
+            led_on: Some(seq.is_multiple_of(2)),
+            led_ok: true,
         },
     }
 }

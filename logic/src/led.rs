@@ -1,0 +1,254 @@
+//! The LED as it is: what was ordered, what was observed, and who waits for the outcome.
+//!
+//! [`super::lighting`] decides what the LED is to be; this follows each decision to the device. One order is
+//! under way at a time, the others wait in their order. Nothing is told before its order was answered:
+//! a change, and the result of a command, are told when the LED was written; what cannot be written is told
+//! once, tried again each second, and told once more when it works.
+//!
+//! ```text
+//!          order          answer: written
+//!   Idle --------> Asked -----------------> Idle, or the next order
+//!    ^               |  answer: failed, or none within 2 s
+//!    |               v
+//!    +----------- Broken: everything that waits is refused; the LED as it is to be, again after 1 s
+//! ```
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::lighting::Change;
+
+/// An LED that has not answered within this time counts as one that cannot be written.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// The next try after one that failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Orders that wait behind the one under way; of more, only the newest counts.
+const MAX_ORDERS: usize = 64;
+/// Commands whose result waits for one order; the results of older ones say that newer ones count.
+const MAX_REPLIES: usize = 64;
+
+/// What is to be done about the LED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LedOrder {
+    /// Make it so, and say how it was found.
+    Set(bool),
+    /// The last order hangs: what it still answers does not count.
+    GiveUp,
+}
+
+/// What became known about the LED.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LedNews {
+    /// It was switched.
+    Changed(Change),
+    /// The command with this id, if it has one, was carried out.
+    Applied(Option<String>),
+    /// The command with this id was not carried out, and why.
+    Refused(Option<String>, String),
+    /// A newer command counts.
+    Superseded(Option<String>),
+    /// It cannot be written any more, and why.
+    Failed(String),
+    /// It can be written again.
+    Works,
+    /// Somebody else had switched it; it is as it is to be again.
+    Meddled,
+}
+
+/// The LED as it is.
+#[derive(Debug)]
+pub struct LedState {
+    /// As last written or read back.
+    known: Option<bool>,
+    /// Why it cannot be written.
+    fault: Option<String>,
+    /// The orders not answered yet; the first one is under way if `asked_at` is set.
+    orders: VecDeque<Order>,
+    asked_at: Option<Duration>,
+    retry_at: Duration,
+    give_up: bool,
+    /// The last change that was decided and not made.
+    missed: Option<Change>,
+    meddled_told: bool,
+    news: VecDeque<LedNews>,
+}
+
+#[derive(Debug)]
+struct Order {
+    led_on: bool,
+    change: Option<Change>,
+    replies: Vec<Option<String>>,
+}
+
+impl LedState {
+    /// Begins with the LED as it was found, if that is known.
+    pub fn new(found: Option<bool>) -> Self {
+        Self {
+            known: found,
+            fault: None,
+            orders: VecDeque::new(),
+            asked_at: None,
+            retry_at: Duration::ZERO,
+            give_up: false,
+            missed: None,
+            meddled_told: false,
+            news: VecDeque::new(),
+        }
+    }
+
+    /// The LED as last written or read back; `None` if it never was.
+    pub fn known(&self) -> Option<bool> {
+        self.known
+    }
+
+    /// Why it cannot be written, in words; `None` if it can.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Whether an order waits for its answer.
+    pub fn is_busy(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// The LED is to change.
+    pub fn change(&mut self, change: Change) {
+        if self.fault.is_some() {
+            // The next try brings it to what it is to be then.
+            self.missed = Some(change);
+        } else {
+            let order = self.order(change.led_on);
+            order.change = Some(change);
+        }
+    }
+
+    /// A command wants the LED so; its result is told when that is so.
+    pub fn command(&mut self, led_on: bool, id: Option<String>) {
+        let order = self.order(led_on);
+        order.replies.push(id);
+        if order.replies.len() > MAX_REPLIES {
+            let id = order.replies.remove(0);
+            self.news.push_back(LedNews::Superseded(id));
+        }
+    }
+
+    /// Looks after the LED: somebody else may have switched it.
+    pub fn see_to(&mut self, led_on: bool) {
+        if self.fault.is_none() && self.orders.is_empty() {
+            self.order(led_on);
+        }
+    }
+
+    /// The LED is `led_on`, written if it was not; before, it was found to be `was`.
+    pub fn written(&mut self, led_on: bool, was: Option<bool>) {
+        let before = self.known.replace(led_on);
+        let order = self.asked_at.take().and_then(|_| self.orders.pop_front());
+        let (change, replies) =
+            order.map_or_else(Default::default, |order| (order.change, order.replies));
+        let was_broken = self.fault.take().is_some();
+        if was_broken {
+            self.news.push_back(LedNews::Works);
+        }
+        let missed = self.missed.take().filter(|missed| missed.led_on == led_on);
+        let change = change.or(missed);
+        let meddled = was.is_some() && before.is_some() && was != before;
+        if let Some(change) = change.filter(|_| before != Some(led_on) || meddled) {
+            self.news.push_back(LedNews::Changed(change));
+        } else if meddled && !self.meddled_told {
+            self.news.push_back(LedNews::Meddled);
+        }
+        self.meddled_told = meddled;
+        self.news.extend(replies.into_iter().map(LedNews::Applied));
+    }
+
+    /// The LED could not be written; `seen` is how it was found, if it could be read.
+    pub fn failed(&mut self, why: &str, seen: Option<bool>, now: Duration) {
+        self.known = seen.or(self.known);
+        self.asked_at = None;
+        self.retry_at = now + RETRY_AFTER;
+        for order in std::mem::take(&mut self.orders) {
+            self.missed = order.change.or(self.missed.take());
+            let refused = |id| LedNews::Refused(id, why.to_owned());
+            self.news.extend(order.replies.into_iter().map(refused));
+        }
+        if self.fault.replace(why.to_owned()).is_none() {
+            self.news.push_back(LedNews::Failed(why.to_owned()));
+        }
+    }
+
+    /// Time has passed; `led_on` is what the LED is to be, if anybody has decided.
+    pub fn tick(&mut self, led_on: Option<bool>, now: Duration) {
+        if self.asked_at.is_some_and(|at| now >= at + ANSWER_WITHIN) {
+            self.give_up = true;
+            let seconds = ANSWER_WITHIN.as_secs();
+            self.failed(
+                &format!("the LED has not answered for {seconds} s"),
+                None,
+                now,
+            );
+        }
+        if self.fault.is_some() && self.orders.is_empty() && now >= self.retry_at {
+            self.retry_at = now + RETRY_AFTER;
+            if let Some(led_on) = led_on {
+                self.order(led_on);
+            }
+        }
+    }
+
+    /// The process was stopped, or the machine slept, for so long: an answer has that much more time.
+    pub fn stalled(&mut self, time: Duration) {
+        self.asked_at = self.asked_at.map(|at| at + time);
+    }
+
+    /// The next thing to be done.
+    pub fn poll_order(&mut self, now: Duration) -> Option<LedOrder> {
+        if std::mem::take(&mut self.give_up) {
+            return Some(LedOrder::GiveUp);
+        }
+        if self.asked_at.is_some() {
+            return None;
+        }
+        let order = self.orders.front()?;
+        self.asked_at = Some(now);
+        Some(LedOrder::Set(order.led_on))
+    }
+
+    /// What became known, in order.
+    pub fn poll_news(&mut self) -> Option<LedNews> {
+        self.news.pop_front()
+    }
+
+    /// When to call [`LedState::tick`] next.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        match (self.asked_at, &self.fault) {
+            (Some(at), _) => Some(at + ANSWER_WITHIN),
+            (None, Some(_)) => Some(self.retry_at),
+            (None, None) => None,
+        }
+    }
+
+    /// The newest order, if it is not under way and asks the same; else a new one.
+    fn order(&mut self, led_on: bool) -> &mut Order {
+        let under_way = usize::from(self.asked_at.is_some());
+        let joins = self.orders.len() > under_way
+            && self
+                .orders
+                .back()
+                .is_some_and(|newest| newest.led_on == led_on);
+        if !joins {
+            if self.orders.len() > MAX_ORDERS {
+                for order in self.orders.drain(under_way..) {
+                    self.news
+                        .extend(order.replies.into_iter().map(LedNews::Superseded));
+                }
+            }
+            self.orders.push_back(Order {
+                led_on,
+                change: None,
+                replies: Vec::new(),
+            });
+        }
+        let newest = self.orders.len() - 1;
+        &mut self.orders[newest]
+    }
+}
