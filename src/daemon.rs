@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Topics};
 use crate::io::aside::Aside;
 use crate::io::backlog::Backlog;
 use crate::io::broker::{Link, Session};
@@ -21,6 +21,8 @@ use crate::io::led::LedThread;
 use crate::io::rules::KeptRules;
 use crate::io::sensor::Reader;
 use crate::io::{systemd, web};
+use crate::logic::delivery::Topic;
+use crate::logic::link::{Ending, Inbound, Names, Sent};
 use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
 
 /// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
@@ -175,14 +177,19 @@ impl Shell {
             Output::Connect => match self.link.connect() {
                 Ok(session) => self.session = Some(session),
                 Err(why) => {
-                    let refused = true;
-                    return Some(Input::LinkDown { why, refused });
+                    let ending = Ending::Refused;
+                    return Some(Input::LinkDown { why, ending });
                 }
             },
             Output::Disconnect => self.session = None,
             Output::Publish(message) => {
                 if let Some(session) = &mut self.session {
                     session.publish(message);
+                }
+            }
+            Output::Subscribe { token, inbound } => {
+                if let Some(session) = &mut self.session {
+                    session.subscribe(token, inbound);
                 }
             }
             Output::Store {
@@ -295,6 +302,43 @@ fn settings(config: &Config, kept: &KeptRules) -> Settings {
         telemetry: config.telemetry.clone(),
         commands: config.commands.clone(),
         delivery: config.delivery.clone(),
+        names: names(config),
+    }
+}
+
+/// How the configuration calls the topics and this client.
+fn names(config: &Config) -> Names {
+    let Topics {
+        telemetry,
+        history,
+        events,
+        commands,
+        results,
+        acks,
+        state,
+        status,
+    } = &config.topics;
+    let publish = [
+        (Topic::Telemetry, telemetry),
+        (Topic::History, history),
+        (Topic::Events, events),
+        (Topic::Results, results),
+        (Topic::State, state),
+        (Topic::Status, status),
+    ];
+    let subscribe = [(Inbound::Commands, commands), (Inbound::Acks, acks)];
+    let server_status = config.server_status.as_ref();
+    let subscribe = subscribe
+        .into_iter()
+        .chain(server_status.map(|topic| (Inbound::ServerStatus, topic)));
+    let publish = publish.map(|(topic, name)| (Sent::Publish(topic), name));
+    let subscribe = subscribe.map(|(inbound, name)| (Sent::Subscribe(inbound), name));
+    Names {
+        client_id: config.broker.client_id.clone(),
+        topics: subscribe
+            .chain(publish)
+            .map(|(sent, name)| (sent, name.clone()))
+            .collect(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nightlight::logic::delivery::{Confirm, Topic};
 use nightlight::logic::lighting::{FailSafe, Lease, Mode};
+use nightlight::logic::link::{Inbound, Sent};
 use nightlight::logic::telemetry::Keep;
 use nightlight::logic::{Exit, Input};
 use world::{World, settings};
@@ -971,4 +972,295 @@ fn a_disk_that_takes_nothing_is_told_and_so_is_its_recovery() {
     world.broker_mute = false;
     world.seconds(60);
     assert_eq!(world.state["store_ok"], true);
+}
+
+/// What a broker without `{id}/state` in its access list does: it closes the connection.
+fn world_that_denies(denied: Sent) -> World {
+    let mut world = World::new(settings());
+    world.denied.insert(denied);
+    world
+}
+
+fn reports(world: &World) -> Vec<&serde_json::Value> {
+    let events = world.received.iter().map(|received| &received.value);
+    events.filter(|value| value["event"] == "outage").collect()
+}
+
+#[test]
+fn whatever_topic_the_broker_closes_for_the_rest_goes_on_and_the_operator_is_told_which() {
+    use Inbound::{Acks, Commands};
+    let table = [
+        (Sent::Subscribe(Commands), "subscription to pi/commands"),
+        (Sent::Subscribe(Acks), "subscription to pi/acks"),
+        (
+            Sent::Publish(Topic::Telemetry),
+            "publication to pi/telemetry",
+        ),
+        (Sent::Publish(Topic::Events), "publication to pi/events"),
+        (
+            Sent::Publish(Topic::Results),
+            "publication to pi/commands/result",
+        ),
+        (Sent::Publish(Topic::State), "publication to pi/state"),
+        (Sent::Publish(Topic::Status), "publication to pi/status"),
+        (
+            Sent::Publish(Topic::History),
+            "publication to pi/telemetry/history",
+        ),
+    ];
+    for (denied, name) in table {
+        let mut world = world_that_denies(denied);
+        world.seconds(5);
+        world.pull_cable();
+        world.seconds(5);
+        world.mend_cable();
+        world.seconds(600);
+        let view = world.view();
+        assert!(view.link_up, "{name}: {:#?}", world.told);
+        assert!(view.link_why.contains(name), "{name}: {}", view.link_why);
+        assert!(view.link_why.contains("access list"), "{}", view.link_why);
+        assert!(world.set_aside.is_empty(), "{name}: no record is to blame");
+        assert!(world.sessions < 40, "{name}: {} sessions", world.sessions);
+        assert!(world.told.len() < 60, "{name}: {:#?}", world.told);
+        assert!(reports(&world).len() < 10, "{name}");
+        // Live, or as history: but for a history that is denied, all of it arrives.
+        if denied == Sent::Publish(Topic::History) {
+            assert!(world.on(Topic::Telemetry).len() > 400);
+            world.denied.clear();
+            world.seconds(3_700);
+        }
+        let last = world.view().last_seq;
+        let missing = world.missing(world.run, last);
+        assert!(
+            missing.iter().all(|seq| seq + 5 > last),
+            "{name}: {missing:?} of {last}"
+        );
+        world.denied.clear();
+        world.seconds(3_700);
+        // Something for each topic.
+        world.pull_cable();
+        world.seconds(5);
+        world.mend_cable();
+        world.seconds(90);
+        world.command(r#"{"command":"read-now","id":"r"}"#);
+        world.seconds(90);
+        assert_eq!(world.view().link_why, "", "{name}");
+        world.seconds(30);
+        assert!(world.disk.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_broker_that_closes_at_once_is_asked_seldom_and_makes_one_outage() {
+    let mut world = World::new(settings());
+    world.seconds(30);
+    world.closes_after = Some(Duration::ZERO);
+    world.pull_cable();
+    world.mend_cable();
+    world.seconds(600);
+    assert!(
+        world.sessions < 60,
+        "{} sessions in ten minutes",
+        world.sessions
+    );
+    assert!(world.told.len() < 30, "{:#?}", world.told);
+    let why = world.view().link_why;
+    assert!(why.contains("before it answers anything"), "{why}");
+    world.closes_after = None;
+    let began = world.elapsed();
+    world.seconds(120);
+    let reports = reports(&world);
+    assert_eq!(reports.len(), 1, "{reports:#?}");
+    let seconds = reports[0]["seconds"].as_f64().unwrap_or_default();
+    assert!((590.0..640.0).contains(&seconds), "{}", reports[0]);
+    assert!(reports[0]["short_sessions"].as_u64() > Some(5));
+    let at = world
+        .received
+        .iter()
+        .find(|received| received.value["event"] == "outage")
+        .map(|received| received.at);
+    assert!(
+        at >= Some(began + Duration::from_secs(9)),
+        "when it has held"
+    );
+    assert_eq!(
+        world.missing(world.run, world.view().last_seq),
+        Vec::<u64>::new()
+    );
+}
+
+#[test]
+fn a_broker_that_ends_each_session_after_three_seconds_gets_everything() {
+    let mut world = World::new(settings());
+    world.seconds(30);
+    world.pull_cable();
+    world.seconds(300);
+    world.mend_cable();
+    world.closes_after = Some(Duration::from_secs(3));
+    world.seconds(1_200);
+    let last = world.view().last_seq;
+    let missing = world.missing(world.run, last);
+    assert!(
+        missing.iter().all(|seq| seq + 15 > last),
+        "{missing:?} of {last}"
+    );
+    assert_eq!(world.set_aside, Vec::<String>::new());
+    let why = world.view().link_why;
+    assert!(
+        why.contains("another client uses the client id \"pi\""),
+        "{why}"
+    );
+    assert!(world.sessions < 200, "{} sessions", world.sessions);
+    world.closes_after = None;
+    world.seconds(90);
+    assert_eq!(world.view().link_why, "", "{:#?}", world.told);
+    assert_eq!(reports(&world).len(), 1);
+}
+
+#[test]
+fn a_stop_while_the_link_is_just_back_tells_the_outage_with_its_true_end() {
+    let mut world = World::new(settings());
+    world.seconds(30);
+    world.pull_cable();
+    world.seconds(60);
+    world.mend_cable();
+    for _ in 0..200 {
+        world.run_for(Duration::from_millis(100));
+        if world.is_linked() {
+            break;
+        }
+    }
+    world.seconds(4);
+    assert_eq!(reports(&world).len(), 0);
+    world.input(Input::ShutdownAsked);
+    world.seconds(4);
+    let reports = reports(&world);
+    assert_eq!(reports.len(), 1);
+    let seconds = reports[0]["seconds"].as_f64().unwrap_or_default();
+    assert!((60.0..71.0).contains(&seconds), "{}", reports[0]);
+    let readings = reports[0]["readings"].as_f64().unwrap_or_default();
+    assert!((readings - seconds).abs() < 2.0, "{}", reports[0]);
+}
+
+#[test]
+fn a_server_that_falls_silent_just_after_the_link_is_back_has_an_outage_of_its_own() {
+    let mut settings = settings();
+    settings.lighting.lease = Lease::For(Duration::from_secs(5));
+    let mut world = World::new(settings);
+    world.seconds(30);
+    world.pull_cable();
+    world.seconds(2);
+    world.mend_cable();
+    world.seconds(2);
+    world.server = false;
+    world.seconds(30);
+    assert!(world.view().outage.is_some(), "{:#?}", world.told);
+    world.server = true;
+    world.seconds(5);
+    let causes: Vec<_> = reports(&world)
+        .iter()
+        .map(|report| report["cause"].clone())
+        .collect();
+    assert_eq!(causes, ["link", "server"]);
+}
+
+#[test]
+fn a_broker_that_confirms_nothing_is_an_outage_and_status_says_so() {
+    let mut world = World::new(settings());
+    world.seconds(30);
+    world.broker_mute = true;
+    world.seconds(300);
+    assert!(world.view().outage.is_some());
+    if !world.view().link_up {
+        assert!(world.view().link_why.contains("not confirmed"));
+    }
+    assert!(world.sessions < 25, "{}", world.sessions);
+    world.broker_mute = false;
+    world.seconds(120);
+    assert_eq!(reports(&world).len(), 1, "{:?}", reports(&world));
+    assert!(
+        reports(&world)[0]["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("not confirmed"))
+    );
+}
+
+/// Cuts that look as if the broker closed: the worst for a record that happens to be on its way.
+#[test]
+fn a_far_link_that_is_cut_at_random_makes_no_record_guilty() {
+    for (seed, qos, mean_ms) in [(1, 1, 2_000), (2, 1, 5_000), (3, 2, 4_000), (4, 1, 12_000)] {
+        let mut settings = settings();
+        settings.delivery.qos = qos;
+        let mut world = World::new(settings);
+        world.latency = Duration::from_millis(300);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        world.pull_cable();
+        world.seconds(60);
+        world.mend_cable();
+        for _ in 0..600 {
+            let up = -rng.f64().max(1e-9).ln() * f64::from(mean_ms);
+            world.closes_after = Some(Duration::from_millis(up as u64 + 1));
+            let was = world.sessions;
+            while world.sessions == was {
+                world.run_for(Duration::from_millis(100));
+            }
+        }
+        assert_eq!(world.set_aside, Vec::<String>::new(), "seed {seed}");
+        let last = world.view().last_seq;
+        let late = world.missing(world.run, last).len() as u64;
+        assert!(
+            late * 4 < last,
+            "seed {seed}: {late} of {last} have not come yet"
+        );
+        world.closes_after = None;
+        world.seconds(900);
+        let last = world.view().last_seq;
+        let missing = world.missing(world.run, last);
+        assert!(
+            missing.iter().all(|seq| seq + 3 > last),
+            "{missing:?} of {last}"
+        );
+        assert!(
+            world.view().link_why.is_empty(),
+            "{}",
+            world.view().link_why
+        );
+    }
+}
+
+#[test]
+fn a_window_above_the_brokers_limit_is_halved_until_it_fits() {
+    for (window, batch) in [(100, 1), (1_000, 1), (64, 20)] {
+        let mut settings = settings();
+        settings.delivery.qos = 2;
+        settings.delivery.window = window;
+        settings.delivery.batch = batch;
+        settings.delivery.replay_rate = 0.0;
+        let mut world = World::new(settings);
+        world.in_flight_limit = 20;
+        world.latency = Duration::from_millis(20);
+        world.cable = false;
+        world.seconds(7_200);
+        world.mend_cable();
+        world.seconds(600);
+        assert!(world.disk.is_empty(), "{}", world.disk.len());
+        assert!(
+            world.sessions < 20,
+            "{window}: {} sessions: {:#?}",
+            world.sessions,
+            world.told
+        );
+        assert_eq!(world.set_aside, Vec::<String>::new());
+        assert_complete_once_or_more(&world);
+        assert!(reports(&world).len() < 6, "{:?}", reports(&world));
+    }
+}
+
+fn assert_complete_once_or_more(world: &World) {
+    let last = world.view().last_seq;
+    let missing = world.missing(world.run, last);
+    assert!(
+        missing.iter().all(|seq| seq + 2 > last),
+        "{missing:?} of {last}"
+    );
 }

@@ -634,12 +634,7 @@ impl Model {
             Input::LinkUp => {
                 self.settling = Some((now + ms(250), now + ms(1_000)));
             }
-            Input::LinkDown { .. } => {
-                let linked = |word: &Word| word.lease == Lease::WhileLinked;
-                if self.word.as_ref().is_some_and(linked) {
-                    self.let_go();
-                }
-            }
+            Input::LinkDown { .. } => self.link_down(),
             Input::BacklogOpened(opened) => self.ids.extend(opened.command_ids.iter().cloned()),
             Input::ServerAcked(_) => self.server_alive(now),
             Input::ServerStatus { retained: true, .. } => {}
@@ -651,6 +646,9 @@ impl Model {
             Input::ShutdownAsked => self.stopping = true,
             _ => {}
         }
+        if step.left_broker {
+            self.link_down();
+        }
         if (now >= self.keep_at || self.stopping) && self.to_keep.is_some() {
             self.kept = self.to_keep.take();
             self.keep_at = now + Duration::from_secs(5);
@@ -659,6 +657,13 @@ impl Model {
             self.decide(now, settings);
             self.settle(step, settings);
             self.decide(now, settings);
+        }
+    }
+
+    fn link_down(&mut self) {
+        let linked = |word: &Word| word.lease == Lease::WhileLinked;
+        if self.word.as_ref().is_some_and(linked) {
+            self.let_go();
         }
     }
 

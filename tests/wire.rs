@@ -144,6 +144,7 @@ fn outage() {
         events: 2,
         led_changes: 1,
         lost: 0,
+        short_sessions: 0,
         why: "connection reset".into(),
     }));
     assert_wire(

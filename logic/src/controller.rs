@@ -4,6 +4,7 @@
 //! part do what its deadlines say, and the orders wait in [`Controller::poll_output`].
 
 mod led;
+mod link;
 mod server;
 mod stopping;
 
@@ -16,7 +17,8 @@ use super::command::{Command, Inbox, Outcome};
 use super::delivery::{self, Delivery, Topic};
 use super::led::LedState;
 use super::lighting::{self, Change, Lighting, Rules, State};
-use super::outage::{Cause, Outage};
+use super::link::{Names, Pattern};
+use super::outage::Outage;
 use super::telemetry::{self, Body, Book, Event, Keep};
 use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
 use super::view::View;
@@ -26,8 +28,6 @@ use super::{Exit, Input, Level, Opened, Output, command};
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 /// The first record waits so long for the store to name the run before.
 const STARTED_WAITS: Duration = Duration::from_secs(10);
-/// More reasons for a lost link are not told in one outage.
-const LINK_REASONS: usize = 8;
 /// Rules go to the disk at once, but not more often than this: a flood of them would wear a card out.
 const KEEP_RULES_EVERY: Duration = Duration::from_secs(5);
 
@@ -42,6 +42,8 @@ pub struct Settings {
     pub commands: command::Settings,
     /// How records reach the server.
     pub delivery: delivery::Settings,
+    /// How the configuration calls the topics and this client.
+    pub names: Names,
 }
 
 /// The circumstances in which a run begins.
@@ -88,8 +90,15 @@ pub struct Controller {
     rules_to_keep: Option<Rules>,
     keep_rules_at: Duration,
     stopping: Option<Stopping>,
+    names: Names,
+    /// Why the last session ended, or there was none.
     link_why: String,
+    /// What was told of it in this outage; and that the link is up again.
     link_told: Vec<String>,
+    link_up_told: bool,
+    pattern_told: Option<Pattern>,
+    /// When the link has held long enough; none while it is down, and after that.
+    held_at: Option<Duration>,
     commands_refused: u64,
     outputs: VecDeque<Output>,
 }
@@ -129,7 +138,12 @@ impl Controller {
             led: LedState::new(birth.led_on),
             inbox: Inbox::new(settings.commands),
             book: Book::new(settings.telemetry, birth.run, birth.boot_id),
-            delivery: Delivery::new(settings.delivery, birth.seed, now.boot),
+            delivery: Delivery::new(
+                settings.delivery,
+                settings.names.inbound().collect(),
+                birth.seed,
+                now.boot,
+            ),
             outage: Outage::default(),
             starting,
             kept: None,
@@ -141,8 +155,12 @@ impl Controller {
             rules_to_keep: None,
             keep_rules_at: now.boot,
             stopping: None,
+            names: settings.names,
             link_why: "not connected yet".into(),
             link_told: Vec::new(),
+            link_up_told: false,
+            pattern_told: None,
+            held_at: None,
             commands_refused: 0,
             outputs: VecDeque::new(),
             clock,
@@ -167,7 +185,7 @@ impl Controller {
             Input::LedWritten { led_on, was } => self.led.written(led_on, was),
             Input::LedFailed { why, seen } => self.led.failed(&why, seen, now.boot),
             Input::LinkUp => self.link_up(now),
-            Input::LinkDown { why, refused } => self.link_down(&why, refused, now),
+            Input::LinkDown { why, ending } => self.link_down(&why, ending, now),
             Input::Acked(token) => self.delivery.acked(token, now.boot),
             Input::CommandReceived { payload, retained } => {
                 let known = self.clock.known();
@@ -223,6 +241,7 @@ impl Controller {
                 self.starting.as_ref().map(|(_, until)| *until),
                 self.led.next_deadline(),
                 self.rules_to_keep.map(|_| self.keep_rules_at),
+                self.held_at,
             ]
             .into_iter()
             .flatten()
@@ -261,7 +280,7 @@ impl Controller {
             run: self.birth.run,
             last_seq: self.book.last_seq(),
             link_up: self.delivery.is_up(),
-            link_why: self.link_why.clone(),
+            link_why: self.link_why(),
             sensor_ok: self.lighting.sensor_ok(),
             lease_left: lease_left.map(|left| left.as_secs_f64()),
             outage: outage.map(|outage| outage.as_secs_f64()),
@@ -275,6 +294,7 @@ impl Controller {
 
     /// Lets every part do what is due.
     fn advance(&mut self, now: Now) {
+        self.watch_link(now);
         // At a stop nothing more is decided or recorded: it could be neither told nor stored.
         if self.stopping.is_none() {
             self.decide(now);
@@ -376,41 +396,6 @@ impl Controller {
         self.tell(Body::Event(Event::Sensor { ok, why }), None, now);
     }
 
-    fn link_up(&mut self, now: Now) {
-        self.log(Level::Info, "link up".into());
-        self.link_why.clear();
-        self.link_told.clear();
-        self.delivery.link_up(now.boot);
-        self.inbox.link_up(now.boot);
-        self.delivery.tell(Topic::Status, b"online".to_vec(), true);
-        self.announced = None;
-        self.end_outage(Cause::Link, now);
-        self.take_kept();
-    }
-
-    fn link_down(&mut self, why: &str, refused: bool, now: Now) {
-        // Each try of an outage fails for one of a few reasons, in turn: each is told once.
-        if !self.link_told.iter().any(|told| told == why) && self.link_told.len() < LINK_REASONS {
-            self.log(Level::Warn, format!("link down: {why}"));
-            self.link_told.push(why.to_owned());
-        }
-        why.clone_into(&mut self.link_why);
-        self.delivery.link_down(refused, &self.clock, now.boot);
-        if self.stopping.is_some() {
-            return;
-        }
-        // A link that never was is an outage since the start.
-        let began = match self.starting {
-            Some((stamp, _)) => stamp,
-            None => self.clock.stamp(now),
-        };
-        self.outage.begin(Cause::Link, why, began, now.boot);
-        let was = self.lighting.state();
-        let change = self.lighting.link_down(now.boot);
-        self.lease_over(was, now);
-        self.apply(change);
-    }
-
     /// With `keep = "latest"`, the newest reading of the outage becomes a record when it can be told.
     fn take_kept(&mut self) {
         if let Some((stamp, body)) = self.kept.take() {
@@ -448,25 +433,6 @@ impl Controller {
         });
         let record = self.book.first(body, stamp);
         self.delivery.add(record, None, now.boot);
-    }
-
-    fn end_outage(&mut self, cause: Cause, now: Now) {
-        let ended = self.clock.stamp(now);
-        let Self {
-            outage,
-            clock,
-            birth,
-            ..
-        } = self;
-        let claim = |stamp| clock.claim(stamp, birth.boot_id).0;
-        if let Some(report) = outage.end(cause, ended, now.boot, claim) {
-            let text = format!(
-                "an outage of {} s is over: {} readings, {} LED changes, {} lost",
-                report.seconds, report.readings, report.led_changes, report.lost
-            );
-            self.log(Level::Info, text);
-            self.tell(Body::Event(Event::Outage(report)), None, now);
-        }
     }
 
     /// Orders a change of the LED; it is told when it is made.

@@ -22,12 +22,15 @@ mod memory;
 mod poison;
 mod sending;
 mod storing;
+mod window;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use poison::Poison;
+use window::Window;
 
+use super::link::{Ending, Inbound, Pattern, Sent, SessionEnd, Sessions};
 use super::telemetry::{Loss, Record};
 use super::time::Clock;
 use super::{Key, KeyRange, Output};
@@ -43,14 +46,6 @@ const CONTROL_WAITING: usize = 256;
 /// they are so old. What a crash finds not removed comes again.
 const FORGET_RECORDS: u64 = 1_000;
 const FORGET_AFTER: Duration = Duration::from_secs(1);
-/// The wait between two tries to connect grows with the time since the last session, so that a link that
-/// flaps is soon found up again: half of that time, within these. After a session shorter than `GOOD_LINK`
-/// the first wait is longer, so that two clients of one name do not chase each other. The refused wait longest.
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-const BACKOFF_AGAIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-const BACKOFF_REFUSED: Duration = Duration::from_secs(30);
-const GOOD_LINK: Duration = Duration::from_secs(5);
 
 /// How records reach the server.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +96,7 @@ pub struct Message {
 }
 
 /// The topics that are published to; their names are the configuration's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     /// Live readings.
     Telemetry,
@@ -123,10 +118,14 @@ pub struct Delivery {
     settings: Settings,
     rng: fastrand::Rng,
     link: Link,
-    /// When the last session ended, or the run began, and the first wait since then.
-    away: (Duration, Duration),
+    sessions: Sessions,
+    /// What each session subscribes to, and what is still to be subscribed to in this one.
+    inbound: Vec<Inbound>,
+    to_subscribe: Vec<Inbound>,
     flight: VecDeque<Flight>,
     next_token: u64,
+    /// The last record went out as history.
+    sent_history: bool,
     control: VecDeque<Control>,
     results_dropped: u64,
     live: VecDeque<Held>,
@@ -144,6 +143,9 @@ pub struct Delivery {
     forget: Forget,
     lost: Option<Loss>,
     poison: Poison,
+    /// A record is on trial, or waits for it: nothing else is sent.
+    holds_trial: bool,
+    window: Window,
     orders: VecDeque<Output>,
 }
 
@@ -151,13 +153,14 @@ pub struct Delivery {
 enum Link {
     Down { retry_at: Duration },
     Connecting,
-    Up { since: Duration },
+    Up,
 }
 
-/// A publication that the broker has not confirmed.
+/// A publication or subscription that the broker has not answered.
 #[derive(Debug)]
 struct Flight {
     token: u64,
+    sent: Sent,
     at: Duration,
     confirmed: bool,
     lane: Sending,
@@ -268,15 +271,18 @@ struct Forget {
 }
 
 impl Delivery {
-    /// Nothing to deliver, no link; the first try to connect is due at once.
-    pub fn new(settings: Settings, seed: u64, now: Duration) -> Self {
+    /// Nothing to deliver, no link; the first try to connect is due at once. Each session subscribes to
+    /// `inbound`.
+    pub fn new(settings: Settings, inbound: Vec<Inbound>, seed: u64, now: Duration) -> Self {
         Self {
-            settings,
             rng: fastrand::Rng::with_seed(seed),
             link: Link::Down { retry_at: now },
-            away: (now, BACKOFF_FIRST),
+            sessions: Sessions::new(now),
+            inbound,
+            to_subscribe: Vec::new(),
             flight: VecDeque::new(),
             next_token: 1,
+            sent_history: false,
             control: VecDeque::new(),
             results_dropped: 0,
             live: VecDeque::new(),
@@ -290,7 +296,10 @@ impl Delivery {
             forget: Forget::default(),
             lost: None,
             poison: Poison::default(),
+            holds_trial: false,
+            window: Window::new(settings.window),
             orders: VecDeque::new(),
+            settings,
         }
     }
 
@@ -320,12 +329,14 @@ impl Delivery {
 
     /// The session stands.
     pub fn link_up(&mut self, now: Duration) {
-        self.link = Link::Up { since: now };
-        self.poison.hear_nothing();
+        self.link = Link::Up;
+        self.sessions.begin(self.rng.f64(), now);
+        self.poison.begin(self.rng.f64(), now);
+        self.to_subscribe.clone_from(&self.inbound);
         // A drop-out so short that nothing went to the disk is made good at once.
         let jitter = match self.disk.records {
             0 => Duration::ZERO,
-            _ if self.is_cautious() => Duration::ZERO,
+            _ if self.is_cautious() || self.sessions.is_flapping() => Duration::ZERO,
             _ => self.settings.replay_jitter.mul_f64(self.rng.f64()),
         };
         self.replay_at = now + jitter;
@@ -335,25 +346,31 @@ impl Delivery {
     }
 
     /// The session is gone, or could not be made: what was in flight is history.
-    pub fn link_down(&mut self, refused: bool, clock: &Clock, now: Duration) {
-        if let Link::Up { since } = self.link {
-            let first = match now >= since + GOOD_LINK {
-                true => BACKOFF_FIRST,
-                false => BACKOFF_AGAIN,
-            };
-            self.away = (now, first);
+    pub fn link_down(
+        &mut self,
+        ending: Ending,
+        clock: &Clock,
+        now: Duration,
+    ) -> Option<SessionEnd> {
+        let session = self.is_up().then(|| {
+            let unanswered = self.flight.iter().find(|flight| !flight.confirmed);
+            let knows = self.settings.qos > 0;
+            let unanswered = unanswered.map(|flight| flight.sent);
+            self.sessions.end(ending, unanswered, knows, now)
+        });
+        if session.is_none() {
+            self.sessions.fail(ending);
         }
-        let (since, first) = self.away;
-        let longest = match refused {
-            true => BACKOFF_REFUSED,
-            false => (now.saturating_sub(since) / 2).clamp(first, BACKOFF_MAX),
-        };
-        // Half of it is random, so that many Pis do not come back in step.
-        let wait = longest.mul_f64(0.5 + self.rng.f64() / 2.0);
+        let wait = self.sessions.wait(ending, self.rng.f64(), now);
         self.link = Link::Down {
             retry_at: now + wait,
         };
-        self.look_for_poison(clock, now);
+        if session.is_some() {
+            self.look_for_poison(ending, clock, now);
+        }
+        if ending == Ending::Closed {
+            self.shrink_window(now);
+        }
         self.flight.clear();
         self.control.clear();
         self.page.clear();
@@ -365,6 +382,7 @@ impl Delivery {
             held.lane = Lane::History;
             held.phase = Phase::Waiting;
         }
+        session
     }
 
     /// Does what is due.
@@ -376,22 +394,14 @@ impl Delivery {
             self.orders.push_back(Output::Connect);
         }
         if self.is_up() {
-            self.give_up_a_stalled_broker(clock, now);
-        }
-        if self.is_up() {
+            self.sessions.tick(now);
             self.time_out_acks(now);
-            self.send_control(now);
-            match (self.begun, self.is_cautious()) {
-                (true, false) => {
-                    self.send_live(clock, now);
-                    self.send_history(clock, now);
-                }
-                // The suspects first: what they do shows best at the beginning of a session.
-                (true, true) => {
-                    self.send_history(clock, now);
-                    self.send_live(clock, now);
-                }
-                (false, _) => {}
+            self.give_up_unanswered_subscriptions(now);
+            self.window.tick(now);
+            self.holds_trial = self.is_trial_due(now);
+            match self.holds_trial {
+                true => self.hold_trial(clock, now),
+                false => self.send(clock, now),
             }
         }
         let in_window = (self.settings.window * self.settings.batch) as u64;
@@ -399,6 +409,21 @@ impl Delivery {
         if many && !self.disk.fetching || self.forget_at().is_some_and(|due| now >= due) {
             self.hand_over_forgets();
         }
+    }
+
+    /// Sends what may go out.
+    fn send(&mut self, clock: &Clock, now: Duration) {
+        self.subscribe(now);
+        self.send_control(now);
+        if !self.begun {
+            return;
+        }
+        // One at a time, live records alone could fill the line, and the suspects would never get through.
+        if self.is_cautious() && !self.sent_history {
+            self.send_history(clock, now);
+        }
+        self.send_live(clock, now);
+        self.send_history(clock, now);
     }
 
     /// The next order.
@@ -411,16 +436,25 @@ impl Delivery {
         let link = match self.link {
             Link::Down { retry_at } => Some(retry_at),
             Link::Connecting => None,
-            Link::Up { .. } => self.stalled_at(),
+            Link::Up => self
+                .stalled_at()
+                .into_iter()
+                .chain(self.sessions.next_opening())
+                .min(),
         };
-        let replay = (self.is_up() && self.begun && self.has_room() && self.has_history())
-            .then_some(self.replay_at);
+        let replay = (self.is_up()
+            && self.begun
+            && !self.holds_trial
+            && self.has_room()
+            && self.may_replay())
+        .then_some(self.replay_at);
         [
             link,
             replay,
             self.acks_due,
             self.commit_at(),
             self.forget_at(),
+            self.trial_at(),
         ]
         .into_iter()
         .flatten()
@@ -434,7 +468,12 @@ impl Delivery {
 
     /// Whether a session stands.
     pub fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up { .. })
+        matches!(self.link, Link::Up)
+    }
+
+    /// What the last sessions have in common, if anything.
+    pub fn pattern(&self) -> Option<Pattern> {
+        self.sessions.pattern()
     }
 
     /// Whether the broker has confirmed all that was published.

@@ -7,7 +7,8 @@
 //!
 //! The controller only routes; each decision has one home:
 //! [`lighting`] what the LED is to be, [`led`] how it is, [`command`] what a command may do, [`telemetry`] what is recorded,
-//! [`delivery`] what is published, stored and forgotten, [`outage`] the account, [`time`] the clocks.
+//! [`delivery`] what is published, stored and forgotten, [`link`] what the ends of sessions mean,
+//! [`outage`] the account, [`time`] the clocks.
 #![deny(clippy::disallowed_methods)]
 
 pub mod command;
@@ -15,6 +16,7 @@ mod controller;
 pub mod delivery;
 pub mod led;
 pub mod lighting;
+pub mod link;
 pub mod outage;
 pub mod telemetry;
 pub mod time;
@@ -27,6 +29,7 @@ use uuid::Uuid;
 
 use delivery::Message;
 use lighting::Rules;
+use link::{Ending, Inbound};
 use telemetry::{Loss, Record};
 
 /// The place of a record in the backlog: runs in the order of their start, records by `seq`.
@@ -94,10 +97,10 @@ pub enum Input {
     LinkDown {
         /// Why, in words.
         why: String,
-        /// The broker refused us (password, rights): trying again soon is no use.
-        refused: bool,
+        /// How it ended.
+        ending: Ending,
     },
-    /// The broker has confirmed the publication with this token.
+    /// The broker has answered the publication or subscription with this token.
     Acked(u64),
     /// Something came in on the commands topic.
     CommandReceived {
@@ -159,6 +162,13 @@ pub enum Output {
     Disconnect,
     /// Publish on the session.
     Publish(Message),
+    /// Subscribe on the session; answer with `Acked`.
+    Subscribe {
+        /// Names it in `Acked`.
+        token: u64,
+        /// To what.
+        inbound: Inbound,
+    },
     /// Put records of this run on the disk, synced as one; answer with `Stored` or `StoreFailed`.
     Store {
         /// Records of this run, in order.

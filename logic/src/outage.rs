@@ -2,6 +2,16 @@
 //!
 //! An outage is the link away, or the server silent while the broker is up. The two merge: one outage,
 //! one report. The controller says when it begins and ends, and shows each record made meanwhile.
+//!
+//! A link that is back may be gone again in a moment. So its outage ends only when the link has held
+//! ([`super::link::HELD`]), and then it ended when that session began: what was made since then is not
+//! counted. A session that did not hold is part of the outage, with all that was made in it.
+//!
+//! ```text
+//!   none --begin--> under way --link_back--> back --end--> none
+//!                        ^                     |
+//!                        +------begin----------+
+//! ```
 
 use std::time::Duration;
 
@@ -31,6 +41,26 @@ struct Account {
     why: String,
     began: Stamp,
     began_at: Duration,
+    made: Made,
+    /// Sessions that did not hold.
+    short_sessions: u64,
+    /// The link is up; the outage ends with this if that holds.
+    back: Option<Back>,
+}
+
+/// What was made since the link is up again.
+#[derive(Debug)]
+struct Back {
+    stamp: Stamp,
+    at: Duration,
+    made: Made,
+    /// The server fell silent since then.
+    silent: Option<Box<Account>>,
+}
+
+/// Records, counted.
+#[derive(Debug, Default)]
+struct Made {
     readings: u64,
     events: u64,
     led_changes: u64,
@@ -38,26 +68,49 @@ struct Account {
 }
 
 impl Outage {
-    /// An outage begins, unless one is under way; a lost link takes over from a silent server.
+    /// An outage begins, unless one is under way; a lost link takes over from a silent server. A link
+    /// that was back and is lost again has never been back.
     pub fn begin(&mut self, cause: Cause, why: &str, began: Stamp, now: Duration) {
-        match &mut self.open {
-            Some(account) if account.cause == Cause::Server && cause == Cause::Link => {
-                account.cause = Cause::Link;
-                account.why = why.to_owned();
+        let fresh = || Account {
+            cause,
+            why: why.to_owned(),
+            began,
+            began_at: now,
+            made: Made::default(),
+            short_sessions: 0,
+            back: None,
+        };
+        match (&mut self.open, cause) {
+            (None, _) => self.open = Some(fresh()),
+            (Some(account), Cause::Link) => {
+                if account.cause == Cause::Server {
+                    account.cause = Cause::Link;
+                    account.why = why.to_owned();
+                }
+                if let Some(back) = account.back.take() {
+                    account.made.add(&back.made);
+                    account.short_sessions += 1;
+                }
             }
-            Some(_) => {}
-            None => {
-                self.open = Some(Account {
-                    cause,
-                    why: why.to_owned(),
-                    began,
-                    began_at: now,
-                    readings: 0,
-                    events: 0,
-                    led_changes: 0,
-                    lost: 0,
-                });
+            (Some(account), Cause::Server) => {
+                if let Some(back) = &mut account.back {
+                    back.silent.get_or_insert_with(|| Box::new(fresh()));
+                }
             }
+        }
+    }
+
+    /// The link is up: from here on, what is made belongs to the outage only if the link does not hold.
+    pub fn link_back(&mut self, stamp: Stamp, now: Duration) {
+        if let Some(account) = &mut self.open
+            && account.cause == Cause::Link
+        {
+            account.back = Some(Back {
+                stamp,
+                at: now,
+                made: Made::default(),
+                silent: None,
+            });
         }
     }
 
@@ -66,28 +119,56 @@ impl Outage {
         let Some(account) = &mut self.open else {
             return;
         };
-        match body {
-            Body::Reading { .. } => account.readings += 1,
-            Body::Event(event) => {
-                account.events += 1;
-                match event {
-                    Event::Led { led_ok: None, .. } => account.led_changes += 1,
-                    Event::Loss(loss) => account.lost += loss.count,
-                    _ => {}
+        match &mut account.back {
+            Some(back) => {
+                back.made.note(body);
+                if let Some(silent) = &mut back.silent {
+                    silent.made.note(body);
                 }
             }
+            None => account.made.note(body),
         }
     }
 
-    /// What was away is back. `claim` gives the wall time that a stamp may claim, in milliseconds.
-    pub fn end(
+    /// The link has held since it was last back.
+    pub fn link_held(&mut self, claim: impl Fn(Stamp) -> i64) -> Option<OutageReport> {
+        let mut account = self.open.take_if(|account| account.back.is_some())?;
+        let back = account.back.take()?;
+        self.open = back.silent.map(|silent| *silent);
+        Some(self.report(account, back.stamp, back.at, claim))
+    }
+
+    /// The server is heard again. `claim` gives the wall time that a stamp may claim, in milliseconds.
+    pub fn server_heard(
         &mut self,
-        cause: Cause,
         ended: Stamp,
         now: Duration,
         claim: impl Fn(Stamp) -> i64,
     ) -> Option<OutageReport> {
-        let account = self.open.take_if(|account| account.cause == cause)?;
+        if let Some(back) = self.open.as_mut().and_then(|open| open.back.as_mut())
+            && let Some(silent) = back.silent.take()
+        {
+            return Some(self.report(*silent, ended, now, claim));
+        }
+        let account = self
+            .open
+            .take_if(|account| account.cause == Cause::Server)?;
+        Some(self.report(account, ended, now, claim))
+    }
+
+    fn report(
+        &mut self,
+        account: Account,
+        ended: Stamp,
+        ended_at: Duration,
+        claim: impl Fn(Stamp) -> i64,
+    ) -> OutageReport {
+        let Made {
+            readings,
+            events,
+            led_changes,
+            lost,
+        } = account.made;
         let report = OutageReport {
             cause: match account.cause {
                 Cause::Link => "link".into(),
@@ -95,15 +176,16 @@ impl Outage {
             },
             began: rfc3339(claim(account.began)),
             ended: rfc3339(claim(ended)),
-            seconds: (now.saturating_sub(account.began_at)).as_millis() as f64 / 1000.0,
-            readings: account.readings,
-            events: account.events,
-            led_changes: account.led_changes,
-            lost: account.lost,
+            seconds: (ended_at.saturating_sub(account.began_at)).as_millis() as f64 / 1000.0,
+            readings,
+            events,
+            led_changes,
+            lost,
+            short_sessions: account.short_sessions,
             why: account.why,
         };
         self.last = Some(report.clone());
-        Some(report)
+        report
     }
 
     /// The last outage that is over.
@@ -114,5 +196,28 @@ impl Outage {
     /// Since when an outage is under way, on the boot clock.
     pub fn since(&self) -> Option<Duration> {
         self.open.as_ref().map(|account| account.began_at)
+    }
+}
+
+impl Made {
+    fn note(&mut self, body: &Body) {
+        match body {
+            Body::Reading { .. } => self.readings += 1,
+            Body::Event(event) => {
+                self.events += 1;
+                match event {
+                    Event::Led { led_ok: None, .. } => self.led_changes += 1,
+                    Event::Loss(loss) => self.lost += loss.count,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.readings += other.readings;
+        self.events += other.events;
+        self.led_changes += other.led_changes;
+        self.lost += other.lost;
     }
 }

@@ -146,6 +146,9 @@ pub struct OutageReport {
     pub led_changes: u64,
     /// Records given up meanwhile.
     pub lost: u64,
+    /// Sessions with the broker meanwhile that did not hold.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub short_sessions: u64,
     /// Why the link was lost, in words.
     pub why: String,
 }
@@ -290,6 +293,10 @@ fn is_so(is: &bool) -> bool {
 /// A number outside of a record, written as those inside are.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct PlainNumber(#[serde(serialize_with = "plain_number")] pub(super) f64);
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
 
 /// 243.0 is written as 243, as the lesson's device does.
 fn plain_number<S: serde::Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -21,8 +21,7 @@ use std::time::Duration;
 use exchange::Exchange;
 use rumqttc::{
     ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions, Outgoing, Publish,
-    QoS, Request, StateError, Subscribe, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
-    Transport,
+    QoS, Request, StateError, Subscribe, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -32,6 +31,7 @@ use tracing::{debug, warn};
 use crate::config::{Broker, Config, Scheme, Topics};
 use crate::logic::Input;
 use crate::logic::delivery::{CONTROL_ROOM, Message, Topic};
+use crate::logic::link::{Ending, Inbound};
 
 /// Name, TCP, TLS and CONNACK together may take so long; a Pi Zero needs seconds for TLS alone.
 pub(crate) const CONNECT_TIMEOUT: u64 = 20;
@@ -81,6 +81,7 @@ impl Link {
             topics: self.topics.clone(),
             server_status: self.server_status.clone(),
             on_the_way: VecDeque::new(),
+            subscribing: VecDeque::new(),
             in_flight: HashMap::new(),
             unwritten: VecDeque::new(),
             last_event: Instant::now(),
@@ -158,6 +159,8 @@ pub struct Session {
     server_status: Option<String>,
     /// Tokens of publications that have no packet id yet, in order.
     on_the_way: VecDeque<u64>,
+    /// Tokens of subscriptions that have none, in order.
+    subscribing: VecDeque<u64>,
     in_flight: HashMap<u16, u64>,
     /// Tokens at QoS 0, confirmed when the network has what was taken.
     unwritten: VecDeque<u64>,
@@ -186,13 +189,31 @@ impl Session {
         self.send(Request::Publish(publish), "a publication was not taken");
     }
 
+    /// Takes a subscription; it goes out with the next [`Session::next`].
+    pub fn subscribe(&mut self, token: u64, inbound: Inbound) {
+        let topic = match inbound {
+            Inbound::Commands => &self.topics.commands,
+            Inbound::Acks => &self.topics.acks,
+            Inbound::ServerStatus => match &self.server_status {
+                Some(topic) => topic,
+                None => return,
+            },
+        };
+        let subscribe = Subscribe::new(topic.clone(), QoS::AtLeastOnce);
+        self.subscribing.push_back(token);
+        self.send(
+            Request::Subscribe(subscribe),
+            "a subscription was not taken",
+        );
+    }
+
     /// What happens next on the link. Cancel-safe. After a `LinkDown` the session is over.
     pub async fn next(&mut self) -> Input {
         loop {
             if let Some(why) = self.failed.clone() {
                 return Input::LinkDown {
                     why,
-                    refused: false,
+                    ending: Ending::Lost,
                 };
             }
             let dead_at = self.last_event + self.dead_after;
@@ -201,10 +222,9 @@ impl Session {
                     Ok(exchange) => {
                         self.stage = Stage::Open(Box::new(exchange));
                         self.last_event = Instant::now();
-                        self.subscribe();
                         return Input::LinkUp;
                     }
-                    Err(error) => return self.over(in_words(&error), is_refusal(&error)),
+                    Err(error) => return self.over(before_connack(&error), opening_ending(&error)),
                 },
                 Stage::Open(exchange) => {
                     if exchange.is_written()
@@ -214,13 +234,14 @@ impl Session {
                     }
                     match tokio::time::timeout_at(dead_at, exchange.next()).await {
                         Err(_) => {
-                            return self.over("nothing was heard from the broker".into(), false);
+                            let why = "nothing was heard from the broker".into();
+                            return self.over(why, Ending::Lost);
                         }
-                        Ok(Err(error)) => return self.over(in_words(&error), is_refusal(&error)),
+                        Ok(Err(error)) => return self.over(in_words(&error), ending(&error)),
                         Ok(Ok(event)) => event,
                     }
                 }
-                Stage::Over => return self.over("the session ended".into(), false),
+                Stage::Over => return self.over("the session ended".into(), Ending::Lost),
             };
             if let Some(input) = event.and_then(|event| self.translate(event)) {
                 return input;
@@ -236,10 +257,10 @@ impl Session {
         }
     }
 
-    fn over(&mut self, why: String, refused: bool) -> Input {
+    fn over(&mut self, why: String, ending: Ending) -> Input {
         self.failed = Some(why.clone());
         self.stage = Stage::Over;
-        Input::LinkDown { why, refused }
+        Input::LinkDown { why, ending }
     }
 
     fn translate(&mut self, event: Event) -> Option<Input> {
@@ -255,6 +276,11 @@ impl Session {
                 }
                 None
             }
+            Event::Outgoing(Outgoing::Subscribe(pkid)) => {
+                let token = self.subscribing.pop_front()?;
+                self.in_flight.insert(pkid, token);
+                None
+            }
             Event::Incoming(Incoming::PubAck(ack)) => {
                 self.in_flight.remove(&ack.pkid).map(Input::Acked)
             }
@@ -267,7 +293,7 @@ impl Session {
                         "the broker refused a subscription: commands or acks will not come; check its access list"
                     );
                 }
-                None
+                self.in_flight.remove(&ack.pkid).map(Input::Acked)
             }
             Event::Incoming(Incoming::Publish(publish)) => {
                 let payload = publish.payload.to_vec();
@@ -287,16 +313,6 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self) {
-        let inbound = [&self.topics.commands, &self.topics.acks];
-        let filters = inbound
-            .into_iter()
-            .chain(&self.server_status)
-            .map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce));
-        let subscribe = Subscribe::new_many(filters);
-        self.send(Request::Subscribe(subscribe), "cannot subscribe");
-    }
-
     fn send(&mut self, request: Request, failed: &str) {
         if let Stage::Open(exchange) = &mut self.stage
             && let Err(error) = exchange.send(request)
@@ -314,6 +330,44 @@ impl Session {
             Topic::State => &self.topics.state,
             Topic::Status => &self.topics.status,
         }
+    }
+}
+
+/// How a session ended.
+fn ending(error: &ConnectionError) -> Ending {
+    let closed = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+        )
+    };
+    match error {
+        ConnectionError::MqttState(StateError::ConnectionAborted) => Ending::Closed,
+        ConnectionError::MqttState(StateError::Io(error)) if closed(error) => Ending::Closed,
+        _ => Ending::Lost,
+    }
+}
+
+/// Why there is no session.
+fn opening_ending(error: &ConnectionError) -> Ending {
+    match is_refusal(error) {
+        true => Ending::Refused,
+        false => Ending::Lost,
+    }
+}
+
+/// What went wrong before the broker let us in, in words.
+fn before_connack(error: &ConnectionError) -> String {
+    match ending(error) {
+        Ending::Closed => {
+            "the broker closed the connection before it answered CONNECT: are the port and the scheme of broker.url \
+             right, and what does its log say?"
+                .into()
+        }
+        _ => in_words(error),
     }
 }
 
@@ -340,6 +394,12 @@ pub(crate) fn in_words(error: &ConnectionError) -> String {
         ConnectionError::ConnectionRefused(ConnectReturnCode::BadClientId) => {
             "the broker refused the client id: check broker.client_id".into()
         }
+        ConnectionError::ConnectionRefused(ConnectReturnCode::RefusedProtocolVersion) => {
+            "the broker does not speak MQTT 3.1.1".into()
+        }
+        ConnectionError::ConnectionRefused(ConnectReturnCode::ServiceUnavailable) => {
+            "the broker is there but says that it takes nobody now".into()
+        }
         ConnectionError::NetworkTimeout => "the broker did not answer in time".into(),
         ConnectionError::FlushTimeout => "the broker takes nothing".into(),
         ConnectionError::MqttState(StateError::AwaitPingResp) => {
@@ -354,7 +414,10 @@ pub(crate) fn in_words(error: &ConnectionError) -> String {
                     "nobody listens at the broker's address: does it run, and is broker.url right?"
                         .into()
                 }
-                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+                ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof => {
                     "the broker closed the connection".into()
                 }
                 _ => error.to_string(),

@@ -17,6 +17,7 @@ use std::time::Duration;
 use nightlight::logic::command::{self, Order, parse};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules};
+use nightlight::logic::link::Names;
 use nightlight::logic::telemetry::{self, Keep};
 use nightlight::logic::time::Now;
 use nightlight::logic::{Birth, Controller, Exit, Input, Opened, Output, Settings};
@@ -386,5 +387,6 @@ fn settings(flags: u8) -> Settings {
             durable_within: Duration::from_secs(1),
             stalled_after: Duration::from_secs(10),
         },
+        names: Names::default(),
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode};
+use nightlight::logic::link::{Ending, Inbound, Names, Sent};
 use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
 use nightlight::logic::time::{ClockState, Now};
 use nightlight::logic::{
@@ -61,6 +62,24 @@ pub fn settings() -> Settings {
             durable_within: Duration::from_secs(1),
             stalled_after: Duration::from_secs(10),
         },
+        names: names(),
+    }
+}
+
+fn names() -> Names {
+    let topics = [
+        (Sent::Subscribe(Inbound::Commands), "pi/commands"),
+        (Sent::Subscribe(Inbound::Acks), "pi/acks"),
+        (Sent::Publish(Topic::Telemetry), "pi/telemetry"),
+        (Sent::Publish(Topic::History), "pi/telemetry/history"),
+        (Sent::Publish(Topic::Events), "pi/events"),
+        (Sent::Publish(Topic::Results), "pi/commands/result"),
+        (Sent::Publish(Topic::State), "pi/state"),
+        (Sent::Publish(Topic::Status), "pi/status"),
+    ];
+    Names {
+        client_id: "pi".into(),
+        topics: topics.map(|(sent, name)| (sent, name.into())).into(),
     }
 }
 
@@ -84,6 +103,8 @@ pub struct Step {
     pub input: Option<Input>,
     pub led_wanted: bool,
     pub clock_known: bool,
+    /// The daemon left a broker that confirms nothing.
+    pub left_broker: bool,
 }
 
 /// A life of the daemon that is over.
@@ -113,6 +134,8 @@ enum Work {
 enum Event {
     /// Something for the controller, of this session if it came over the link.
     Input(Option<u64>, Input),
+    /// The broker closes this session.
+    Closes(u64),
     /// The disk is done with the first of its work.
     DiskDone,
 }
@@ -152,6 +175,20 @@ pub struct World {
     pub broker_mute: bool,
     /// The broker ends the session when it gets the record with this number.
     pub poison: Option<u64>,
+    /// The broker closes the connection when it gets one of these.
+    pub denied: BTreeSet<Sent>,
+    /// The broker closes each session so long after it began.
+    pub closes_after: Option<Duration>,
+    /// The broker closes the connection when more QoS 2 publications than this are not finished.
+    pub in_flight_limit: usize,
+    at_qos_2: BTreeSet<u64>,
+    left_broker: bool,
+    /// It has closed, and we do not know yet.
+    closing: bool,
+    /// Sessions that began.
+    pub sessions: u64,
+    /// What the operator was told.
+    pub told: Vec<(Duration, String)>,
     pub set_aside: Vec<String>,
     session: bool,
     session_number: u64,
@@ -245,6 +282,14 @@ impl World {
             cable: true,
             broker_mute: false,
             poison: None,
+            denied: BTreeSet::new(),
+            left_broker: false,
+            closes_after: None,
+            in_flight_limit: usize::MAX,
+            at_qos_2: BTreeSet::new(),
+            closing: false,
+            sessions: 0,
+            told: Vec::new(),
             set_aside: Vec::new(),
             session: false,
             session_number: 0,
@@ -612,6 +657,11 @@ impl World {
                     self.hand_over(input);
                 }
             }
+            Event::Closes(session) => {
+                if self.session && session == self.session_number {
+                    self.close_by_broker();
+                }
+            }
             Event::DiskDone => {
                 if let Some(work) = self.disk_work.pop_front() {
                     self.finish_disk_work(work);
@@ -625,17 +675,26 @@ impl World {
             Input::LinkUp if !self.cable => {
                 input = Input::LinkDown {
                     why: "connection timed out".into(),
-                    refused: false,
+                    ending: Ending::Lost,
                 }
             }
             Input::LinkUp => {
                 self.session = true;
+                self.closing = false;
+                self.at_qos_2.clear();
+                self.sessions += 1;
+                if self.closes_after == Some(Duration::ZERO) {
+                    self.close_by_broker();
+                } else if let Some(after) = self.closes_after {
+                    self.schedule(after, Event::Closes(self.session_number));
+                }
                 self.note("link up".into());
             }
             Input::Acked(token) => {
                 if !self.unconfirmed.remove(token) {
                     return;
                 }
+                self.at_qos_2.remove(token);
                 self.confirmed.insert((self.life, *token), self.elapsed());
             }
             Input::LinkDown { .. } => {
@@ -671,6 +730,7 @@ impl World {
             input,
             led_wanted: self.led_wanted,
             clock_known: clock == ClockState::Synced,
+            left_broker: std::mem::take(&mut self.left_broker),
         });
     }
 
@@ -684,10 +744,12 @@ impl World {
                 Output::GiveUpLed => self.led_given_up += 1,
                 Output::Connect => self.connect(),
                 Output::Disconnect => {
+                    self.left_broker = true;
                     self.session = false;
                     self.unconfirmed.clear();
                 }
                 Output::Publish(message) => self.publish(message),
+                Output::Subscribe { token, inbound } => self.subscribe(token, inbound),
                 Output::Store {
                     records,
                     command_ids,
@@ -698,8 +760,12 @@ impl World {
                 Output::ForgetLoss(id) => {
                     self.losses.remove(&id);
                 }
-                Output::Log(Level::Warn, text) => self.warnings.push(text),
-                Output::Log(..) => {}
+                Output::Log(level, text) => {
+                    if level == Level::Warn {
+                        self.warnings.push(text.clone());
+                    }
+                    self.told.push((self.elapsed(), text));
+                }
                 Output::Exit(exit) => {
                     // At its end the store finishes what it was told.
                     while let Some(work) = self.disk_work.pop_front() {
@@ -755,7 +821,7 @@ impl World {
             true => Input::LinkUp,
             false => Input::LinkDown {
                 why: "connection refused".into(),
-                refused: false,
+                ending: Ending::Lost,
             },
         };
         self.schedule(self.latency, Event::Input(None, input));
@@ -767,14 +833,53 @@ impl World {
         let why = why.to_owned();
         self.hand_over(Input::LinkDown {
             why,
-            refused: false,
+            ending: Ending::Lost,
         });
+    }
+
+    fn subscribe(&mut self, token: u64, inbound: Inbound) {
+        assert!(self.session, "subscribed without a session");
+        self.unconfirmed.insert(token);
+        if self.closing || self.denies(Sent::Subscribe(inbound)) {
+            return;
+        }
+        if !self.broker_mute {
+            self.schedule_on_link(self.latency * 2, Input::Acked(token));
+        }
+    }
+
+    /// The broker closes the connection when it gets what its access list denies.
+    fn denies(&mut self, sent: Sent) -> bool {
+        let denied = self.denied.contains(&sent);
+        if denied {
+            self.close_by_broker();
+        }
+        denied
+    }
+
+    /// The broker closes the connection; what it had answered comes before that.
+    pub fn close_by_broker(&mut self) {
+        let why = "the broker closed the connection".to_owned();
+        let ending = Ending::Closed;
+        self.closing = true;
+        self.schedule_on_link(self.latency * 2, Input::LinkDown { why, ending });
     }
 
     fn publish(&mut self, message: Message) {
         assert!(self.session, "published without a session");
         assert!(message.payload.len() < 256 * 1024);
         self.unconfirmed.insert(message.token);
+        // What was on its way when the broker closed is read by nobody.
+        if self.closing || self.denies(Sent::Publish(message.topic)) {
+            return;
+        }
+        if message.qos == 2 {
+            self.at_qos_2.insert(message.token);
+            if self.at_qos_2.len() > self.in_flight_limit {
+                self.close_by_broker();
+                return;
+            }
+        }
         let span = message.token - self.unconfirmed.first().copied().unwrap_or(message.token) + 1;
         self.window_seen = self.window_seen.max(span as usize);
         match message.topic {
@@ -791,9 +896,7 @@ impl World {
                         .iter()
                         .any(|value| value["seq"].as_u64() == self.poison)
                 {
-                    let why = "closed by the broker".to_owned();
-                    let refused = false;
-                    self.schedule_on_link(self.latency, Input::LinkDown { why, refused });
+                    self.close_by_broker();
                     return;
                 }
                 for value in values {

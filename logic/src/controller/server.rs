@@ -50,7 +50,7 @@ impl Controller {
 
     pub(super) fn server_alive(&mut self, now: Now) {
         self.lighting.server_alive(now.boot);
-        self.end_outage(Cause::Server, now);
+        self.server_heard(now);
     }
 
     /// The server has lost its lease while the link stands: that is an outage too.

@@ -17,6 +17,9 @@ impl Controller {
             return;
         }
         self.log(Level::Info, "stopping".into());
+        if self.delivery.is_up() {
+            self.link_held(now);
+        }
         self.take_kept();
         self.delivery.tell(Topic::Status, b"offline".to_vec(), true);
         self.stopping = Some(Stopping {

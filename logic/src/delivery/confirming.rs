@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Cargo, Confirm, Copy, Delivery, Lane, Phase};
+use super::{Cargo, Confirm, Copy, Delivery, Flight, Lane, Phase, Sending};
+use crate::link::Sent;
 use crate::telemetry::Record;
-use crate::time::Clock;
 use crate::{Key, Level, Output};
 
 /// Late acks are looked for so often within `ack_timeout`.
 const ACK_LOOKS: u32 = 16;
+/// A publication that waits for so long is no sign of a link that holds.
+const LATE: Duration = Duration::from_secs(5);
 
 impl Delivery {
     /// The broker has confirmed a publication; tokens of an earlier session are unknown and ignored.
@@ -27,6 +29,7 @@ impl Delivery {
             return;
         };
         flight.confirmed = true;
+        let (sent, is_record) = (flight.sent, flight.lane == Sending::Records);
         let cargo = std::mem::replace(&mut flight.cargo, Cargo::Control);
         while self.flight.front().is_some_and(|flight| flight.confirmed) {
             self.flight.pop_front();
@@ -39,8 +42,15 @@ impl Delivery {
                 Phase::Published(now)
             }
         };
+        if is_record {
+            self.sessions.carry();
+        }
+        // At QoS 0 it says no more than that the network has it.
+        if !is_record || self.settings.qos > 0 {
+            self.sessions.answer(sent);
+        }
         let keys = self.keys_of(&cargo);
-        self.poison.hear(&keys);
+        self.poison.confirmed(&keys, sent, now);
         match cargo {
             Cargo::Control => {}
             Cargo::Own(seq) => self.settle_own(seq, phase, now),
@@ -105,23 +115,44 @@ impl Delivery {
             .min()
     }
 
-    pub(super) fn give_up_a_stalled_broker(&mut self, clock: &Clock, now: Duration) {
-        if self.stalled_at().is_some_and(|at| now >= at) {
-            let seconds = self.settings.stalled_after.as_secs();
-            let text = format!(
-                "the broker has not confirmed a publication for {seconds} s: connecting anew"
-            );
-            self.orders.push_back(Output::Log(Level::Warn, text));
-            self.orders.push_back(Output::Disconnect);
-            self.poison.hear_nothing();
-            self.link_down(false, clock, now);
-        }
+    /// Whether the broker has not confirmed a publication for so long that it is to be left.
+    pub fn is_stalled(&self, now: Duration) -> bool {
+        self.is_up() && self.stalled_at().is_some_and(|at| now >= at)
+    }
+
+    /// Whether the broker answers: nothing waits for an answer for long.
+    pub fn is_answered(&self, now: Duration) -> bool {
+        let late = |flight: &Flight| now >= flight.at + LATE;
+        self.is_up() && !self.oldest_publication().is_some_and(late)
     }
 
     pub(super) fn stalled_at(&self) -> Option<Duration> {
-        self.flight
-            .front()
+        self.oldest_publication()
             .map(|flight| flight.at + self.settings.stalled_after)
+    }
+
+    fn oldest_publication(&self) -> Option<&Flight> {
+        let is_publication = |flight: &&Flight| matches!(flight.sent, Sent::Publish(_));
+        let mut waiting = self.flight.iter().filter(|flight| !flight.confirmed);
+        waiting.find(is_publication)
+    }
+
+    /// A broker that never answers a subscription is no reason to leave it: records can be delivered.
+    pub(super) fn give_up_unanswered_subscriptions(&mut self, now: Duration) {
+        let patience = self.settings.stalled_after;
+        while let Some(oldest) = self.flight.front()
+            && (oldest.confirmed
+                || matches!(oldest.sent, Sent::Subscribe(_)) && now >= oldest.at + patience)
+        {
+            if !oldest.confirmed {
+                let text = format!(
+                    "the broker has not answered a subscription for {} s: commands or acks may not come",
+                    patience.as_secs()
+                );
+                self.orders.push_back(Output::Log(Level::Warn, text));
+            }
+            self.flight.pop_front();
+        }
     }
 
     /// A record of this run reaches `phase`; a confirmed one leaves.

@@ -11,7 +11,7 @@ impl Delivery {
     /// A record was made. `tells_loss` is the store's name for the loss that it tells, if any.
     pub fn add(&mut self, record: Record, tells_loss: Option<u64>, now: Duration) {
         let lane = match self.link {
-            Link::Up { .. } => Lane::Live,
+            Link::Up => Lane::Live,
             Link::Down { .. } | Link::Connecting => Lane::History,
         };
         let held = Held {

@@ -1,52 +1,150 @@
-//! A record that the broker will not take must not keep the others from it.
+//! A record that the broker will not take must not keep the others from it, and a bad link must not make a
+//! good record look like one.
 //!
-//! A session that ends with records in flight makes the daemon cautious: from then on one record at a
-//! time, until those are through. The one that was in flight alone when three sessions ended, each of
-//! which the broker had otherwise answered, is given up: kept aside for a person, and told as lost.
-//! A broker that answers nothing at all makes no record suspect, nor does one that is merely away. One
-//! that goes away three times within the round trip of the same record does: that is rare, and told.
+//! ```text
+//!   in flight when three sessions were closed --------> suspect: records go one at a time
+//!   a suspect that was in flight alone at the next ----> case: set back, and tried alone once in a while
+//!   confirmed ----------------------------------------> none of these
+//!   a case beyond chance, while others got through ----> given up: kept aside for a person, told as lost
+//! ```
+//!
+//! A trial begins at a random moment of a session, with nothing else in flight. If the link flaps by itself,
+//! sessions end outside of trials as often as the time spent in them makes likely. So a record is given up
+//! only when the sessions that were closed in its trials are more than chance explains, one in a million,
+//! and when other records were confirmed on the same topic since. Until then it waits, and the rest goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Cargo, Delivery, Phase};
+use super::{Cargo, Delivery, Held, Phase, Topic};
+use crate::link::{Ending, Sent};
 use crate::telemetry::{Loss, Record};
 use crate::time::Clock;
 use crate::{Key, Level, Output};
 
-/// So many sessions must end with the record alone in flight.
+/// In flight when so many sessions were closed, and not confirmed between: a suspect.
 const SESSIONS: u32 = 3;
-/// More are not suspected at a time.
-const SUSPECTS: usize = 4_096;
+/// At least so many sessions must be closed in trials of a record.
+const TRIALS: u32 = 2;
+/// So improbable must it be that it was chance.
+const CHANCE: f64 = 1e-6;
+/// No more are remembered at a time, and no more have a case.
+const MAX_SEEN: usize = 4_096;
+const MAX_CASES: usize = 64;
+/// A trial begins so long after the session, and up to the second later; longer after many trials.
+const TRIAL_AFTER: Duration = Duration::from_secs(1);
+const TRIAL_SPREAD: Duration = Duration::from_secs(4);
+/// Without the record at hand, or after a trial, the next one waits so long.
+const TRIAL_PAUSE: Duration = Duration::from_secs(1);
+/// No trial is shorter than this: answers and the end of a session come in any order within it.
+const TRIAL_LEAST: Duration = Duration::from_millis(1);
 
-/// What speaks against a record.
+/// What speaks against records.
 #[derive(Debug, Default)]
 pub(super) struct Poison {
-    /// Those in flight when a session ended: one record at a time until they are through.
+    /// Those in flight when a session was closed, and how many.
+    seen: BTreeMap<Key, u32>,
+    /// Those of them that make us send one record at a time.
     suspects: BTreeSet<Key>,
-    /// The record that was alone in flight when the last session ended.
-    head: Option<Key>,
-    /// How many sessions in a row ended so.
-    times: u32,
-    /// Publications that the broker has confirmed in this session.
-    answers: u64,
+    /// Those that were in flight alone.
+    cases: BTreeMap<Key, Case>,
+    since: Duration,
+    trial_at: Duration,
+    /// The record on trial, and since when.
+    on_trial: Option<(Key, Duration)>,
     /// Records given up and not yet told.
     refused: Vec<Loss>,
 }
 
+/// What was seen of one record.
+#[derive(Debug, Default)]
+struct Case {
+    /// Sessions closed while it was on trial, and for how long it was.
+    closed: u32,
+    on_trial: Duration,
+    /// Sessions that ended otherwise since it has a case, and the time in sessions without it.
+    otherwise: u32,
+    without: Duration,
+    /// Other records that were confirmed on its topic meanwhile.
+    others: u64,
+}
+
+impl Case {
+    /// Whether chance does not explain that sessions were closed in its trials.
+    fn is_beyond_chance(&self) -> bool {
+        let on_trial = self.on_trial.max(TRIAL_LEAST * self.closed).as_secs_f64();
+        let share = on_trial / (on_trial + self.without.as_secs_f64());
+        self.closed >= TRIALS && tail(self.closed, self.closed + self.otherwise, share) <= CHANCE
+    }
+}
+
+/// The probability of `least` or more of `of`, each with probability `share`.
+fn tail(least: u32, of: u32, share: f64) -> f64 {
+    let term = |hits: u32| {
+        let ways: f64 = (0..hits)
+            .map(|place| f64::from(of - place) / f64::from(hits - place))
+            .product();
+        ways * share.powf(f64::from(hits)) * (1.0 - share).powf(f64::from(of - hits))
+    };
+    (least..=of).map(term).sum()
+}
+
 impl Poison {
-    /// A session begins, or nothing is to be made of its end.
-    pub(super) fn hear_nothing(&mut self) {
-        self.answers = 0;
+    /// A session begins; `random` is in 0..1.
+    pub(super) fn begin(&mut self, random: f64, now: Duration) {
+        let patience = self.cases.values().map(|case| case.closed / 4).min();
+        let spread = TRIAL_SPREAD * (1 << patience.unwrap_or(0).min(10));
+        self.since = now;
+        self.trial_at = now + TRIAL_AFTER + spread.mul_f64(random);
+        self.on_trial = None;
     }
 
-    /// The broker confirmed a publication that carried the records with these keys.
-    pub(super) fn hear(&mut self, keys: &[Key]) {
-        self.answers += 1;
+    /// The broker confirmed a publication on `sent` that carried the records with these keys.
+    pub(super) fn confirmed(&mut self, keys: &[Key], sent: Sent, now: Duration) {
         for key in keys {
+            self.seen.remove(key);
             self.suspects.remove(key);
-            self.head.take_if(|head| head == key);
+            self.cases.remove(key);
         }
+        if self
+            .on_trial
+            .take_if(|(key, _)| keys.contains(key))
+            .is_some()
+        {
+            self.trial_at = now + TRIAL_PAUSE;
+        }
+        if sent == Sent::Publish(Topic::History) && !keys.is_empty() {
+            for case in self.cases.values_mut() {
+                case.others += 1;
+            }
+        }
+    }
+
+    /// Whether a record is set back, until its next trial.
+    pub(super) fn is_set_back(&self, key: Key) -> bool {
+        self.cases.contains_key(&key)
+    }
+
+    /// A session is over: what that says about each case. Gives the one that was on trial.
+    fn end(&mut self, closed: bool, now: Duration) -> Option<Key> {
+        let on_trial = self.on_trial.take();
+        let length = now.saturating_sub(self.since);
+        for (key, case) in &mut self.cases {
+            match on_trial {
+                Some((tried, since)) if tried == *key => {
+                    let time = now.saturating_sub(since);
+                    case.on_trial += time;
+                    case.without += length.saturating_sub(time);
+                    case.closed += u32::from(closed);
+                    case.otherwise += u32::from(!closed);
+                }
+                _ => {
+                    case.without += length;
+                    case.otherwise += 1;
+                }
+            }
+        }
+        on_trial.map(|(key, _)| key)
     }
 }
 
@@ -60,7 +158,7 @@ impl Delivery {
     pub(super) fn window(&self) -> usize {
         match self.is_cautious() {
             true => 1,
-            false => self.settings.window,
+            false => self.window.size(),
         }
     }
 
@@ -73,33 +171,115 @@ impl Delivery {
     }
 
     /// A session has ended; what was in flight is still known.
-    pub(super) fn look_for_poison(&mut self, clock: &Clock, now: Duration) {
-        let keys = self.keys_in_flight();
-        let answered = std::mem::take(&mut self.poison.answers) > 0;
+    pub(super) fn look_for_poison(&mut self, ending: Ending, clock: &Clock, now: Duration) {
+        let closed = ending == Ending::Closed;
+        let tried = self.poison.end(closed, now);
+        if !closed {
+            return;
+        }
+        if let Some(key) = tried {
+            let case = self.poison.cases.get(&key);
+            if case.is_some_and(|case| case.is_beyond_chance() && case.others > 0) {
+                self.poison.cases.remove(&key);
+                self.give_up(key, clock, now);
+            }
+            return;
+        }
+        let unconfirmed = || self.flight.iter().filter(|flight| !flight.confirmed);
+        let keys: Vec<Key> = unconfirmed()
+            .flat_map(|flight| self.keys_of(&flight.cargo))
+            .collect();
+        let is_alone = keys.len() == 1 && unconfirmed().count() == 1;
         let Poison {
+            seen,
             suspects,
-            head,
-            times,
+            cases,
             ..
         } = &mut self.poison;
-        suspects.extend(&keys);
-        while suspects.len() > SUSPECTS {
-            suspects.pop_last();
+        for key in keys {
+            let times = seen.entry(key).or_default();
+            *times += 1;
+            if *times < SESSIONS {
+                continue;
+            }
+            if is_alone && self.sessions.has_answered() && cases.len() < MAX_CASES {
+                seen.remove(&key);
+                suspects.remove(&key);
+                cases.insert(key, Case::default());
+            } else {
+                suspects.insert(key);
+            }
         }
-        // With one record at a time, everything before it was answered: only it can be the cause.
-        let [alone] = keys[..] else {
-            return;
+        while seen.len() > MAX_SEEN {
+            let last = seen.pop_last();
+            last.map(|(key, _)| suspects.remove(&key));
+        }
+    }
+
+    /// Whether the moment of a trial has come: then nothing else is sent.
+    pub(super) fn is_trial_due(&self, now: Duration) -> bool {
+        self.poison.on_trial.is_some() || self.may_try() && now >= self.poison.trial_at
+    }
+
+    /// When a trial begins, if nothing is in flight.
+    pub(super) fn trial_at(&self) -> Option<Duration> {
+        let waits = self.poison.on_trial.is_none() && self.flight.is_empty();
+        (self.is_up() && waits && self.may_try()).then_some(self.poison.trial_at)
+    }
+
+    fn may_try(&self) -> bool {
+        let is_open = !self.sessions.must_wait(Sent::Publish(Topic::History));
+        self.begun && is_open && !self.poison.cases.is_empty()
+    }
+
+    /// All that is in flight has its answer first.
+    pub(super) fn hold_trial(&mut self, clock: &Clock, now: Duration) {
+        let may_begin = self.poison.on_trial.is_none() && self.flight.is_empty();
+        if may_begin && !self.begin_trial(clock, now) {
+            self.holds_trial = false;
+            self.send(clock, now);
+        }
+    }
+
+    /// Sends one record that is set back, with nothing else in flight. False when none is at hand.
+    fn begin_trial(&mut self, clock: &Clock, now: Duration) -> bool {
+        let mut cases: Vec<(u32, Key)> = Vec::new();
+        for (key, case) in &self.poison.cases {
+            cases.push((case.closed, *key));
+        }
+        cases.sort_unstable();
+        let at_hand = cases.into_iter().find_map(|(_, key)| {
+            let (cargo, record) = self.at_hand(key)?;
+            Some((key, cargo, record.wire(clock, true)))
+        });
+        let Some((key, cargo, payload)) = at_hand else {
+            self.poison.trial_at = now + TRIAL_PAUSE;
+            return false;
         };
-        if !answered {
-            return;
+        match &cargo {
+            Cargo::Own(seq) => self.settle_own(*seq, Phase::Sent, now),
+            _ => self.settle_page(|other, _| *other == key, Phase::Sent, now),
         }
-        *times = if *head == Some(alone) { *times + 1 } else { 1 };
-        *head = Some(alone);
-        if *times >= SESSIONS {
-            suspects.remove(&alone);
-            *head = None;
-            self.give_up(alone, clock, now);
+        self.poison.on_trial = Some((key, now));
+        let qos = self.settings.qos;
+        self.publish(Topic::History, payload.into_bytes(), qos, false, cargo, now);
+        true
+    }
+
+    /// The record with this key, where it can be sent from.
+    fn at_hand(&self, key: Key) -> Option<(Cargo, &Record)> {
+        let in_page = |key| self.page.iter().find(|replayed| replayed.key == key);
+        if let Some(replayed) = in_page(key).filter(|replayed| replayed.phase == Phase::Waiting) {
+            return Some((Cargo::Page(vec![key]), &replayed.record));
         }
+        let held = self.live.get(self.place_of(key.seq))?;
+        let is_it = self.key_of_own(held.record.seq) == key && held.is_history();
+        is_it.then_some((Cargo::Own(key.seq), &held.record))
+    }
+
+    /// Whether memory is to send this record among the others.
+    pub(super) fn is_free_history(&self, held: &Held) -> bool {
+        held.is_history() && !self.poison.is_set_back(self.key_of_own(held.record.seq))
     }
 
     /// The next record given up.
@@ -107,23 +287,20 @@ impl Delivery {
         self.poison.refused.pop()
     }
 
+    fn key_of_own(&self, seq: u64) -> Key {
+        Key {
+            ordinal: self.disk.ordinal.unwrap_or(u64::MAX),
+            seq,
+        }
+    }
+
     /// The keys of what `cargo` carries.
     pub(super) fn keys_of(&self, cargo: &Cargo) -> Vec<Key> {
         match cargo {
             Cargo::Control => Vec::new(),
-            Cargo::Own(seq) => vec![Key {
-                ordinal: self.disk.ordinal.unwrap_or(u64::MAX),
-                seq: *seq,
-            }],
+            Cargo::Own(seq) => vec![self.key_of_own(*seq)],
             Cargo::Page(keys) => keys.clone(),
         }
-    }
-
-    fn keys_in_flight(&self) -> Vec<Key> {
-        let unconfirmed = self.flight.iter().filter(|flight| !flight.confirmed);
-        unconfirmed
-            .flat_map(|flight| self.keys_of(&flight.cargo))
-            .collect()
     }
 
     fn give_up(&mut self, key: Key, clock: &Clock, now: Duration) {
@@ -136,7 +313,8 @@ impl Delivery {
             return;
         };
         let text = format!(
-            "the broker ended {SESSIONS} sessions when it got record {} of run {}: it is kept aside and told as lost",
+            "the broker closes the connection whenever it gets record {} of run {}, and takes others: \
+             it is kept aside and reported as lost",
             record.seq, record.run
         );
         self.orders.push_back(Output::Log(Level::Warn, text));
@@ -150,7 +328,7 @@ impl Delivery {
         self.orders
             .push_back(Output::SetAside(record.wire(clock, true)));
         self.settle_page(|other, _| *other == key, Phase::Confirmed, now);
-        if self.disk.ordinal.unwrap_or(u64::MAX) == key.ordinal {
+        if self.key_of_own(key.seq) == key {
             self.settle_own(key.seq, Phase::Confirmed, now);
         }
     }

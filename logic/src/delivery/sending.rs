@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use super::{
-    CONTROL_ROOM, Cargo, Control, Delivery, Flight, Held, Lane, Message, Phase, Sending, Topic,
+    CONTROL_ROOM, Cargo, Control, Delivery, Flight, Lane, Message, Phase, Replayed, Sending, Topic,
 };
-use crate::Output;
+use crate::link::Sent;
 use crate::time::Clock;
+use crate::{Level, Output};
 
 /// A batch ends before it is larger than this many bytes; brokers refuse large packets.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -18,15 +19,35 @@ const LONGEST_PAUSE: f64 = 86_400.0;
 impl Delivery {
     pub(super) fn send_control(&mut self, now: Duration) {
         while self.in_flight(Sending::Control) < CONTROL_ROOM {
+            let sessions = &self.sessions;
+            let may_go = |waiting: &Control| !sessions.must_wait(Sent::Publish(waiting.topic));
             let Some(Control {
                 topic,
                 payload,
                 retain,
-            }) = self.control.pop_front()
+            }) = self
+                .control
+                .iter()
+                .position(may_go)
+                .and_then(|place| self.control.remove(place))
             else {
                 break;
             };
             self.publish(topic, payload, 1, retain, Cargo::Control, now);
+        }
+    }
+
+    /// What is held back is subscribed to later in the session.
+    pub(super) fn subscribe(&mut self, now: Duration) {
+        let waiting = std::mem::take(&mut self.to_subscribe);
+        for inbound in waiting {
+            let sent = Sent::Subscribe(inbound);
+            if self.sessions.must_wait(sent) {
+                self.to_subscribe.push(inbound);
+            } else {
+                let token = self.take_off(sent, Sending::Control, Cargo::Control, now);
+                self.orders.push_back(Output::Subscribe { token, inbound });
+            }
         }
     }
 
@@ -36,15 +57,21 @@ impl Delivery {
             let Some(held) = self.live.get_mut(place) else {
                 break;
             };
+            let topic = match held.record.is_reading() {
+                true => Topic::Telemetry,
+                false => Topic::Events,
+            };
+            let is_live = held.lane == Lane::Live && held.phase == Phase::Waiting;
+            if is_live && self.sessions.holds_back(Sent::Publish(topic)) {
+                held.lane = Lane::History;
+            } else if is_live && self.sessions.must_wait(Sent::Publish(topic)) {
+                break;
+            }
             self.next_live = held.record.seq + 1;
             if held.lane != Lane::Live || held.phase != Phase::Waiting {
                 continue;
             }
             held.phase = Phase::Sent;
-            let topic = match held.record.is_reading() {
-                true => Topic::Telemetry,
-                false => Topic::Events,
-            };
             let payload = held.record.wire(clock, false).into_bytes();
             let cargo = Cargo::Own(held.record.seq);
             self.publish(topic, payload, self.settings.qos, false, cargo, now);
@@ -52,7 +79,7 @@ impl Delivery {
     }
 
     pub(super) fn send_history(&mut self, clock: &Clock, now: Duration) {
-        while now >= self.replay_at && self.has_room() {
+        while now >= self.replay_at && self.has_room() && self.may_replay() {
             self.fetch();
             let sent = match self.send_page(clock, now) {
                 0 => self.send_memory(clock, now),
@@ -75,7 +102,7 @@ impl Delivery {
         let (mut keys, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
         let batch = self.batch();
         for replayed in &mut self.page {
-            if replayed.phase != Phase::Waiting {
+            if replayed.phase != Phase::Waiting || self.poison.is_set_back(replayed.key) {
                 continue;
             }
             if keys.len() >= batch || bytes >= BATCH_BYTES {
@@ -108,8 +135,11 @@ impl Delivery {
             return 0;
         }
         let place = self.place_of(self.next_history);
-        let mut rest = self.live.range_mut(place..);
-        let Some(held) = rest.find(|held| held.is_history()) else {
+        let rest = self.live.range(place..);
+        let found = rest
+            .enumerate()
+            .find_map(|(at, held)| self.is_free_history(held).then_some(place + at));
+        let Some(held) = found.and_then(|place| self.live.get_mut(place)) else {
             self.next_history = self.live.back().map_or(0, |held| held.record.seq + 1);
             return 0;
         };
@@ -137,18 +167,14 @@ impl Delivery {
         cargo: Cargo,
         at: Duration,
     ) {
-        let token = self.next_token;
-        self.next_token += 1;
-        self.flight.push_back(Flight {
-            token,
-            at,
-            confirmed: false,
-            lane: match cargo {
-                Cargo::Control => Sending::Control,
-                Cargo::Own(_) | Cargo::Page(_) => Sending::Records,
-            },
-            cargo,
-        });
+        let lane = match cargo {
+            Cargo::Control => Sending::Control,
+            Cargo::Own(_) | Cargo::Page(_) => Sending::Records,
+        };
+        if lane == Sending::Records {
+            self.sent_history = topic == Topic::History;
+        }
+        let token = self.take_off(Sent::Publish(topic), lane, cargo, at);
         self.orders.push_back(Output::Publish(Message {
             token,
             topic,
@@ -156,6 +182,34 @@ impl Delivery {
             qos,
             retain,
         }));
+    }
+
+    fn take_off(&mut self, sent: Sent, lane: Sending, cargo: Cargo, at: Duration) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.sessions.send(sent);
+        self.flight.push_back(Flight {
+            token,
+            sent,
+            at,
+            confirmed: false,
+            lane,
+            cargo,
+        });
+        token
+    }
+
+    /// A session was closed; if too many were in flight for the broker, there will be fewer.
+    pub(super) fn shrink_window(&mut self, now: Duration) {
+        let in_flight = self.flight.iter().filter(|flight| !flight.confirmed);
+        let records = in_flight.filter(|flight| flight.lane == Sending::Records);
+        if self.settings.qos == 2 && self.window.closed_with(records.count(), now) {
+            let text = format!(
+                "the broker closed the connection with many records unanswered; at most {} at a time now",
+                self.window.size()
+            );
+            self.orders.push_back(Output::Log(Level::Info, text));
+        }
     }
 
     /// Whether one more record may be published.
@@ -169,16 +223,25 @@ impl Delivery {
         self.flight.iter().filter(of_lane).count()
     }
 
+    /// Whether there is history, and it may go out.
+    pub(super) fn may_replay(&self) -> bool {
+        !self.sessions.must_wait(Sent::Publish(Topic::History)) && self.has_history()
+    }
+
     pub(super) fn has_history(&self) -> bool {
-        let in_page = |phase: Phase| self.page.iter().any(|replayed| replayed.phase == phase);
+        let is_free = |replayed: &Replayed| {
+            replayed.phase == Phase::Waiting && !self.poison.is_set_back(replayed.key)
+        };
         self.can_fetch()
-            || in_page(Phase::Waiting)
+            || self.page.iter().any(is_free)
             || !self.disk_first() && self.memory_has_history()
     }
 
     pub(super) fn memory_has_history(&self) -> bool {
         let place = self.place_of(self.next_history);
-        self.live.range(place..).any(Held::is_history)
+        self.live
+            .range(place..)
+            .any(|held| self.is_free_history(held))
     }
 }
 

@@ -1,0 +1,421 @@
+//! What the ends of sessions say about the broker: how long to wait for the next try, what to hold back,
+//! and what to tell the operator.
+//!
+//! MQTT 3.1.1 has no word for "you may not do that": a broker acknowledges and drops, or closes the
+//! connection. From outside, an access list without one topic, a second client of our id and a broken
+//! line look alike. So this part remembers over several sessions what was left unanswered when they ended:
+//!
+//! - Short sessions that are closed from the other end make the wait before the next try longer: up to 5 s
+//!   when they carried records, and up to 30 s when they did not. A session of a minute ends the series,
+//!   and a broker that is not there in between takes from it: then it is the broker or the line that flaps.
+//! - A topic that three sessions in a row died of, each while the broker answered other messages, is held
+//!   back for 30 s, then tried again, then held back for twice as long, up to an hour. Everything else goes on.
+//! - Sessions that are closed again and again with nothing unanswered look like a second client of our id.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::delivery::Topic;
+
+/// An outage is over when the link has been up for so long; a shorter session is part of it.
+pub const HELD: Duration = Duration::from_secs(10);
+
+/// The wait between two tries to connect is half of the time since the last session, within these.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The longest first wait after short sessions: when they carried records, when it looks as if a second
+/// client had our id, and when they carried nothing or the broker refuses us.
+const BACKOFF_USEFUL: Duration = Duration::from_secs(5);
+const BACKOFF_SECOND_CLIENT: Duration = Duration::from_secs(10);
+const BACKOFF_USELESS: Duration = Duration::from_secs(30);
+/// A session that lasts so long ends a series of short ones.
+const LONG: Duration = Duration::from_secs(60);
+/// More short sessions in a row make no difference.
+const MAX_SHORT: u32 = 10;
+/// So many sessions in a row make a pattern.
+const PATTERN: u32 = 3;
+/// A topic is held back for so long at first, and never longer than the second.
+const HOLD_FIRST: Duration = Duration::from_secs(30);
+const HOLD_MAX: Duration = Duration::from_secs(3_600);
+/// What the last session died of goes out so long after the next one began, and up to the second later.
+const SUSPECT_AFTER: Duration = Duration::from_secs(1);
+const SUSPECT_SPREAD: Duration = Duration::from_secs(3);
+
+/// How a session ended, or why there was none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The broker was not reached, or the line to it broke.
+    Lost,
+    /// The broker refused the session, or the configuration allows none: trying again soon is no use.
+    Refused,
+    /// The connection was closed from the other end.
+    Closed,
+    /// The broker confirmed nothing for too long, and was left.
+    Stalled,
+}
+
+/// The topics that are subscribed to; their names are the configuration's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Inbound {
+    /// Commands.
+    Commands,
+    /// The server's acks.
+    Acks,
+    /// Signs of life of the server.
+    ServerStatus,
+}
+
+/// A message to the broker that it has to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sent {
+    /// A subscription.
+    Subscribe(Inbound),
+    /// A publication.
+    Publish(Topic),
+}
+
+/// How the configuration calls things; for the words to the operator, and for what is subscribed to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The MQTT client id.
+    pub client_id: String,
+    /// The topics.
+    pub topics: BTreeMap<Sent, String>,
+}
+
+/// A session that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionEnd {
+    /// How long it was.
+    pub length: Duration,
+    /// The oldest message that the broker had not answered.
+    pub unanswered: Option<Sent>,
+    /// Whether the broker had answered the same kind of message in this session.
+    pub answered_before: bool,
+    /// What was sent last.
+    pub last: Option<Sent>,
+}
+
+/// What was seen of the sessions of this run.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    /// When the session under way, or the last one, began.
+    since: Duration,
+    /// When the last session ended, or the run began.
+    ended_at: Duration,
+    /// Tries to connect since then.
+    tries: u32,
+    /// What the broker has answered in this session.
+    answered: BTreeSet<Sent>,
+    last: Option<Sent>,
+    /// The broker has confirmed a record in this session.
+    useful: bool,
+    /// Short sessions; a longer one halves it.
+    short: u32,
+    /// Sessions in a row that were closed from the other end soon after they began.
+    closed: u32,
+    /// Those among them in which the broker had answered nothing.
+    unheard: u32,
+    /// Those among them in which it had answered everything.
+    unexplained: u32,
+    /// What the last session died of, and is not sent in this one before `suspect_at`.
+    suspect: Option<Sent>,
+    suspect_at: Duration,
+    gates: BTreeMap<Sent, Gate>,
+}
+
+/// A topic that sessions died of.
+#[derive(Debug, Default)]
+struct Gate {
+    /// How many in a row.
+    sessions: u32,
+    /// Held back until then.
+    opens_at: Option<Duration>,
+}
+
+impl Sessions {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            since: now,
+            ended_at: now,
+            tries: 0,
+            answered: BTreeSet::new(),
+            last: None,
+            useful: false,
+            short: 0,
+            closed: 0,
+            unheard: 0,
+            unexplained: 0,
+            suspect: None,
+            suspect_at: now,
+            gates: BTreeMap::new(),
+        }
+    }
+
+    /// A session begins; `random` is in 0..1. What the last one died of goes out at a random moment, so
+    /// that a session that ends by itself does not seem to die of it again.
+    pub(super) fn begin(&mut self, random: f64, now: Duration) {
+        self.since = now;
+        self.suspect_at = now + SUSPECT_AFTER + SUSPECT_SPREAD.mul_f64(random);
+        self.answered.clear();
+        self.last = None;
+        self.useful = false;
+    }
+
+    /// A message goes out.
+    pub(super) fn send(&mut self, sent: Sent) {
+        self.last = Some(sent);
+    }
+
+    /// The broker has answered a message.
+    pub(super) fn answer(&mut self, sent: Sent) {
+        self.answered.insert(sent);
+        self.gates.remove(&sent);
+    }
+
+    /// The broker has taken a record.
+    pub(super) fn carry(&mut self) {
+        self.useful = true;
+    }
+
+    /// The session is over. `unanswered` is the oldest message without an answer; `knows` is false where
+    /// some messages get none (QoS 0), so that nothing follows from having all of them.
+    pub(super) fn end(
+        &mut self,
+        ending: Ending,
+        unanswered: Option<Sent>,
+        knows: bool,
+        now: Duration,
+    ) -> SessionEnd {
+        let length = now.saturating_sub(self.since);
+        self.ended_at = now;
+        self.tries = 0;
+        let is_useless = ending == Ending::Stalled && !self.useful;
+        let is_short = is_useless || length < HELD;
+        self.short = match ending {
+            Ending::Closed | Ending::Stalled if is_short => (self.short + 1).min(MAX_SHORT),
+            _ if is_short => (self.short / 2).max(1),
+            _ if length < LONG => self.short / 2,
+            _ => 0,
+        };
+        if length >= LONG {
+            (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
+        }
+        let answered_before = unanswered.is_some_and(|sent| self.answered.contains(&sent));
+        if let Some(innocent) = self.suspect.take() {
+            self.gates.remove(&innocent);
+        }
+        if ending == Ending::Closed {
+            if length < LONG {
+                let (heard, all) = (!self.answered.is_empty(), unanswered.is_none());
+                self.closed += 1;
+                self.unheard = if heard { 0 } else { self.unheard + 1 };
+                // One that dies of a message says nothing about those that do not.
+                self.unexplained += u32::from(heard && all && knows);
+            }
+            if let Some(sent) = unanswered.filter(|_| !answered_before) {
+                self.suspect = Some(sent);
+                self.blame(sent, now);
+            }
+        } else {
+            (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
+        }
+        SessionEnd {
+            length,
+            unanswered,
+            answered_before,
+            last: self.last,
+        }
+    }
+
+    /// Only where the broker has answered something else in the same session.
+    fn blame(&mut self, sent: Sent, now: Duration) {
+        if self.answered.is_empty() {
+            return;
+        }
+        let gate = self.gates.entry(sent).or_default();
+        gate.sessions += 1;
+        if let Some(more) = gate.sessions.checked_sub(PATTERN) {
+            let hold = HOLD_FIRST.saturating_mul(1 << more.min(MAX_SHORT));
+            gate.opens_at = Some(now + hold.min(HOLD_MAX));
+        }
+    }
+
+    /// A try to connect made no session.
+    pub(super) fn fail(&mut self, ending: Ending) {
+        if ending == Ending::Lost {
+            self.short /= 2;
+            (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
+        }
+    }
+
+    /// How long to wait for the next try; `random` is in 0..1, so that many Pis do not come back in step.
+    pub(super) fn wait(&mut self, ending: Ending, random: f64, now: Duration) -> Duration {
+        let most = match self.useful {
+            true if self.unexplained >= PATTERN => BACKOFF_SECOND_CLIENT,
+            true => BACKOFF_USEFUL,
+            false => BACKOFF_USELESS,
+        };
+        let away = now.saturating_sub(self.ended_at);
+        self.tries += 1;
+        let longest = match self.tries {
+            _ if ending == Ending::Refused => BACKOFF_USELESS,
+            1 => (BACKOFF_FIRST * (1 << self.short)).min(most),
+            _ => (away / 2).clamp(BACKOFF_FIRST, BACKOFF_MAX),
+        };
+        longest.mul_f64(0.5 + random / 2.0)
+    }
+
+    /// Whether the broker has answered anything in this session.
+    pub(super) fn has_answered(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// Whether the last sessions were short.
+    pub(super) fn is_flapping(&self) -> bool {
+        self.short > 1
+    }
+
+    /// Opens what has been held back for long enough.
+    pub(super) fn tick(&mut self, now: Duration) {
+        for gate in self.gates.values_mut() {
+            gate.opens_at.take_if(|at| now >= *at);
+        }
+        self.suspect.take_if(|_| now >= self.suspect_at);
+        if now >= self.since + LONG {
+            (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
+        }
+    }
+
+    /// Whether `sent` is not to go out for some time.
+    pub(super) fn holds_back(&self, sent: Sent) -> bool {
+        let gate = self.gates.get(&sent);
+        gate.is_some_and(|gate| gate.opens_at.is_some())
+    }
+
+    /// Whether `sent` is not to go out at this moment.
+    pub(super) fn must_wait(&self, sent: Sent) -> bool {
+        self.suspect == Some(sent) || self.holds_back(sent)
+    }
+
+    /// When something that is held back may go out, in a session.
+    pub(super) fn next_opening(&self) -> Option<Duration> {
+        let suspect = self.suspect.map(|_| self.suspect_at);
+        let gates = self.gates.values().filter_map(|gate| gate.opens_at);
+        gates.chain(suspect).min()
+    }
+
+    /// What the last sessions have in common; none, when it is nothing.
+    pub(super) fn pattern(&self) -> Option<Pattern> {
+        let blamed = |(sent, gate): (&Sent, &Gate)| (gate.sessions >= PATTERN).then_some(*sent);
+        let held_back: Vec<Sent> = self.gates.iter().filter_map(blamed).collect();
+        if !held_back.is_empty() {
+            Some(Pattern::HeldBack(held_back))
+        } else if self.unexplained >= PATTERN {
+            Some(Pattern::SecondClient)
+        } else if self.unheard >= PATTERN {
+            Some(Pattern::Unheard)
+        } else {
+            (self.closed >= PATTERN).then_some(Pattern::Closed)
+        }
+    }
+}
+
+/// What several sessions in a row have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// They died of these messages, which are held back.
+    HeldBack(Vec<Sent>),
+    /// They were closed with nothing unanswered.
+    SecondClient,
+    /// They were closed before the broker had answered anything.
+    Unheard,
+    /// They were closed.
+    Closed,
+}
+
+impl Pattern {
+    /// For an operator: what was seen, the likely cause, what to do.
+    pub fn in_words(&self, names: &Names) -> String {
+        match self {
+            Self::HeldBack(sent) => {
+                let each: Vec<String> = sent.iter().map(|sent| names.held_back(*sent)).collect();
+                format!(
+                    "the broker closes the connection after {}; check the broker's access list; \
+                     the rest goes on, and this is tried again now and then",
+                    each.join(", ")
+                )
+            }
+            Self::SecondClient => format!(
+                "the broker accepts us and soon closes the connection again, several times in a row and with \
+                 nothing unanswered: most likely another client uses the client id {:?} (a cloned card, a second \
+                 daemon); each device needs its own device.id",
+                names.client_id
+            ),
+            Self::Unheard => {
+                "the broker accepts us and closes the connection before it answers anything, \
+                 several times in a row: look into the broker's log"
+                    .into()
+            }
+            Self::Closed => {
+                "the broker accepts us and soon closes the connection again, several times in \
+                 a row: look into the broker's log"
+                    .into()
+            }
+        }
+    }
+}
+
+impl SessionEnd {
+    /// For an operator: what a session that was closed from the other end died of, as far as is known.
+    pub fn in_words(&self, names: &Names) -> String {
+        let mut words = match self.unanswered {
+            Some(sent) if self.answered_before => {
+                format!("the first message without an answer was {}", names.of(sent))
+            }
+            Some(sent) => format!(
+                "the first message without an answer was {}: does its access list allow that?",
+                names.of(sent)
+            ),
+            None => "no message was without an answer".into(),
+        };
+        if let Some(last) = self.last.filter(|last| Some(*last) != self.unanswered) {
+            words += &format!("; sent last: {}", names.of(last));
+        }
+        words
+    }
+}
+
+impl Names {
+    /// The topics to subscribe to.
+    pub(super) fn inbound(&self) -> impl Iterator<Item = Inbound> {
+        self.topics.keys().filter_map(|sent| match sent {
+            Sent::Subscribe(inbound) => Some(*inbound),
+            Sent::Publish(_) => None,
+        })
+    }
+
+    fn of(&self, sent: Sent) -> String {
+        let topic = self.topics.get(&sent).map_or("?", String::as_str);
+        match sent {
+            Sent::Subscribe(_) => format!("the subscription to {topic}"),
+            Sent::Publish(_) => format!("a publication to {topic}"),
+        }
+    }
+
+    /// With what it means that it is held back.
+    fn held_back(&self, sent: Sent) -> String {
+        let means = match sent {
+            Sent::Subscribe(Inbound::Commands) => "no command comes",
+            Sent::Subscribe(Inbound::Acks) => "no ack of the server comes",
+            Sent::Subscribe(Inbound::ServerStatus) => "the server's status does not come",
+            Sent::Publish(Topic::Telemetry) => "readings go to the history topic",
+            Sent::Publish(Topic::Events) => "events go to the history topic",
+            Sent::Publish(Topic::History) => "the backlog stays on this machine",
+            Sent::Publish(Topic::Results) => "nobody hears what became of commands",
+            Sent::Publish(Topic::State) => "state is not published",
+            Sent::Publish(Topic::Status) => "online and offline are not published",
+        };
+        format!("{} ({means})", self.of(sent))
+    }
+}
