@@ -230,7 +230,7 @@ impl Agent {
             .append(true)
             .open(self.path("log"))
             .expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nightlight"));
+        let mut command = Command::new(program());
         command
             .arg("run")
             .arg("--config")
@@ -261,7 +261,7 @@ impl Agent {
 
     /// What `nightlight status --json` says, if it answers.
     pub fn status(&self) -> Option<Value> {
-        let answer = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+        let answer = Command::new(program())
             .args(["status", "--json", "--config"])
             .arg(self.path("nightlight.toml"))
             .output()
@@ -273,7 +273,7 @@ impl Agent {
     pub fn other(&self, words: &str) -> Command {
         // Writes the configuration, if nobody has yet.
         drop(self.command());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nightlight"));
+        let mut command = Command::new(program());
         command
             .args(words.split(' '))
             .arg("--config")
@@ -284,7 +284,7 @@ impl Agent {
     /// A command that takes no configuration; `{folder}` is this agent's.
     pub fn other_without_config(&self, words: &[&str]) -> Command {
         let folder = self.folder.path().display().to_string();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nightlight"));
+        let mut command = Command::new(program());
         command.args(words.iter().map(|word| word.replace("{folder}", &folder)));
         command
     }
@@ -311,7 +311,7 @@ impl Agent {
 
     /// `nightlight backlog ...` on its backlog: whether it ended well, what it said, what it logged.
     pub fn backlog(&self, command: &str) -> (bool, String, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+        let output = Command::new(program())
             .args(["backlog", command, "--path"])
             .arg(self.path("backlog"))
             .output()
@@ -557,6 +557,14 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let _ = self.client.try_disconnect();
+    }
+}
+
+/// The program under test: that of this build, or what `NIGHTLIGHT_PROGRAM` names.
+pub fn program() -> PathBuf {
+    match std::env::var_os("NIGHTLIGHT_PROGRAM") {
+        Some(program) => program.into(),
+        None => env!("CARGO_BIN_EXE_nightlight").into(),
     }
 }
 
