@@ -181,7 +181,11 @@ impl Shell {
                     return Some(Input::LinkDown { why, ending });
                 }
             },
-            Output::Disconnect => self.session = None,
+            Output::Disconnect => {
+                if let Some(session) = self.session.take() {
+                    self.link.ended(&session);
+                }
+            }
             Output::Publish(message) => {
                 if let Some(session) = &mut self.session {
                     session.publish(message);

@@ -194,6 +194,12 @@ impl Inbox {
         }
     }
 
+    /// Something of so many bytes came in that it was not kept.
+    pub fn receive_too_large(&mut self, bytes: usize) {
+        let Unfit { id, reason } = envelope::too_large(bytes);
+        self.refuse(id, Outcome::Rejected, reason);
+    }
+
     /// Time has passed: the burst has settled, or a hole is passed.
     pub fn tick(&mut self, now: Now) {
         if self.settling.is_some_and(|until| now.boot >= until) {

@@ -191,6 +191,7 @@ impl Controller {
                 let known = self.clock.known();
                 self.inbox.receive(&payload, retained, now, known);
             }
+            Input::CommandTooLarge { bytes } => self.inbox.receive_too_large(bytes),
             Input::ServerAcked(payload) => self.server_acked(&payload, now),
             Input::ServerStatus { payload, retained } => {
                 self.server_status(&payload, retained, now);

@@ -109,6 +109,11 @@ pub enum Input {
         /// It was not sent now but kept by the broker.
         retained: bool,
     },
+    /// Something came in on the commands topic that was too large to be kept.
+    CommandTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
     /// Something came in on the acks topic.
     ServerAcked(Vec<u8>),
     /// Something came in on the server's status topic.

@@ -7,40 +7,47 @@
 
 mod dial;
 mod exchange;
+mod framing;
+mod handshake;
 pub mod knock;
+mod lookup;
+mod route;
+mod tls;
+mod words;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::future::Future;
-use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use exchange::Exchange;
 use rumqttc::{
-    ConnectReturnCode, ConnectionError, Event, Incoming, LastWill, MqttOptions, Outgoing, Publish,
-    QoS, Request, StateError, Subscribe, SubscribeReasonCode, TlsConfiguration, Transport,
+    Event, Incoming, LastWill, MqttOptions, Outgoing, Publish, QoS, Request, Subscribe,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::config::{Broker, Config, Scheme, Topics};
-use crate::logic::Input;
-use crate::logic::delivery::{CONTROL_ROOM, Message, Topic};
-use crate::logic::link::{Ending, Inbound};
+use nightlight_logic::Input;
+use nightlight_logic::delivery::{CONTROL_ROOM, Message, Topic};
+use nightlight_logic::link::{Ending, Inbound};
 
-/// Name, TCP, TLS and CONNACK together may take so long; a Pi Zero needs seconds for TLS alone.
-pub(crate) const CONNECT_TIMEOUT: u64 = 20;
+pub(crate) use exchange::{Exchange, Happened, until};
+pub(crate) use framing::{Avoid, TooLarge};
+pub(crate) use route::Routes;
+pub(crate) use words::LinkError;
+
 /// Room for subscriptions and the like beside the publications in flight.
 const SPARE: usize = 48;
-/// Without any event for so many keep-alives the peer is dead, whatever TCP says.
-const DEAD_AFTER: f64 = 2.5;
+/// Larger packets are passed over: an ack has at most 64 KB, a command 4.
+const MAX_INCOMING: usize = 256 * 1024;
 /// A clean goodbye may take so long.
-const GOODBYE: Duration = Duration::from_millis(500);
+pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
+/// A topic that a session leaves out is subscribed to after so long.
+pub(crate) const LEAVE_OUT_FOR: Duration = Duration::from_secs(600);
 
 /// Makes sessions.
 #[derive(Debug)]
@@ -50,8 +57,8 @@ pub struct Link {
     server_status: Option<String>,
     window: usize,
     qos: u8,
-    /// The last session died of a packet that the broker would send again.
-    start_clean: bool,
+    routes: Routes,
+    avoid: Avoid,
 }
 
 impl Link {
@@ -63,7 +70,8 @@ impl Link {
             server_status: config.server_status.clone(),
             window: config.delivery.window,
             qos: config.delivery.qos,
-            start_clean: false,
+            routes: Routes::new(&config.broker),
+            avoid: Avoid::default(),
         }
     }
 
@@ -73,35 +81,46 @@ impl Link {
     /// A file of the configuration cannot be read, in words.
     pub fn connect(&mut self) -> Result<Session, String> {
         let options = self.options()?;
-        let host = bare_host(&self.broker).to_owned();
-        let patience = Duration::from_secs(CONNECT_TIMEOUT);
-        let opening = Exchange::open(host, self.broker.port, options, patience);
+        let opening = Exchange::open(self.routes.next(), options);
+        let inbound = [&self.topics.commands, &self.topics.acks];
+        let left_out = inbound
+            .into_iter()
+            .chain(&self.server_status)
+            .filter(|topic| self.avoid.leaves_out(topic))
+            .cloned()
+            .collect();
         Ok(Session {
             stage: Stage::Opening(Box::pin(opening)),
             topics: self.topics.clone(),
             server_status: self.server_status.clone(),
+            left_out,
+            subscribe_at: None,
             on_the_way: VecDeque::new(),
             subscribing: VecDeque::new(),
+            subscribed: HashMap::new(),
             in_flight: HashMap::new(),
             unwritten: VecDeque::new(),
-            last_event: Instant::now(),
-            dead_after: self.broker.keep_alive.mul_f64(DEAD_AFTER) + patience,
             failed: None,
+            too_large: 0,
         })
     }
 
-    /// A session has ended; `why` decides how the next one begins.
+    /// A session has ended, however it did: what it was like decides how the next one begins.
     pub fn ended(&mut self, session: &Session) {
-        self.start_clean = session
-            .failed
-            .as_deref()
-            .is_some_and(|why| why.contains(TOO_LARGE));
+        let ended = match &session.stage {
+            Stage::Opening(_) => return,
+            Stage::Open(exchange) => Ended::of(exchange),
+            Stage::Over(None) => return,
+            Stage::Over(Some(ended)) => ended.clone(),
+        };
+        ended.teach(&mut self.routes, &mut self.avoid);
     }
 
     fn options(&self) -> Result<MqttOptions, String> {
         let mut options = options(&self.broker)?;
         // At QoS 2 a kept session would remember packet ids that a fresh client uses anew.
-        options.set_clean_session(self.qos == 2 || self.start_clean);
+        options.set_clean_session(self.qos == 2 || self.avoid.starts_clean());
+        options.set_max_packet_size(MAX_INCOMING, MAX_INCOMING);
         options.set_inflight((self.window + CONTROL_ROOM + SPARE) as u16);
         options.set_last_will(LastWill::new(
             self.topics.status.clone(),
@@ -122,7 +141,7 @@ pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
         scheme, host, port, ..
     } = broker;
     let address = match scheme {
-        Scheme::Mqtt | Scheme::Mqtts => bare_host(broker).to_owned(),
+        Scheme::Mqtt | Scheme::Mqtts => host.clone(),
         Scheme::Ws => format!("ws://{host}:{port}{}", broker.path),
         Scheme::Wss => format!("wss://{host}:{port}{}", broker.path),
     };
@@ -130,8 +149,8 @@ pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
     options.set_transport(match scheme {
         Scheme::Mqtt => Transport::Tcp,
         Scheme::Ws => Transport::Ws,
-        Scheme::Mqtts => Transport::tls_with_config(tls(broker)?),
-        Scheme::Wss => Transport::wss_with_config(tls(broker)?),
+        Scheme::Mqtts => Transport::tls_with_config(tls_client(broker)?),
+        Scheme::Wss => Transport::wss_with_config(tls_client(broker)?),
     });
     options.set_keep_alive(broker.keep_alive);
     if let Some(username) = &broker.username {
@@ -144,35 +163,58 @@ pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
     Ok(options)
 }
 
-/// An IPv6 address without its brackets.
-fn bare_host(broker: &Broker) -> &str {
-    broker.host.trim_start_matches('[').trim_end_matches(']')
+fn tls_client(broker: &Broker) -> Result<TlsConfiguration, String> {
+    Ok(TlsConfiguration::Rustls(tls::client(broker)?))
 }
 
-/// What rumqttc says of a packet over the limit, in its own words.
-const TOO_LARGE: &str = "ayload size limit exceeded";
+/// What a session leaves behind for the next one.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    address: Option<(SocketAddr, Duration)>,
+    unfinished: Option<TooLarge>,
+}
+
+impl Ended {
+    pub(crate) fn of(exchange: &Exchange) -> Self {
+        Self {
+            address: exchange.address(),
+            unfinished: exchange.unfinished(),
+        }
+    }
+
+    pub(crate) fn teach(self, routes: &mut Routes, avoid: &mut Avoid) {
+        if let Some((address, stood)) = self.address {
+            routes.ended(address, stood);
+        }
+        avoid.ended(self.unfinished);
+    }
+}
 
 /// One session, or the try to make one.
 pub struct Session {
     stage: Stage,
     topics: Topics,
     server_status: Option<String>,
+    /// What to subscribe to later.
+    left_out: Vec<String>,
+    subscribe_at: Option<Instant>,
     /// Tokens of publications that have no packet id yet, in order.
     on_the_way: VecDeque<u64>,
-    /// Tokens of subscriptions that have none, in order.
-    subscribing: VecDeque<u64>,
+    /// Subscriptions that have none, in order: the token of one that was asked for, and the topic.
+    subscribing: VecDeque<(Option<u64>, String)>,
+    subscribed: HashMap<u16, (Option<u64>, String)>,
     in_flight: HashMap<u16, u64>,
     /// Tokens at QoS 0, confirmed when the network has what was taken.
     unwritten: VecDeque<u64>,
-    last_event: Instant,
-    dead_after: Duration,
     failed: Option<String>,
+    /// Messages that were passed over.
+    too_large: u64,
 }
 
 enum Stage {
-    Opening(Pin<Box<dyn Future<Output = Result<Exchange, ConnectionError>> + Send>>),
+    Opening(Pin<Box<dyn Future<Output = Result<Exchange, LinkError>> + Send>>),
     Open(Box<Exchange>),
-    Over,
+    Over(Option<Ended>),
 }
 
 impl Session {
@@ -192,19 +234,19 @@ impl Session {
     /// Takes a subscription; it goes out with the next [`Session::next`].
     pub fn subscribe(&mut self, token: u64, inbound: Inbound) {
         let topic = match inbound {
-            Inbound::Commands => &self.topics.commands,
-            Inbound::Acks => &self.topics.acks,
+            Inbound::Commands => self.topics.commands.clone(),
+            Inbound::Acks => self.topics.acks.clone(),
             Inbound::ServerStatus => match &self.server_status {
-                Some(topic) => topic,
+                Some(topic) => topic.clone(),
                 None => return,
             },
         };
-        let subscribe = Subscribe::new(topic.clone(), QoS::AtLeastOnce);
-        self.subscribing.push_back(token);
-        self.send(
-            Request::Subscribe(subscribe),
-            "a subscription was not taken",
-        );
+        if self.left_out.contains(&topic) {
+            // Answered for the broker: what is left out is nothing that it denies.
+            self.unwritten.push_back(token);
+            return;
+        }
+        self.send_subscription(Some(token), topic);
     }
 
     /// What happens next on the link. Cancel-safe. After a `LinkDown` the session is over.
@@ -216,15 +258,23 @@ impl Session {
                     ending: Ending::Lost,
                 };
             }
-            let dead_at = self.last_event + self.dead_after;
-            let event = match &mut self.stage {
+            let happened = match &mut self.stage {
                 Stage::Opening(opening) => match opening.await {
                     Ok(exchange) => {
                         self.stage = Stage::Open(Box::new(exchange));
-                        self.last_event = Instant::now();
+                        self.subscribe_at = match self.left_out.is_empty() {
+                            true => None,
+                            false => Some(Instant::now() + LEAVE_OUT_FOR),
+                        };
                         return Input::LinkUp;
                     }
-                    Err(error) => return self.over(before_connack(&error), opening_ending(&error)),
+                    Err(error) => {
+                        let ending = match error.is_refusal() {
+                            true => Ending::Refused,
+                            false => Ending::Lost,
+                        };
+                        return self.over(&error, ending);
+                    }
                 },
                 Stage::Open(exchange) => {
                     if exchange.is_written()
@@ -232,18 +282,36 @@ impl Session {
                     {
                         return Input::Acked(token);
                     }
-                    match tokio::time::timeout_at(dead_at, exchange.next()).await {
-                        Err(_) => {
-                            let why = "nothing was heard from the broker".into();
-                            return self.over(why, Ending::Lost);
+                    tokio::select! {
+                        biased;
+                        happened = exchange.next() => happened,
+                        () = until(self.subscribe_at) => {
+                            self.subscribe_at = None;
+                            for topic in std::mem::take(&mut self.left_out) {
+                                self.send_subscription(None, topic);
+                            }
+                            continue;
                         }
-                        Ok(Err(error)) => return self.over(in_words(&error), ending(&error)),
-                        Ok(Ok(event)) => event,
                     }
                 }
-                Stage::Over => return self.over("the session ended".into(), Ending::Lost),
+                Stage::Over(_) => {
+                    let why = LinkError::Protocol("the session ended".into());
+                    return self.over(&why, Ending::Lost);
+                }
             };
-            if let Some(input) = event.and_then(|event| self.translate(event)) {
+            let input = match happened {
+                Ok(Happened::Event(event)) => self.translate(event),
+                Ok(Happened::TooLarge(message)) => self.pass_over(&message),
+                Ok(Happened::Written) => None,
+                Err(error) => {
+                    let ending = match error.is_end() {
+                        true => Ending::Closed,
+                        false => Ending::Lost,
+                    };
+                    return self.over(&error, ending);
+                }
+            };
+            if let Some(input) = input {
                 return input;
             }
         }
@@ -257,16 +325,32 @@ impl Session {
         }
     }
 
-    fn over(&mut self, why: String, ending: Ending) -> Input {
+    fn over(&mut self, error: &LinkError, ending: Ending) -> Input {
+        let why = error.to_string();
         self.failed = Some(why.clone());
-        self.stage = Stage::Over;
+        if let Stage::Open(exchange) = &self.stage {
+            self.stage = Stage::Over(Some(Ended::of(exchange)));
+        } else if let Stage::Opening(_) = self.stage {
+            self.stage = Stage::Over(None);
+        }
         Input::LinkDown { why, ending }
     }
 
-    fn translate(&mut self, event: Event) -> Option<Input> {
-        if let Event::Incoming(_) = event {
-            self.last_event = Instant::now();
+    /// A message that was too large to be kept: one of the server's is answered, the others are told.
+    fn pass_over(&mut self, message: &TooLarge) -> Option<Input> {
+        let TooLarge { topic, bytes, .. } = message;
+        self.too_large += 1;
+        // A flood of them must not be one of the log.
+        if self.too_large.is_power_of_two() {
+            warn!(
+                "a message of {bytes} bytes on {topic:?} was not read ({} in this session)",
+                self.too_large
+            );
         }
+        (*topic == self.topics.commands).then_some(Input::CommandTooLarge { bytes: *bytes })
+    }
+
+    fn translate(&mut self, event: Event) -> Option<Input> {
         match event {
             Event::Outgoing(Outgoing::Publish(pkid)) => {
                 let token = self.on_the_way.pop_front()?;
@@ -277,8 +361,8 @@ impl Session {
                 None
             }
             Event::Outgoing(Outgoing::Subscribe(pkid)) => {
-                let token = self.subscribing.pop_front()?;
-                self.in_flight.insert(pkid, token);
+                let subscription = self.subscribing.pop_front()?;
+                self.subscribed.insert(pkid, subscription);
                 None
             }
             Event::Incoming(Incoming::PubAck(ack)) => {
@@ -288,12 +372,14 @@ impl Session {
                 self.in_flight.remove(&ack.pkid).map(Input::Acked)
             }
             Event::Incoming(Incoming::SubAck(ack)) => {
-                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    warn!(
-                        "the broker refused a subscription: commands or acks will not come; check its access list"
-                    );
+                let (token, topic) = self.subscribed.remove(&ack.pkid)?;
+                match ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                    true => warn!(
+                        "the broker refused the subscription to {topic:?}: nothing will come on it; check the broker's access list"
+                    ),
+                    false => debug!("subscribed to {topic:?}"),
                 }
-                self.in_flight.remove(&ack.pkid).map(Input::Acked)
+                token.map(Input::Acked)
             }
             Event::Incoming(Incoming::Publish(publish)) => {
                 let payload = publish.payload.to_vec();
@@ -311,6 +397,15 @@ impl Session {
             }
             _ => None,
         }
+    }
+
+    fn send_subscription(&mut self, token: Option<u64>, topic: String) {
+        let subscribe = Subscribe::new(topic.clone(), QoS::AtLeastOnce);
+        self.subscribing.push_back((token, topic));
+        self.send(
+            Request::Subscribe(subscribe),
+            "a subscription was not taken",
+        );
     }
 
     fn send(&mut self, request: Request, failed: &str) {
@@ -331,157 +426,6 @@ impl Session {
             Topic::Status => &self.topics.status,
         }
     }
-}
-
-/// How a session ended.
-fn ending(error: &ConnectionError) -> Ending {
-    let closed = |error: &std::io::Error| {
-        matches!(
-            error.kind(),
-            ErrorKind::ConnectionReset
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::BrokenPipe
-                | ErrorKind::UnexpectedEof
-        )
-    };
-    match error {
-        ConnectionError::MqttState(StateError::ConnectionAborted) => Ending::Closed,
-        ConnectionError::MqttState(StateError::Io(error)) if closed(error) => Ending::Closed,
-        _ => Ending::Lost,
-    }
-}
-
-/// Why there is no session.
-fn opening_ending(error: &ConnectionError) -> Ending {
-    match is_refusal(error) {
-        true => Ending::Refused,
-        false => Ending::Lost,
-    }
-}
-
-/// What went wrong before the broker let us in, in words.
-fn before_connack(error: &ConnectionError) -> String {
-    match ending(error) {
-        Ending::Closed => {
-            "the broker closed the connection before it answered CONNECT: are the port and the scheme of broker.url \
-             right, and what does its log say?"
-                .into()
-        }
-        _ => in_words(error),
-    }
-}
-
-pub(crate) fn is_refusal(error: &ConnectionError) -> bool {
-    matches!(
-        error,
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::BadUserNamePassword
-                | ConnectReturnCode::NotAuthorized
-                | ConnectReturnCode::BadClientId
-                | ConnectReturnCode::RefusedProtocolVersion
-        )
-    )
-}
-
-pub(crate) fn in_words(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ConnectionRefused(ConnectReturnCode::BadUserNamePassword) => {
-            "the broker refused the user name or password: check broker.username and broker.password_file".into()
-        }
-        ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized) => {
-            "the broker says: not authorised; check broker.username, broker.password_file and its access list".into()
-        }
-        ConnectionError::ConnectionRefused(ConnectReturnCode::BadClientId) => {
-            "the broker refused the client id: check broker.client_id".into()
-        }
-        ConnectionError::ConnectionRefused(ConnectReturnCode::RefusedProtocolVersion) => {
-            "the broker does not speak MQTT 3.1.1".into()
-        }
-        ConnectionError::ConnectionRefused(ConnectReturnCode::ServiceUnavailable) => {
-            "the broker is there but says that it takes nobody now".into()
-        }
-        ConnectionError::NetworkTimeout => "the broker did not answer in time".into(),
-        ConnectionError::FlushTimeout => "the broker takes nothing".into(),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => {
-            "the broker does not answer any more".into()
-        }
-        ConnectionError::MqttState(StateError::ConnectionAborted) => {
-            "the broker closed the connection".into()
-        }
-        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
-            match error.kind() {
-                ErrorKind::ConnectionRefused => {
-                    "nobody listens at the broker's address: does it run, and is broker.url right?"
-                        .into()
-                }
-                ErrorKind::ConnectionReset
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::BrokenPipe
-                | ErrorKind::UnexpectedEof => {
-                    "the broker closed the connection".into()
-                }
-                _ => error.to_string(),
-            }
-        }
-        ConnectionError::Tls(error) => {
-            let why = error.to_string();
-            match why.contains("NotValidYet") || why.contains("not valid yet") {
-                true => format!("{why}; is the clock of this machine set?"),
-                false => why,
-            }
-        }
-        other => {
-            // Inside a packet rumqttc calls the same thing a bad packet.
-            let why = other.to_string();
-            match why.contains("Connection reset") {
-                true => "the broker closed the connection".into(),
-                false => why,
-            }
-        }
-    }
-}
-
-fn tls(broker: &Broker) -> Result<TlsConfiguration, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?
-        .with_root_certificates(roots(broker.ca_file.as_deref())?);
-    let config = match (&broker.cert_file, &broker.key_file) {
-        (Some(cert), Some(key)) => {
-            let chain = certificates(cert)?;
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("no private key in {}: {error}", key.display()))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("the client certificate does not work: {error}"))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(TlsConfiguration::Rustls(Arc::new(config)))
-}
-
-fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    let (certificates, from) = match ca_file {
-        Some(file) => (certificates(file)?, file.display().to_string()),
-        None => (
-            rustls_native_certs::load_native_certs().certs,
-            "the system's certificates".to_owned(),
-        ),
-    };
-    // Single bad certificates in a system store are common and harmless.
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    match added {
-        0 => Err(format!("no usable certificate in {from}")),
-        _ => Ok(roots),
-    }
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("no certificate in {}: {error}", file.display()))
 }
 
 fn read(file: &Path) -> Result<String, String> {

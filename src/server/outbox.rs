@@ -52,7 +52,7 @@ impl Outbox {
     }
 
     /// Hands over what there is room for.
-    pub fn flush(&mut self, session: &Session) {
+    pub fn flush(&mut self, session: &mut Session) {
         while let Some(out) = self.urgent.front().or(self.rest.front()) {
             let taken = match out {
                 Out::Publish {

@@ -1,42 +1,37 @@
 //! One MQTT session of the server, or the try to make one.
 //!
-//! A fresh client for every connection, as on the device's side (`io::broker`). The session at the
-//! broker is kept, and its messages are acknowledged by hand: only what is on the server's disk, so
-//! that whatever a killed server had not kept comes again. The shell decides when to connect.
+//! Over the same exchange as the device's session (`io::broker`), fresh for every connection. The session
+//! at the broker is kept, and its messages are acknowledged by hand: only what is on the server's disk,
+//! so that whatever a killed server had not kept comes again. The shell decides when to connect.
 
-use std::time::Duration;
+use std::future::Future;
+use std::pin::Pin;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, Incoming, LastWill, NetworkOptions, Outgoing, Publish,
-    QoS, SubscribeFilter, SubscribeReasonCode,
+    Event, Incoming, LastWill, Publish, QoS, Request, Subscribe, SubscribeFilter,
+    SubscribeReasonCode,
 };
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::Broker;
-use crate::io::broker;
+use crate::io::broker::{
+    self, Avoid, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, Routes, TooLarge,
+};
 
-/// Larger packets end the session, in and out.
+/// Larger packets are passed over.
 const MAX_PACKET: usize = 1024 * 1024;
 /// Publications of the server that the broker has not confirmed.
 const IN_FLIGHT: u16 = 500;
-/// Orders that wait in the client: few, so that a command has no long queue before it.
-const ORDERS: usize = 64;
-/// Without any event for so many keep-alives the broker is dead, whatever TCP says.
-const DEAD_AFTER: f64 = 2.5;
-/// A clean goodbye may take so long.
-const GOODBYE: Duration = Duration::from_millis(500);
 
-/// How to connect.
-#[derive(Debug, Clone)]
+/// How to connect, and what earlier sessions learnt of it.
+#[derive(Debug)]
 pub struct Door {
     /// The broker.
     pub broker: Broker,
-    /// What to listen to.
-    pub filters: Vec<String>,
-    /// Where the server says whether it is there.
-    pub status_topic: String,
+    filters: Vec<String>,
+    status_topic: String,
+    routes: Routes,
+    avoid: Avoid,
 }
 
 /// What a session tells.
@@ -46,6 +41,8 @@ pub enum Heard {
     Up,
     /// A message came.
     Message(Publish),
+    /// A message came that is too large to be a device's; it has to be acknowledged like any.
+    TooLarge(TooLarge),
     /// The broker has confirmed a publication.
     Confirmed,
     /// It is over.
@@ -60,140 +57,208 @@ pub enum Heard {
 }
 
 /// One session, or the try to make one.
-#[derive(Debug)]
 pub struct Session {
-    client: AsyncClient,
-    events: mpsc::Receiver<Result<Event, ConnectionError>>,
-    task: JoinHandle<()>,
+    stage: Stage,
     filters: Vec<String>,
-    dead_after: Duration,
-    last_event: Instant,
+    /// What to subscribe to later.
+    left_out: Vec<String>,
+    subscribe_at: Option<Instant>,
+    /// Something could not be said: why.
+    failed: Option<LinkError>,
 }
 
-impl Session {
+type Opening = dyn Future<Output = Result<Exchange, LinkError>> + Send;
+
+enum Stage {
+    Opening(Pin<Box<Opening>>),
+    Open(Box<Exchange>),
+}
+
+impl Door {
+    /// With what to listen to, and where the server says whether it is there.
+    pub fn new(broker: Broker, filters: Vec<String>, status_topic: String) -> Self {
+        Self {
+            routes: Routes::new(&broker),
+            avoid: Avoid::default(),
+            broker,
+            filters,
+            status_topic,
+        }
+    }
+
     /// Begins a session.
     ///
     /// # Errors
     /// A file that is needed cannot be read, in words.
-    pub fn begin(door: &Door) -> Result<Self, String> {
-        let mut options = broker::options(&door.broker)?;
-        options.set_clean_session(false);
+    pub fn open(&mut self) -> Result<Session, String> {
+        let mut options = broker::options(&self.broker).map_err(|why| as_options(&why))?;
+        options.set_clean_session(self.avoid.starts_clean());
         options.set_manual_acks(true);
         options.set_inflight(IN_FLIGHT);
         options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
         options.set_last_will(LastWill::new(
-            door.status_topic.clone(),
+            self.status_topic.clone(),
             "offline",
             QoS::AtLeastOnce,
             true,
         ));
-        let (client, mut event_loop) = AsyncClient::new(options, ORDERS);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(broker::CONNECT_TIMEOUT);
-        event_loop.set_network_options(network);
-        let (sender, events) = mpsc::channel(64);
-        // Polling is not cancel-safe: the event loop lives and dies in a task of its own.
-        let task = tokio::spawn(async move {
-            loop {
-                let event = event_loop.poll().await;
-                let over = event.is_err();
-                if sender.send(event).await.is_err() || over {
-                    break;
-                }
-            }
-        });
-        Ok(Self {
-            client,
-            events,
-            task,
-            filters: door.filters.clone(),
-            dead_after: door.broker.keep_alive.mul_f64(DEAD_AFTER)
-                + Duration::from_secs(broker::CONNECT_TIMEOUT),
-            last_event: Instant::now(),
+        let (left_out, filters) = self
+            .filters
+            .iter()
+            .cloned()
+            .partition(|filter| self.avoid.leaves_out(filter));
+        Ok(Session {
+            stage: Stage::Opening(Box::pin(Exchange::open(self.routes.next(), options))),
+            filters,
+            left_out,
+            subscribe_at: None,
+            failed: None,
         })
     }
 
+    /// A session has ended: what it was like decides how the next one begins.
+    pub fn ended(&mut self, session: &Session) {
+        if let Stage::Open(exchange) = &session.stage {
+            Ended::of(exchange).teach(&mut self.routes, &mut self.avoid);
+        }
+    }
+}
+
+impl Session {
     /// What happens next. Cancel-safe. After `Down` the session is over.
     pub async fn next(&mut self) -> Heard {
-        let dead_at = self.last_event + self.dead_after;
-        let event = match tokio::time::timeout_at(dead_at, self.events.recv()).await {
-            Err(_) => return down("nothing was heard from the broker".into(), false),
-            Ok(None) => return down("the session ended".into(), false),
-            Ok(Some(Err(error))) => {
-                return down(broker::in_words(&error), broker::is_refusal(&error));
+        if let Some(error) = &self.failed {
+            return down(error);
+        }
+        let exchange = match &mut self.stage {
+            Stage::Open(exchange) => exchange,
+            Stage::Opening(opening) => {
+                return match opening.await {
+                    Ok(exchange) => {
+                        self.stage = Stage::Open(Box::new(exchange));
+                        self.subscribe();
+                        self.subscribe_at = match self.left_out.is_empty() {
+                            true => None,
+                            false => Some(Instant::now() + LEAVE_OUT_FOR),
+                        };
+                        Heard::Up
+                    }
+                    Err(error) => {
+                        let heard = down(&error);
+                        self.failed = Some(error);
+                        heard
+                    }
+                };
             }
-            Ok(Some(Ok(event))) => event,
         };
-        self.last_event = Instant::now();
-        match event {
-            Event::Incoming(Incoming::ConnAck(_)) => self.subscribe(),
-            Event::Incoming(Incoming::Publish(publish)) => Heard::Message(publish),
-            Event::Incoming(Incoming::PubAck(_)) => Heard::Confirmed,
-            Event::Incoming(Incoming::SubAck(ack)) => {
-                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    tracing::warn!(
-                        "the broker refused a subscription: records will not come; check its access list"
-                    );
+        let happened = tokio::select! {
+            biased;
+            happened = exchange.next() => happened,
+            () = broker::until(self.subscribe_at) => {
+                self.subscribe_at = None;
+                self.filters.append(&mut self.left_out);
+                self.subscribe();
+                return Heard::Nothing;
+            }
+        };
+        match happened {
+            Ok(Happened::Event(Event::Incoming(Incoming::Publish(publish)))) => {
+                Heard::Message(publish)
+            }
+            Ok(Happened::Event(Event::Incoming(Incoming::PubAck(_)))) => Heard::Confirmed,
+            Ok(Happened::Event(Event::Incoming(Incoming::SubAck(ack)))) => {
+                for (filter, code) in self.filters.iter().zip(&ack.return_codes) {
+                    match code {
+                        SubscribeReasonCode::Failure => tracing::warn!(
+                            "the broker refused the subscription to {filter:?}: no records will come on it; check the broker's access list"
+                        ),
+                        SubscribeReasonCode::Success(_) => {
+                            tracing::debug!("subscribed to {filter:?}");
+                        }
+                    }
                 }
                 Heard::Nothing
             }
-            _ => Heard::Nothing,
+            Ok(Happened::TooLarge(message)) => Heard::TooLarge(message),
+            Ok(Happened::Event(_) | Happened::Written) => Heard::Nothing,
+            Err(error) => {
+                let heard = down(&error);
+                self.failed = Some(error);
+                heard
+            }
         }
     }
 
     /// Whether nothing more has come so far.
     pub fn is_idle(&self) -> bool {
-        self.events.is_empty()
+        match &self.stage {
+            Stage::Open(exchange) => exchange.is_idle(),
+            Stage::Opening(_) => true,
+        }
     }
 
     /// Publishes with quality of service 1. False when there is no room now.
-    pub fn publish(&self, topic: &str, retain: bool, payload: &str) -> bool {
-        self.client
-            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
-            .is_ok()
+    pub fn publish(&mut self, topic: &str, retain: bool, payload: &str) -> bool {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
+        publish.retain = retain;
+        self.send(Request::Publish(publish))
     }
 
     /// Tells the broker that a message is kept. False when there is no room now.
-    pub fn acknowledge(&self, pkid: u16) -> bool {
-        let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
-        publish.pkid = pkid;
-        pkid == 0 || self.client.try_ack(&publish).is_ok()
+    pub fn acknowledge(&mut self, pkid: u16) -> bool {
+        pkid == 0 || self.send(Request::PubAck(rumqttc::PubAck::new(pkid)))
     }
 
     /// Says goodbye, so that the broker does not publish the last will, and ends.
-    pub async fn close(mut self) {
-        if self.client.try_disconnect().is_ok() {
-            let farewell = async {
-                while let Some(Ok(event)) = self.events.recv().await {
-                    if event == Event::Outgoing(Outgoing::Disconnect) {
-                        break;
-                    }
-                }
-            };
+    pub async fn close(self) {
+        if let Stage::Open(exchange) = self.stage {
             // The broker is about to be left; whether it heard so makes no difference here.
-            let _ = tokio::time::timeout(GOODBYE, farewell).await;
+            let _ = tokio::time::timeout(GOODBYE, exchange.close()).await;
         }
     }
 
-    fn subscribe(&mut self) -> Heard {
-        let filters = self
+    fn subscribe(&mut self) {
+        let filters: Vec<_> = self
             .filters
             .iter()
-            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
-        match self.client.try_subscribe_many(filters) {
-            Ok(()) => Heard::Up,
-            Err(error) => down(format!("cannot subscribe: {error}"), false),
+            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce))
+            .collect();
+        if !filters.is_empty() {
+            self.send(Request::Subscribe(Subscribe::new_many(filters)));
         }
     }
-}
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.task.abort();
+    fn send(&mut self, request: Request) -> bool {
+        let Stage::Open(exchange) = &mut self.stage else {
+            return false;
+        };
+        if !exchange.has_room() {
+            return false;
+        }
+        // Taken, or never to be: told by `next`.
+        self.failed = exchange.send(request).err().or(self.failed.take());
+        true
     }
 }
 
-fn down(why: String, refused: bool) -> Heard {
-    Heard::Down { why, refused }
+fn down(error: &LinkError) -> Heard {
+    Heard::Down {
+        why: as_options(&error.to_string()),
+        refused: error.is_refusal(),
+    }
+}
+
+/// The server has options where the device has keys of its configuration.
+fn as_options(words: &str) -> String {
+    let mut words = words.to_owned();
+    for (key, option) in [
+        ("broker.url", "--broker"),
+        ("broker.username", "--username"),
+        ("broker.password_file", "--password-file"),
+        ("broker.ca_file", "--ca-file"),
+        ("broker.client_id", "--client-id"),
+    ] {
+        words = words.replace(key, option);
+    }
+    words
 }

@@ -13,13 +13,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::Settings;
 use super::decision::Decider;
 use super::keeper::{Arrival, Keeper, Kept, Ticket, Word};
 use super::outbox::Outbox;
 use super::printer::Printer;
 use super::session::{Door, Heard, Session};
 use super::topics::{Lane, Topics};
-use super::{Settings, wire};
+use super::wire::{self, Payload};
+use crate::io::broker::TooLarge;
 use crate::io::clock::Clock;
 use crate::logic::time::rfc3339;
 
@@ -47,6 +49,7 @@ const END_TELL: Duration = Duration::from_millis(1_000);
 pub struct Shell {
     topics: Topics,
     door: Door,
+    status_topic: String,
     account_topic: String,
     clock: Clock,
     keeper: Keeper,
@@ -69,6 +72,8 @@ pub struct Shell {
     changed: BTreeSet<String>,
     publish_at: Instant,
     refused: u64,
+    /// Messages that were not read for their size.
+    too_large: u64,
 }
 
 enum Link {
@@ -96,11 +101,8 @@ impl Shell {
             changed: printer.devices(),
             printer,
             topics: settings.topics,
-            door: Door {
-                broker: settings.broker,
-                filters,
-                status_topic,
-            },
+            door: Door::new(settings.broker, filters, status_topic.clone()),
+            status_topic,
             clock: Clock::new(),
             keeper,
             words,
@@ -117,6 +119,7 @@ impl Shell {
             waiting_bytes: 0,
             publish_at: now,
             refused: 0,
+            too_large: 0,
         }
     }
 
@@ -154,7 +157,7 @@ impl Shell {
             return;
         }
         self.sessions += 1;
-        match Session::begin(&self.door) {
+        match self.door.open() {
             Ok(session) => {
                 self.link = Link::Up {
                     session,
@@ -172,9 +175,10 @@ impl Shell {
                     *since = Some(Instant::now());
                 }
                 info!("connected to {}", self.door.broker.url());
-                self.publish_first(self.door.status_topic.clone(), true, "online".into());
+                self.publish_first(self.status_topic.clone(), true, "online".into());
             }
             Heard::Message(publish) => self.take(&publish),
+            Heard::TooLarge(message) => self.pass_over(&message),
             Heard::Confirmed => self.out.confirmed(),
             Heard::Down { why, refused } => self.link_down(&why, refused),
             Heard::Nothing => {}
@@ -182,11 +186,6 @@ impl Shell {
     }
 
     fn take(&mut self, publish: &Publish) {
-        let ticket = Ticket {
-            session: self.sessions,
-            pkid: publish.pkid,
-            bytes: publish.payload.len(),
-        };
         let Some((lane, device)) = self.topics.read(&publish.topic) else {
             self.out.acknowledge(publish.pkid);
             return;
@@ -201,11 +200,48 @@ impl Shell {
             self.readings.insert(device.to_owned(), light);
             self.readings_since.get_or_insert(Instant::now());
         }
+        let device = device.to_owned();
+        self.hand_over(device, publish.pkid, publish.payload.len(), payload);
+    }
+
+    /// A message that no device of ours sends: counted as rubbish where it belongs to one.
+    fn pass_over(&mut self, message: &TooLarge) {
+        let TooLarge {
+            topic, bytes, pkid, ..
+        } = message;
+        self.too_large += 1;
+        // A flood of them must not be one of the log.
+        if self.too_large.is_power_of_two() {
+            warn!(
+                "a message of {bytes} bytes on {topic:?} was not read ({} so far)",
+                self.too_large
+            );
+        }
+        let Some((_, device)) = self.topics.read(topic) else {
+            self.out.acknowledge(*pkid);
+            return;
+        };
+        self.hand_over(
+            device.to_owned(),
+            *pkid,
+            0,
+            Payload {
+                rubbish: 1,
+                ..Payload::default()
+            },
+        );
+    }
+
+    fn hand_over(&mut self, device: String, pkid: u16, bytes: usize, payload: Payload) {
         self.waiting += 1;
-        self.waiting_bytes += ticket.bytes;
+        self.waiting_bytes += bytes;
         self.keeper.take(Arrival {
-            ticket,
-            device: device.to_owned(),
+            ticket: Ticket {
+                session: self.sessions,
+                pkid,
+                bytes,
+            },
+            device,
             payload,
         });
     }
@@ -217,7 +253,7 @@ impl Shell {
                 warn!("the store has failed, and the devices keep their records: {why}");
                 self.store_is_good = false;
                 // So that they know, and decide by themselves.
-                self.publish_first(self.door.status_topic.clone(), true, "offline".into());
+                self.publish_first(self.status_topic.clone(), true, "offline".into());
                 self.flush();
                 self.link_down("there is no store", false);
             }
@@ -309,7 +345,7 @@ impl Shell {
     }
 
     fn flush(&mut self) {
-        if let Link::Up { session, .. } = &self.link {
+        if let Link::Up { session, .. } = &mut self.link {
             self.out.flush(session);
         }
         if self.out.is_stuck() {
@@ -325,6 +361,9 @@ impl Shell {
             && since.elapsed() >= GOOD_SESSION
         {
             self.attempts = 0;
+        }
+        if let Link::Up { session, .. } = &self.link {
+            self.door.ended(session);
         }
         let longest = match refused {
             true => BACKOFF_REFUSED,
@@ -389,7 +428,7 @@ impl Shell {
         }
         self.publish_at = Instant::now();
         self.publish_accounts_if_due();
-        self.publish(self.door.status_topic.clone(), true, "offline".into());
+        self.publish(self.status_topic.clone(), true, "offline".into());
         let until = Instant::now() + END_TELL;
         self.flush();
         while self.is_up() && !self.out.is_done() && Instant::now() < until {

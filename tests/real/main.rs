@@ -16,6 +16,7 @@ mod life;
 mod light;
 mod lines;
 mod link;
+mod oversize;
 mod server;
 mod signals;
 mod stage;

@@ -112,7 +112,7 @@ impl Server {
     }
 
     /// What `--account` prints of the store at rest.
-    fn account(&self) -> String {
+    pub fn account(&self) -> String {
         let output = self.command().arg("--account").output().expect("it runs");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()

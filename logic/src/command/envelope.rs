@@ -104,14 +104,21 @@ pub struct Unfit {
     pub reason: String,
 }
 
+/// A payload of so many bytes that nobody kept it.
+pub(super) fn too_large(bytes: usize) -> Unfit {
+    Unfit {
+        id: None,
+        reason: format!("{bytes} bytes; at most {MAX_PAYLOAD}"),
+    }
+}
+
 /// Reads a payload: the JSON envelope or one of the two plain payloads.
 ///
 /// # Errors
 /// [`Unfit`] with the first thing that is wrong.
 pub fn parse(payload: &[u8], settings: &Settings) -> Result<Command, Unfit> {
     if payload.len() > MAX_PAYLOAD {
-        let reason = format!("{} bytes; at most {MAX_PAYLOAD}", payload.len());
-        return Err(Unfit { id: None, reason });
+        return Err(too_large(payload.len()));
     }
     for (plain, led_on) in [(&settings.on, true), (&settings.off, false)] {
         if !plain.is_empty() && payload == plain.as_bytes() {

@@ -5,92 +5,156 @@
 //! and [`Exchange::next`]; both are cancel-safe, the latter because all state is in the struct. What is
 //! to be sent goes out with the next call, in one write, after what came in has been handed on: a
 //! command moves the LED before its receipt is written.
+//!
+//! Daemon, server and `doctor` all have their sessions here; what they subscribe to, publish and conclude
+//! is theirs.
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{
-    Connect, ConnectReturnCode, ConnectionError, Disconnect, Event, MqttOptions, MqttState, Packet,
-    PingReq, Request, StateError,
+    Connect, ConnectReturnCode, Disconnect, Event, MqttOptions, MqttState, Packet, PingReq,
+    Request, StateError,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tracing::debug;
 
-use super::dial::{Line, Stream, dial};
+use super::dial::Race;
+use super::framing::{Frame, Framing, TooLarge};
+use super::handshake::{Line, Stream, handshake};
+use super::route::Route;
+use super::words::LinkError;
 
-/// Larger packets from the broker end the session.
-const MAX_INCOMING: usize = 4 * 1024 * 1024;
 /// Larger packets are not sent; a batch of records is far below.
 const MAX_OUTGOING: usize = 256 * 1024;
 /// So much is read at once.
 const CHUNK: usize = 16 * 1024;
 /// Nothing is read while so much waits to be written: a peer that only talks is not listened to.
 const MOST_UNWRITTEN: usize = 4 * MAX_OUTGOING;
+/// TLS, WebSocket and CONNACK of one address together may take so long; a Pi Zero needs seconds for TLS
+/// alone. A session whose writing makes no progress for so long is over.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+/// Without a packet for so many keep-alives the peer is dead, whatever TCP says.
+const DEAD_AFTER: f64 = 2.5;
+/// The answer to a ping waits behind a packet that is on its way: while so much of it comes in a
+/// keep-alive, the peer lives.
+const MIN_PROGRESS: usize = 4 * 1024;
+
+/// What happened in a session.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Happened {
+    /// A packet came in, or one was taken.
+    Event(Event),
+    /// A publication came in that was too large to be kept. It is acknowledged, unless acknowledging is
+    /// the owner's.
+    TooLarge(TooLarge),
+    /// The network has all that was taken.
+    Written,
+}
 
 /// One session's packets.
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     state: MqttState,
     stream: Box<dyn Stream>,
     socket: OwnedFd,
     chunk: Box<[u8]>,
-    inbound: BytesMut,
+    inbound: Framing,
     outbound: BytesMut,
     /// The stream has what it was given last, but may not have passed it on.
     unflushed: bool,
     /// Bytes came in since the kernel was last told to acknowledge at once.
     unacknowledged: bool,
+    /// The last read filled the chunk: there is probably more.
+    more_to_read: bool,
     keep_alive: Duration,
     ping_at: Instant,
+    /// Bytes that came in since the last ping.
+    progress: usize,
+    /// When the last packet was at its end.
+    heard_at: Instant,
+    dead_after: Duration,
+    max_inflight: u16,
+    /// Where the broker is.
+    address: Option<SocketAddr>,
+    opened_at: Instant,
     /// Without progress in writing, the session is over then.
     stuck_at: Option<Instant>,
-    patience: Duration,
 }
 
 impl Exchange {
-    /// Dials, says CONNECT and hears the CONNACK, all within `patience`.
+    /// Goes the whole way to the broker: name, TCP, TLS, WebSocket, CONNECT and CONNACK. An address of
+    /// several that fails anywhere on it leaves the others their turn.
     ///
     /// # Errors
-    /// What failed first on the way, or the broker's refusal.
-    pub(super) async fn open(
-        host: String,
-        port: u16,
-        options: MqttOptions,
-        patience: Duration,
-    ) -> Result<Self, ConnectionError> {
-        let opened = async {
-            let line = dial(&host, port, &options).await?;
-            Self::greet(line, &options, patience).await
-        };
-        match tokio::time::timeout(patience, opened).await {
-            Ok(opened) => opened,
-            Err(_) => Err(ConnectionError::NetworkTimeout),
+    /// What failed on the way, or the broker's refusal.
+    pub(crate) async fn open(route: Route, options: MqttOptions) -> Result<Self, LinkError> {
+        let host = route.host.clone();
+        let addresses = route.addresses().await.map_err(LinkError::Configured)?;
+        let mut race = Race::new(addresses);
+        while let Some((address, tcp)) = race.next().await {
+            match Self::enter(address, tcp, &host, &options).await {
+                Ok(exchange) => return Ok(exchange),
+                Err(error @ LinkError::Refused(_)) => return Err(error),
+                Err(error) => {
+                    debug!("{address}: {error}");
+                    race.failed.push((address, error));
+                }
+            }
         }
+        Err(LinkError::Unreachable(race.failed))
+    }
+
+    async fn enter(
+        address: SocketAddr,
+        tcp: TcpStream,
+        host: &str,
+        options: &MqttOptions,
+    ) -> Result<Self, LinkError> {
+        let until = Instant::now() + TIMEOUT;
+        let line = tokio::time::timeout_at(until, handshake(address, tcp, host, options));
+        let line = line.await.map_err(|_| match options.transport() {
+            rumqttc::Transport::Ws => LinkError::Timeout("WebSocket"),
+            _ => LinkError::Timeout("TLS"),
+        })??;
+        debug!("{address}: CONNECT as {:?}", options.client_id());
+        let greeted = tokio::time::timeout_at(until, Self::greet(line, options));
+        let mut exchange = greeted.await.map_err(|_| LinkError::Timeout("MQTT"))??;
+        exchange.address = Some(address);
+        Ok(exchange)
     }
 
     async fn greet(
         Line { stream, socket }: Line,
         options: &MqttOptions,
-        patience: Duration,
-    ) -> Result<Self, ConnectionError> {
+    ) -> Result<Self, LinkError> {
+        let now = Instant::now();
         let mut exchange = Self {
-            state: MqttState::new(options.inflight(), false),
+            state: MqttState::new(options.inflight(), options.manual_acks()),
             stream,
             socket,
             chunk: vec![0; CHUNK].into(),
-            inbound: BytesMut::new(),
+            inbound: Framing::new(options.max_packet_size()),
             outbound: BytesMut::new(),
             unflushed: false,
             unacknowledged: false,
+            more_to_read: false,
             keep_alive: options.keep_alive(),
-            ping_at: Instant::now() + options.keep_alive(),
+            ping_at: now + options.keep_alive(),
+            progress: 0,
+            heard_at: now,
+            dead_after: options.keep_alive().mul_f64(DEAD_AFTER) + TIMEOUT,
+            max_inflight: options.inflight(),
+            address: None,
+            opened_at: now,
             stuck_at: None,
-            patience,
         };
         let mut connect = Connect::new(options.client_id());
         connect.keep_alive = options
@@ -103,27 +167,61 @@ impl Exchange {
         connect.login = options.credentials();
         exchange.write(Packet::Connect(connect))?;
         loop {
-            match exchange.parse()? {
-                None => poll_fn(|context| exchange.poll_line(context)).await?,
-                Some(Packet::ConnAck(ack)) if ack.code == ConnectReturnCode::Success => {
+            match exchange.inbound.next()? {
+                None => poll_fn(|context| exchange.poll_line(context))
+                    .await
+                    .map_err(|error| LinkError::from(error).before_greeting())?,
+                Some(Frame::Packet(Packet::ConnAck(ack)))
+                    if ack.code == ConnectReturnCode::Success =>
+                {
+                    let kept = ack.session_present;
+                    debug!("CONNACK: the broker knows our session: {kept}");
+                    exchange.heard_at = Instant::now();
                     return Ok(exchange);
                 }
-                Some(Packet::ConnAck(ack)) => {
-                    return Err(ConnectionError::ConnectionRefused(ack.code));
+                Some(Frame::Packet(Packet::ConnAck(ack))) => {
+                    return Err(LinkError::Refused(ack.code));
                 }
-                Some(packet) => return Err(ConnectionError::NotConnAck(packet)),
+                Some(_) => {
+                    return Err(LinkError::Protocol(
+                        "what answers does not greet as an MQTT broker: check the port in broker.url".into(),
+                    ));
+                }
             }
         }
+    }
+
+    /// Where the broker is, and how long the session has stood.
+    pub(crate) fn address(&self) -> Option<(SocketAddr, Duration)> {
+        Some((self.address?, self.opened_at.elapsed()))
+    }
+
+    /// The large publication that has begun to come in.
+    pub(crate) fn unfinished(&self) -> Option<TooLarge> {
+        self.inbound.unfinished()
+    }
+
+    /// Whether a publication can be taken now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.collision.is_none()
+            && self.state.inflight() < self.max_inflight
+            && self.outbound.len() < MAX_OUTGOING
+    }
+
+    /// Whether nothing more has come so far.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.events.is_empty() && self.inbound.is_empty() && !self.more_to_read
     }
 
     /// Takes a packet to be sent; it goes out with the next call of [`Exchange::next`].
     ///
     /// # Errors
     /// The packet is too large, or the protocol does not allow it now.
-    pub(super) fn send(&mut self, request: Request) -> Result<(), StateError> {
+    pub(crate) fn send(&mut self, request: Request) -> Result<(), LinkError> {
         // rumqttc parks one publication when its packet id is still in use; a second would replace it.
-        if self.state.collision.is_some() {
-            return Err(StateError::InvalidState);
+        let is_publication = matches!(request, Request::Publish(_));
+        if is_publication && self.state.collision.is_some() {
+            return Err(StateError::InvalidState.into());
         }
         match self.state.handle_outgoing_packet(request)? {
             Some(packet) => self.write(packet),
@@ -132,54 +230,82 @@ impl Exchange {
     }
 
     /// Whether the network has all that was taken.
-    pub(super) fn is_written(&self) -> bool {
+    pub(crate) fn is_written(&self) -> bool {
         self.outbound.is_empty() && !self.unflushed
     }
 
-    /// The next thing that happened: a packet came in, or one was taken; none, when the network has
-    /// all that was taken. Cancel-safe.
+    /// The next thing that happened. Cancel-safe.
     ///
     /// # Errors
     /// The session is over.
-    pub(super) async fn next(&mut self) -> Result<Option<Event>, ConnectionError> {
+    pub(crate) async fn next(&mut self) -> Result<Happened, LinkError> {
         // Packets that have been read already must not keep everything else from running.
         tokio::task::consume_budget().await;
         loop {
             if let Some(event) = self.state.events.pop_front() {
-                return Ok(Some(event));
+                return Ok(Happened::Event(event));
             }
-            if let Some(packet) = self.parse()? {
-                if let Some(answer) = self.state.handle_incoming_packet(packet)? {
-                    self.write(answer)?;
+            match self.inbound.next()? {
+                Some(Frame::Packet(packet)) => {
+                    self.heard_at = Instant::now();
+                    if let Some(answer) = self.state.handle_incoming_packet(packet)? {
+                        self.write(answer)?;
+                    }
+                    continue;
                 }
-                continue;
+                Some(Frame::TooLarge(publication)) => {
+                    self.pass_over(&publication)?;
+                    return Ok(Happened::TooLarge(publication));
+                }
+                None => {}
             }
             let stuck_at = self.stuck_at;
+            let dead_at = self.heard_at + self.dead_after;
             let ping_at = self.ping_at;
             tokio::select! {
                 biased;
                 done = poll_fn(|context| self.poll_line(context)) => {
                     done?;
                     if self.inbound.is_empty() {
-                        return Ok(None);
+                        return Ok(Happened::Written);
                     }
                 }
-                () = tokio::time::sleep_until(ping_at) => {
-                    self.ping_at = Instant::now() + self.keep_alive;
-                    self.send(Request::PingReq(PingReq))?;
-                }
+                () = tokio::time::sleep_until(dead_at) => return Err(LinkError::Silent),
+                () = tokio::time::sleep_until(ping_at) => self.ping()?,
                 () = until(stuck_at) => {
                     // There may have been progress meanwhile.
                     if self.stuck_at.is_some_and(|at| Instant::now() >= at) {
-                        return Err(ConnectionError::FlushTimeout);
+                        return Err(LinkError::Stuck);
                     }
                 }
             }
         }
     }
 
+    /// Answers a publication that was not kept as if it had been.
+    fn pass_over(&mut self, publication: &TooLarge) -> Result<(), LinkError> {
+        self.heard_at = Instant::now();
+        let at = self.state.events.len();
+        let packet = Packet::Publish(publication.as_publish());
+        if let Some(answer) = self.state.handle_incoming_packet(packet)? {
+            self.write(answer)?;
+        }
+        // It did not come in as an event; what was answered is one.
+        self.state.events.remove(at);
+        Ok(())
+    }
+
+    fn ping(&mut self) -> Result<(), LinkError> {
+        self.ping_at = Instant::now() + self.keep_alive;
+        let progress = std::mem::take(&mut self.progress);
+        if self.inbound.is_within_packet() && progress >= MIN_PROGRESS {
+            self.state.await_pingresp = false;
+        }
+        self.send(Request::PingReq(PingReq))
+    }
+
     /// Says goodbye and waits until the broker hangs up, so that it has surely heard.
-    pub(super) async fn close(mut self) -> Result<(), ConnectionError> {
+    pub(crate) async fn close(mut self) -> Result<(), LinkError> {
         self.send(Request::Disconnect(Disconnect))?;
         loop {
             self.inbound.clear();
@@ -187,21 +313,13 @@ impl Exchange {
         }
     }
 
-    fn write(&mut self, packet: Packet) -> Result<(), StateError> {
-        packet.write(&mut self.outbound, MAX_OUTGOING)?;
-        let patience = self.patience;
+    fn write(&mut self, packet: Packet) -> Result<(), LinkError> {
+        packet
+            .write(&mut self.outbound, MAX_OUTGOING)
+            .map_err(StateError::from)?;
         self.stuck_at
-            .get_or_insert_with(|| Instant::now() + patience);
+            .get_or_insert_with(|| Instant::now() + TIMEOUT);
         Ok(())
-    }
-
-    /// The next packet of what was read, if all of it is there.
-    fn parse(&mut self) -> Result<Option<Packet>, StateError> {
-        match Packet::read(&mut self.inbound, MAX_INCOMING) {
-            Ok(packet) => Ok(Some(packet)),
-            Err(PacketError::InsufficientBytes(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Writes what can be written and reads what there is; ready when something was read, or all
@@ -240,7 +358,7 @@ impl Exchange {
         if self.is_written() {
             self.stuck_at = None;
         } else if self.outbound.len() < before {
-            self.stuck_at = Some(Instant::now() + self.patience);
+            self.stuck_at = Some(Instant::now() + TIMEOUT);
         }
         Ok(())
     }
@@ -251,7 +369,9 @@ impl Exchange {
         if chunk.filled().is_empty() {
             return Poll::Ready(Err(StateError::ConnectionAborted));
         }
-        self.inbound.extend_from_slice(chunk.filled());
+        self.inbound.take(chunk.filled());
+        self.progress = self.progress.saturating_add(chunk.filled().len());
+        self.more_to_read = chunk.remaining() == 0;
         self.unacknowledged = true;
         Poll::Ready(Ok(()))
     }
@@ -269,7 +389,7 @@ impl Exchange {
 }
 
 /// Never, without a time.
-async fn until(time: Option<Instant>) {
+pub(crate) async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,

@@ -3,9 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use rumqttc::{AsyncClient, Event, EventLoop, Incoming, NetworkOptions};
-
-use super::{in_words, is_refusal, options};
+use super::exchange::Exchange;
+use super::{GOODBYE, Routes, options};
 use crate::config::Broker;
 
 /// Why the broker did not let us in.
@@ -29,30 +28,17 @@ pub async fn knock(broker: &Broker, patience: Duration) -> Result<Duration, Clos
     // The daemon may be connected under its own name, and the broker would throw it out.
     options.set_client_id(format!("nl-doctor-{:08x}", fastrand::u32(..)));
     options.set_clean_session(true);
-    let (client, mut link) = AsyncClient::new(options, 4);
-    let mut network = NetworkOptions::new();
-    network.set_connection_timeout(patience.as_secs().max(1));
-    link.set_network_options(network);
     let begun = Instant::now();
-    let entered = tokio::time::timeout(patience, enter(&mut link)).await;
+    let opening = Exchange::open(Routes::new(broker).next(), options);
+    let opened = tokio::time::timeout(patience, opening).await;
     let took = begun.elapsed();
-    entered.unwrap_or_else(|_| Err(Closed::Unreachable("it does not answer in time".into())))?;
-    let goodbye = async {
-        let _ = client.disconnect().await;
-        while link.poll().await.is_ok() {}
+    let exchange = match opened {
+        Ok(Ok(exchange)) => exchange,
+        Ok(Err(error)) if error.is_refusal() => return Err(Closed::Refused(error.to_string())),
+        Ok(Err(error)) => return Err(Closed::Unreachable(error.to_string())),
+        Err(_) => return Err(Closed::Unreachable("it does not answer in time".into())),
     };
     // A broker that does not close after that is no worse for it.
-    let _ = tokio::time::timeout(Duration::from_millis(500), goodbye).await;
+    let _ = tokio::time::timeout(GOODBYE, exchange.close()).await;
     Ok(took)
-}
-
-async fn enter(link: &mut EventLoop) -> Result<(), Closed> {
-    loop {
-        match link.poll().await {
-            Ok(Event::Incoming(Incoming::ConnAck(_))) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if is_refusal(&error) => return Err(Closed::Refused(in_words(&error))),
-            Err(error) => return Err(Closed::Unreachable(in_words(&error))),
-        }
-    }
 }

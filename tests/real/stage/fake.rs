@@ -28,6 +28,8 @@ pub enum Packet {
     },
     Publish(Publish),
     Subscribe {
+        /// The first filter.
+        first: String,
         pkid: u16,
         filters: usize,
     },
@@ -84,7 +86,7 @@ pub fn answer(packet: &Packet) -> Vec<Act> {
     match packet {
         Packet::Connect { .. } => vec![connack(0)],
         Packet::Publish(publish) if publish.qos == 1 => vec![puback(publish.pkid)],
-        Packet::Subscribe { pkid, filters } => {
+        Packet::Subscribe { pkid, filters, .. } => {
             let [high, low] = pkid.to_be_bytes();
             let mut bytes = vec![0x90, 2 + *filters as u8, high, low];
             bytes.resize(4 + filters, 1);
@@ -282,7 +284,12 @@ fn parse(first: u8, body: &[u8]) -> Option<Packet> {
                 filters += 1;
             }
             let pkid = number(body, 0)?;
-            Packet::Subscribe { pkid, filters }
+            let first = text(body, 2)?.0;
+            Packet::Subscribe {
+                first,
+                pkid,
+                filters,
+            }
         }
         12 => Packet::PingReq,
         14 => Packet::Disconnect,

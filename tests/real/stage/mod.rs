@@ -433,7 +433,7 @@ impl Listener {
         let mut options = MqttOptions::new(format!("listener-{id}"), "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5));
         options.set_clean_session(false);
-        options.set_max_packet_size(1 << 20, 1 << 20);
+        options.set_max_packet_size(16 << 20, 1 << 20);
         let (client, mut connection) = Client::new(options, 1_000);
         let heard = Arc::new(Mutex::new(Vec::new()));
         let listening = Arc::new(Mutex::new(false));

@@ -1,0 +1,111 @@
+//! What lies between TCP and MQTT: nothing, TLS, WebSocket, or both.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use async_tungstenite::tungstenite::Error as SocketError;
+use async_tungstenite::tungstenite::client::IntoClientRequest;
+use async_tungstenite::tungstenite::http::HeaderValue;
+use rumqttc::tokio_rustls::TlsConnector;
+use rumqttc::{MqttOptions, TlsConfiguration, Transport};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tracing::debug;
+use ws_stream_tungstenite::WsStream;
+
+use super::words::LinkError;
+
+/// What a WebSocket carries is named so (MQTT 3.1.1, section 6).
+const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("mqtt");
+
+/// Bytes to and from the broker, whatever is below them.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// An open way to the broker.
+pub(super) struct Line {
+    /// What is said.
+    pub(super) stream: Box<dyn Stream>,
+    /// The TCP socket at the bottom, for its options.
+    pub(super) socket: OwnedFd,
+}
+
+/// Makes a connection ready for MQTT; takes as long as the peer does.
+///
+/// # Errors
+/// What failed first: TLS or WebSocket.
+pub(super) async fn handshake(
+    address: SocketAddr,
+    tcp: TcpStream,
+    host: &str,
+    options: &MqttOptions,
+) -> Result<Line, LinkError> {
+    tcp.set_nodelay(true)?;
+    let socket = tcp.as_fd().try_clone_to_owned()?;
+    let (url, _) = options.broker_address();
+    let stream = match options.transport() {
+        Transport::Tls(tls) => encrypted(address, host, &tls, tcp).await?,
+        Transport::Ws => web_socket(address, &url, Box::new(tcp)).await?,
+        Transport::Wss(tls) => {
+            let below = encrypted(address, host, &tls, tcp).await?;
+            web_socket(address, &url, below).await?
+        }
+        _ => Box::new(tcp),
+    };
+    Ok(Line { stream, socket })
+}
+
+async fn encrypted(
+    address: SocketAddr,
+    host: &str,
+    tls: &TlsConfiguration,
+    tcp: TcpStream,
+) -> Result<Box<dyn Stream>, LinkError> {
+    let TlsConfiguration::Rustls(config) = tls else {
+        return Err(LinkError::Tls("TLS has no configuration".into()));
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        LinkError::Tls(format!(
+            "{host:?} is no name that a certificate can have: check broker.url"
+        ))
+    })?;
+    debug!("{address}: TLS handshake");
+    let connector = TlsConnector::from(config.clone());
+    let stream = connector.connect(name, tcp).await.map_err(|error| {
+        use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            UnexpectedEof | ConnectionReset => LinkError::Tls(
+                "the broker closed the connection in the TLS handshake: check the port in broker.url (8883 is usual for mqtts://)".into(),
+            ),
+            _ => error.into(),
+        }
+    })?;
+    let version = stream.get_ref().1.protocol_version();
+    debug!("{address}: TLS is up ({version:?})");
+    Ok(Box::new(stream))
+}
+
+async fn web_socket(
+    address: SocketAddr,
+    url: &str,
+    below: Box<dyn Stream>,
+) -> Result<Box<dyn Stream>, LinkError> {
+    let wrong = |error: SocketError| match error {
+        SocketError::Io(error) => error.into(),
+        SocketError::Http(response) => {
+            LinkError::WebSocket(format!("it answers {}", response.status()))
+        }
+        other => LinkError::WebSocket(other.to_string()),
+    };
+    let mut request = url.into_client_request().map_err(wrong)?;
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", SUBPROTOCOL);
+    // The library refuses an answer that does not name the same protocol.
+    let (socket, _) = async_tungstenite::tokio::client_async(request, below)
+        .await
+        .map_err(wrong)?;
+    debug!("{address}: WebSocket is up");
+    Ok(Box::new(WsStream::new(socket)))
+}
