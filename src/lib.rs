@@ -11,7 +11,7 @@
 //! 2. The lease runs out. The local rule takes the LED over, with hysteresis and a hold
 //!    ([`logic::lighting`]). Each change is a record that says who decided and why.
 //! 3. The daemon tries to connect, with backoff and jitter; each try has a fresh client
-//!    ([`io::broker`]).
+//!    ([`io::broker`]). A session that ends within 10 s is part of the outage ([`logic::link`]).
 //! 4. The cable is back. Live records go first; history follows on its own topic, oldest first and
 //!    paced. What is confirmed is removed from the disk. The account of the outage is published
 //!    ([`logic::outage`]). The server's first command takes the LED over again.

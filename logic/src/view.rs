@@ -49,7 +49,7 @@ pub struct View {
     pub last_seq: u64,
     /// Whether the link is up.
     pub link_up: bool,
-    /// Why the link is down, in words; empty when it is up.
+    /// Why the link is down, in words, and what is wrong with it though it is up; else empty.
     pub link_why: String,
     /// Whether the sensor gives readings.
     pub sensor_ok: bool,
@@ -142,7 +142,8 @@ impl fmt::Display for View {
             "rules     {mode}; on below {on_below}, off above {off_above}, read every {interval:?}"
         )?;
         match self.link_up {
-            true => writeln!(f, "link      up")?,
+            true if self.link_why.is_empty() => writeln!(f, "link      up")?,
+            true => writeln!(f, "link      up, but {}", self.link_why)?,
             false => writeln!(f, "link      down: {}", self.link_why)?,
         }
         match &self.backlog_oldest {

@@ -18,5 +18,6 @@ mod lines;
 mod link;
 mod oversize;
 mod server;
+mod sessions;
 mod signals;
 mod stage;

@@ -33,6 +33,9 @@ pub enum Packet {
         pkid: u16,
         filters: usize,
     },
+    PubRel {
+        pkid: u16,
+    },
     PingReq,
     Disconnect,
     /// Its type, 1 to 15.
@@ -86,6 +89,8 @@ pub fn answer(packet: &Packet) -> Vec<Act> {
     match packet {
         Packet::Connect { .. } => vec![connack(0)],
         Packet::Publish(publish) if publish.qos == 1 => vec![puback(publish.pkid)],
+        Packet::Publish(publish) if publish.qos == 2 => vec![pubrec(publish.pkid)],
+        Packet::PubRel { pkid } => vec![pubcomp(*pkid)],
         Packet::Subscribe { pkid, filters, .. } => {
             let [high, low] = pkid.to_be_bytes();
             let mut bytes = vec![0x90, 2 + *filters as u8, high, low];
@@ -106,6 +111,16 @@ pub fn connack(code: u8) -> Act {
 pub fn puback(pkid: u16) -> Act {
     let [high, low] = pkid.to_be_bytes();
     Act::Send(vec![0x40, 2, high, low])
+}
+
+pub fn pubrec(pkid: u16) -> Act {
+    let [high, low] = pkid.to_be_bytes();
+    Act::Send(vec![0x50, 2, high, low])
+}
+
+pub fn pubcomp(pkid: u16) -> Act {
+    let [high, low] = pkid.to_be_bytes();
+    Act::Send(vec![0x70, 2, high, low])
 }
 
 impl FakeBroker {
@@ -207,7 +222,8 @@ fn serve(
     while let Some(packet) = next_packet(&mut stream, over) {
         let acts = script(connection, &packet);
         if let Packet::Publish(publish) = &packet {
-            let confirmed = publish.qos == 0 || acts.contains(&puback(publish.pkid));
+            let answers = [puback(publish.pkid), pubrec(publish.pkid)];
+            let confirmed = publish.qos == 0 || answers.iter().any(|answer| acts.contains(answer));
             notes.lock().expect("sound").came.push(Came {
                 connection,
                 publish: publish.clone(),
@@ -277,6 +293,9 @@ fn parse(first: u8, body: &[u8]) -> Option<Packet> {
                 pkid,
             })
         }
+        6 => Packet::PubRel {
+            pkid: number(body, 0)?,
+        },
         8 => {
             let (mut at, mut filters) = (2, 0);
             while at < body.len() {
