@@ -1065,7 +1065,7 @@ fn a_broker_that_closes_at_once_is_asked_seldom_and_makes_one_outage() {
     );
     assert!(world.told.len() < 30, "{:#?}", world.told);
     let why = world.view().link_why;
-    assert!(why.contains("before it answers anything"), "{why}");
+    assert!(why.contains("before it answered anything"), "{why}");
     world.closes_after = None;
     let began = world.elapsed();
     world.seconds(120);
@@ -1263,4 +1263,49 @@ fn assert_complete_once_or_more(world: &World) {
         missing.iter().all(|seq| seq + 2 > last),
         "{missing:?} of {last}"
     );
+}
+
+/// A broker with a small limit for packets: an array of records is too large, a record is not.
+#[test]
+fn arrays_that_the_broker_does_not_take_become_smaller() {
+    let mut settings = settings();
+    settings.delivery.batch = 100;
+    let mut world = World::new(settings);
+    world.largest = 2_000;
+    world.cable = false;
+    world.seconds(3_600);
+    world.mend_cable();
+    world.seconds(600);
+    assert!(world.disk.is_empty(), "{}", world.disk.len());
+    assert!(world.sessions < 40, "{} sessions", world.sessions);
+    assert_eq!(world.set_aside, Vec::<String>::new());
+    assert_complete_once_or_more(&world);
+}
+
+#[test]
+fn a_refused_subscription_is_told_once_and_status_names_it() {
+    let mut world = World::new(settings());
+    world.refuses_subscriptions = true;
+    for _ in 0..5 {
+        world.seconds(20);
+        world.pull_cable();
+        world.seconds(1);
+        world.mend_cable();
+    }
+    world.seconds(20);
+    let why = "the broker refuses the subscription to pi/commands (no command comes)";
+    assert!(
+        world.view().link_why.starts_with(why),
+        "{}",
+        world.view().link_why
+    );
+    let told = world.told.iter().filter(|(_, text)| text.starts_with(why));
+    // Once for the first subscription, once for both.
+    assert!(told.count() <= 2, "{:#?}", world.told);
+    world.refuses_subscriptions = false;
+    world.pull_cable();
+    world.seconds(1);
+    world.mend_cable();
+    world.seconds(20);
+    assert_eq!(world.view().link_why, "");
 }

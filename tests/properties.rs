@@ -17,6 +17,7 @@ use nightlight::logic::Settings;
 use nightlight::logic::command::Order;
 use nightlight::logic::delivery::{CONTROL_ROOM, Confirm, Topic};
 use nightlight::logic::lighting::{FailSafe, Lease, Mode};
+use nightlight::logic::link as mqtt;
 use nightlight::logic::telemetry::Keep;
 use nightlight::logic::{Exit, Input};
 use proptest::prelude::*;
@@ -42,6 +43,9 @@ enum Happening {
     CableBack,
     Flaps { times: u32, ms: u64 },
     BrokerMute(bool),
+    BrokerCloses,
+    BrokerClosesAfter(Option<u64>),
+    BrokerDenies(mqtt::Sent),
     Latency(u64),
     DiskFull,
     DiskGood,
@@ -101,6 +105,18 @@ fn happening() -> impl Strategy<Value = Happening> {
         5 => Just(CableBack),
         1 => (1..12_u32, 1..900_u64).prop_map(|(times, ms)| Flaps { times, ms }),
         2 => any::<bool>().prop_map(BrokerMute),
+        2 => Just(BrokerCloses),
+        1 => proptest::option::of(0..4_000_u64).prop_map(BrokerClosesAfter),
+        1 => proptest::sample::select(vec![
+            mqtt::Sent::Subscribe(mqtt::Inbound::Commands),
+            mqtt::Sent::Publish(Topic::Status),
+            mqtt::Sent::Publish(Topic::State),
+            mqtt::Sent::Publish(Topic::Results),
+            mqtt::Sent::Publish(Topic::Events),
+            mqtt::Sent::Publish(Topic::Telemetry),
+            mqtt::Sent::Publish(Topic::History),
+        ])
+        .prop_map(BrokerDenies),
         3 => prop_oneof![Just(5), 1..100_u64, 1..3_000_u64].prop_map(Latency),
         1 => Just(DiskFull),
         2 => Just(DiskGood),
@@ -256,6 +272,10 @@ fn happen(world: &mut World, happening: &Happening, fresh: &mut u64) {
             }
         }
         Happening::BrokerMute(mute) => world.broker_mute = *mute,
+        Happening::BrokerCloses if world.is_linked() => world.close_by_broker(),
+        Happening::BrokerCloses => {}
+        Happening::BrokerClosesAfter(ms) => world.closes_after = ms.map(Duration::from_millis),
+        Happening::BrokerDenies(sent) => drop(world.denied.insert(*sent)),
         Happening::Latency(ms) => world.latency = Duration::from_millis(*ms),
         Happening::DiskFull => world.disk_good(false),
         Happening::DiskGood => world.disk_good(true),
@@ -339,13 +359,15 @@ fn heal(world: &mut World) {
     world.sensor_hangs = false;
     world.led_good = true;
     world.broker_mute = false;
+    world.closes_after = None;
+    world.denied.clear();
     world.latency = Duration::from_millis(5);
     world.disk_good(true);
     world.disk_latency = Duration::from_millis(20);
     world.acks = true;
     world.mend_cable();
     world.seconds(60);
-    for _ in 0..20 {
+    for _ in 0..60 {
         if world.disk.is_empty() && world.view().backlog == 0 {
             break;
         }
@@ -433,15 +455,15 @@ fn keys(world: &World) -> impl Iterator<Item = ((&str, u64), &world::Received)> 
     })
 }
 
-/// Oldest first, where a record is told for the first time.
+/// Oldest first, where a record is sent for the first time.
 fn history_is_in_order(world: &World) -> Result<(), TestCaseError> {
     let mut seen = BTreeSet::new();
     let mut newest: HashMap<&str, u64> = HashMap::new();
-    for (key, received) in keys(world) {
-        if seen.insert(key) && received.topic == Topic::History {
-            let newest = newest.entry(key.0).or_default();
-            prop_assert!(*newest < key.1, "{} after {} of {}", key.1, newest, key.0);
-            *newest = key.1;
+    for (topic, run, seq) in &world.offered {
+        if seen.insert((run, *seq)) && *topic == Topic::History {
+            let newest = newest.entry(run).or_default();
+            prop_assert!(*newest < *seq, "{} after {} of {}", seq, newest, run);
+            *newest = *seq;
         }
     }
     Ok(())

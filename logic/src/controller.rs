@@ -187,6 +187,9 @@ impl Controller {
             Input::LinkUp => self.link_up(now),
             Input::LinkDown { why, ending } => self.link_down(&why, ending, now),
             Input::Acked(token) => self.delivery.acked(token, now.boot),
+            Input::SubscriptionRefused(token) => {
+                self.delivery.subscription_refused(token, now.boot);
+            }
             Input::CommandReceived { payload, retained } => {
                 let known = self.clock.known();
                 self.inbox.receive(&payload, retained, now, known);

@@ -146,6 +146,7 @@ pub struct Delivery {
     /// A record is on trial, or waits for it: nothing else is sent.
     holds_trial: bool,
     window: Window,
+    batch: Window,
     orders: VecDeque<Output>,
 }
 
@@ -298,6 +299,7 @@ impl Delivery {
             poison: Poison::default(),
             holds_trial: false,
             window: Window::new(settings.window),
+            batch: Window::new(settings.batch),
             orders: VecDeque::new(),
             settings,
         }
@@ -398,6 +400,7 @@ impl Delivery {
             self.time_out_acks(now);
             self.give_up_unanswered_subscriptions(now);
             self.window.tick(now);
+            self.batch.tick(now);
             self.holds_trial = self.is_trial_due(now);
             match self.holds_trial {
                 true => self.hold_trial(clock, now),

@@ -102,6 +102,8 @@ pub enum Input {
     },
     /// The broker has answered the publication or subscription with this token.
     Acked(u64),
+    /// The broker has refused the subscription with this token.
+    SubscriptionRefused(u64),
     /// Something came in on the commands topic.
     CommandReceived {
         /// As it came.
@@ -167,7 +169,7 @@ pub enum Output {
     Disconnect,
     /// Publish on the session.
     Publish(Message),
-    /// Subscribe on the session; answer with `Acked`.
+    /// Subscribe on the session; answer with `Acked` or `SubscriptionRefused`.
     Subscribe {
         /// Names it in `Acked`.
         token: u64,

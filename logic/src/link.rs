@@ -122,6 +122,8 @@ pub(super) struct Sessions {
     suspect: Option<Sent>,
     suspect_at: Duration,
     gates: BTreeMap<Sent, Gate>,
+    /// Subscriptions that the broker has refused, and not taken since.
+    refused: BTreeSet<Inbound>,
 }
 
 /// A topic that sessions died of.
@@ -149,6 +151,7 @@ impl Sessions {
             suspect: None,
             suspect_at: now,
             gates: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -171,6 +174,14 @@ impl Sessions {
     pub(super) fn answer(&mut self, sent: Sent) {
         self.answered.insert(sent);
         self.gates.remove(&sent);
+        if let Sent::Subscribe(inbound) = sent {
+            self.refused.remove(&inbound);
+        }
+    }
+
+    /// The broker has refused a subscription.
+    pub(super) fn refuse(&mut self, inbound: Inbound) {
+        self.refused.insert(inbound);
     }
 
     /// The broker has taken a record.
@@ -316,7 +327,11 @@ impl Sessions {
         } else if self.unheard >= PATTERN {
             Some(Pattern::Unheard)
         } else {
-            (self.closed >= PATTERN).then_some(Pattern::Closed)
+            let refused = || Pattern::Refused(self.refused.iter().copied().collect());
+            match self.closed {
+                PATTERN.. => Some(Pattern::Closed),
+                _ => (!self.refused.is_empty()).then(refused),
+            }
         }
     }
 }
@@ -332,6 +347,8 @@ pub enum Pattern {
     Unheard,
     /// They were closed.
     Closed,
+    /// In the last one the broker refused these subscriptions.
+    Refused(Vec<Inbound>),
 }
 
 impl Pattern {
@@ -346,20 +363,28 @@ impl Pattern {
                     each.join(", ")
                 )
             }
+            Self::Refused(inbound) => {
+                let subscriptions = inbound.iter().map(|inbound| Sent::Subscribe(*inbound));
+                let each: Vec<String> = subscriptions.map(|sent| names.held_back(sent)).collect();
+                format!(
+                    "the broker refuses {}; check the broker's access list",
+                    each.join(", ")
+                )
+            }
             Self::SecondClient => format!(
-                "the broker accepts us and soon closes the connection again, several times in a row and with \
+                "several times in a row the broker accepted us and soon closed the connection again, with \
                  nothing unanswered: most likely another client uses the client id {:?} (a cloned card, a second \
                  daemon); each device needs its own device.id",
                 names.client_id
             ),
             Self::Unheard => {
-                "the broker accepts us and closes the connection before it answers anything, \
-                 several times in a row: look into the broker's log"
+                "several times in a row the broker accepted us and closed the connection before \
+                 it answered anything: look into the broker's log"
                     .into()
             }
             Self::Closed => {
-                "the broker accepts us and soon closes the connection again, several times in \
-                 a row: look into the broker's log"
+                "several times in a row the broker accepted us and soon closed the connection \
+                 again: look into the broker's log"
                     .into()
             }
         }

@@ -374,12 +374,12 @@ impl Session {
             Event::Incoming(Incoming::SubAck(ack)) => {
                 let (token, topic) = self.subscribed.remove(&ack.pkid)?;
                 match ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    true => warn!(
-                        "the broker refused the subscription to {topic:?}: nothing will come on it; check the broker's access list"
-                    ),
-                    false => debug!("subscribed to {topic:?}"),
+                    true => token.map(Input::SubscriptionRefused),
+                    false => {
+                        debug!("subscribed to {topic:?}");
+                        token.map(Input::Acked)
+                    }
                 }
-                token.map(Input::Acked)
             }
             Event::Incoming(Incoming::Publish(publish)) => {
                 let payload = publish.payload.to_vec();

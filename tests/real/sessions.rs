@@ -43,7 +43,7 @@ const STEPS: [Step; 12] = [
         id: "pi-any",
         qos: 1,
         closes: |packet| !matches!(packet, Packet::Connect { .. }),
-        says: "before it answers anything",
+        says: "before it answered anything",
         delivers: false,
     },
     Step {

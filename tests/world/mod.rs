@@ -183,6 +183,11 @@ pub struct World {
     pub in_flight_limit: usize,
     at_qos_2: BTreeSet<u64>,
     left_broker: bool,
+    /// Records as they were sent first, whether or not the broker read them: topic, run, number.
+    pub offered: Vec<(Topic, String, u64)>,
+    pub refuses_subscriptions: bool,
+    /// The broker closes the connection when a payload is larger.
+    pub largest: usize,
     /// It has closed, and we do not know yet.
     closing: bool,
     /// Sessions that began.
@@ -284,6 +289,9 @@ impl World {
             poison: None,
             denied: BTreeSet::new(),
             left_broker: false,
+            offered: Vec::new(),
+            refuses_subscriptions: false,
+            largest: usize::MAX,
             closes_after: None,
             in_flight_limit: usize::MAX,
             at_qos_2: BTreeSet::new(),
@@ -843,8 +851,12 @@ impl World {
         if self.closing || self.denies(Sent::Subscribe(inbound)) {
             return;
         }
+        let answer = match self.refuses_subscriptions {
+            true => Input::SubscriptionRefused(token),
+            false => Input::Acked(token),
+        };
         if !self.broker_mute {
-            self.schedule_on_link(self.latency * 2, Input::Acked(token));
+            self.schedule_on_link(self.latency * 2, answer);
         }
     }
 
@@ -869,8 +881,13 @@ impl World {
         assert!(self.session, "published without a session");
         assert!(message.payload.len() < 256 * 1024);
         self.unconfirmed.insert(message.token);
+        self.offer(&message);
         // What was on its way when the broker closed is read by nobody.
         if self.closing || self.denies(Sent::Publish(message.topic)) {
+            return;
+        }
+        if message.payload.len() > self.largest {
+            self.close_by_broker();
             return;
         }
         if message.qos == 2 {
@@ -906,6 +923,19 @@ impl World {
         }
         if !self.broker_mute {
             self.schedule_on_link(self.latency * 2, Input::Acked(message.token));
+        }
+    }
+
+    fn offer(&mut self, message: &Message) {
+        let values = match serde_json::from_slice(&message.payload) {
+            Ok(Value::Array(values)) => values,
+            Ok(value) => vec![value],
+            Err(_) => return,
+        };
+        for value in values {
+            if let (Some(run), Some(seq)) = (value["run"].as_str(), value["seq"].as_u64()) {
+                self.offered.push((message.topic, run.to_owned(), seq));
+            }
         }
     }
 

@@ -37,6 +37,7 @@ impl Controller {
         let goes_on = matches!(
             input,
             Input::Acked(_)
+                | Input::SubscriptionRefused(_)
                 | Input::Stored { .. }
                 | Input::StoreFailed(_)
                 | Input::BacklogOpened(_)

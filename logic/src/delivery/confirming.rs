@@ -58,6 +58,15 @@ impl Delivery {
         }
     }
 
+    /// The broker has answered a subscription, and will send nothing for it.
+    pub fn subscription_refused(&mut self, token: u64, now: Duration) {
+        let subscription = self.flight.iter().find(|flight| flight.token == token);
+        if let Some(Sent::Subscribe(inbound)) = subscription.map(|flight| flight.sent) {
+            self.acked(token, now);
+            self.sessions.refuse(inbound);
+        }
+    }
+
     /// The server has acked records of `run`, as inclusive ranges of `seq`.
     pub fn server_acked(&mut self, run: Uuid, ranges: &[(u64, u64)], now: Duration) {
         if self.settings.confirm != Confirm::Server {

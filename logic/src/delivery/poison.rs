@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Cargo, Delivery, Held, Phase, Topic};
+use super::{Cargo, Delivery, Flight, Held, Phase, Topic};
 use crate::link::{Ending, Sent};
 use crate::telemetry::{Loss, Record};
 use crate::time::Clock;
@@ -166,7 +166,7 @@ impl Delivery {
     pub(super) fn batch(&self) -> usize {
         match self.is_cautious() {
             true => 1,
-            false => self.settings.batch,
+            false => self.batch.size(),
         }
     }
 
@@ -189,6 +189,8 @@ impl Delivery {
         let keys: Vec<Key> = unconfirmed()
             .flat_map(|flight| self.keys_of(&flight.cargo))
             .collect();
+        let in_one = |flight: &Flight| self.keys_of(&flight.cargo).len();
+        let largest = unconfirmed().map(in_one).max().unwrap_or(0);
         let is_alone = keys.len() == 1 && unconfirmed().count() == 1;
         let Poison {
             seen,
@@ -196,6 +198,7 @@ impl Delivery {
             cases,
             ..
         } = &mut self.poison;
+        let mut is_new_suspect = false;
         for key in keys {
             let times = seen.entry(key).or_default();
             *times += 1;
@@ -207,8 +210,11 @@ impl Delivery {
                 suspects.remove(&key);
                 cases.insert(key, Case::default());
             } else {
-                suspects.insert(key);
+                is_new_suspect |= suspects.insert(key);
             }
+        }
+        if is_new_suspect && largest > 1 {
+            self.batch.halve(now);
         }
         while seen.len() > MAX_SEEN {
             let last = seen.pop_last();

@@ -62,13 +62,16 @@ impl Delivery {
                 false => Topic::Events,
             };
             let is_live = held.lane == Lane::Live && held.phase == Phase::Waiting;
-            if is_live && self.sessions.holds_back(Sent::Publish(topic)) {
-                held.lane = Lane::History;
-            } else if is_live && self.sessions.must_wait(Sent::Publish(topic)) {
+            let is_held_back = self.sessions.holds_back(Sent::Publish(topic));
+            if is_live && !is_held_back && self.sessions.must_wait(Sent::Publish(topic)) {
                 break;
             }
             self.next_live = held.record.seq + 1;
-            if held.lane != Lane::Live || held.phase != Phase::Waiting {
+            if is_live && is_held_back && self.disk.failed {
+                held.lane = Lane::History;
+            }
+            // What is held back goes to the disk in time, and comes back from there as history.
+            if !is_live || is_held_back {
                 continue;
             }
             held.phase = Phase::Sent;

@@ -60,6 +60,8 @@ impl Delivery {
         self.disk.removing = 0;
         self.disk.retry_at = Some(now + STORE_RETRY);
         self.next_history = 0;
+        // What could not be sent live and was left to the disk: memory looks at it once more.
+        self.next_live = 0;
         for held in &mut self.live {
             if held.copy == Copy::Storing {
                 held.copy = Copy::None;

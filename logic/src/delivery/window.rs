@@ -4,6 +4,7 @@
 //! go beyond it, and 3.1.1 has no way to say what it is. So a session at QoS 2 that was closed with many
 //! publications in flight halves the window. It recovers by a tenth at a time, and more slowly each time it
 //! was wrong. A far link that is cut closes sessions so too: a small window is halved only by the third.
+//! The same holds for how many records go in one message, where the broker takes only smaller ones.
 
 use std::time::Duration;
 
@@ -52,11 +53,17 @@ impl Window {
         if self.size <= SMALL && self.sessions < SMALL_SESSIONS {
             return false;
         }
+        self.size = self.size.min(in_flight);
+        self.halve(now);
+        true
+    }
+
+    /// What it allowed was too much, for another reason.
+    pub(super) fn halve(&mut self, now: Duration) {
         self.sessions = 0;
-        self.size = (self.size.min(in_flight) / 2).max(1);
+        self.size = (self.size / 2).max(1);
         self.step = (self.step * 2).min(STEP_MAX);
         self.grow_at = now + self.step;
-        true
     }
 
     /// Time passes in a session.
