@@ -109,7 +109,10 @@ async fn the_daemons(config: &Config) -> Option<Result<f64, String>> {
         });
     };
     Some(view.light.filter(|_| view.sensor_ok).ok_or_else(|| {
-        "the running nightlight gets no readings: `journalctl -u nightlight` says why".to_owned()
+        format!(
+            "the running nightlight gets no readings: {}",
+            view.sensor_why
+        )
     }))
 }
 

@@ -28,6 +28,8 @@ use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View
 /// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
 /// store keeps a small machine busy.
 const HEAD_START: Duration = Duration::from_millis(500);
+/// At the start, rules that a command kept are waited for so long; later ones count when they come.
+const RULES_WITHIN: Duration = Duration::from_millis(300);
 /// At the end, the backlog may take so long to finish what it was told, and so may the chores.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 /// A backlog that has had work and has not moved for so long will not move again: the watchdog is no
@@ -44,11 +46,16 @@ pub async fn run(
 ) -> Exit {
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let (mut shell, led) = Shell::start(&config, sender);
-    let settings = settings(&config, &shell.rules);
+    let settings = settings(&config);
     let birth = shell.birth(led.as_ref().ok().copied());
     let mut controller = Controller::new(settings, birth, shell.clock.now());
     if let Err(why) = led {
         controller.handle(Input::LedFailed { why, seen: None }, shell.clock.now());
+    }
+    // Rules that were kept are better known before the first decision; a disk that hangs must not delay it.
+    shell.rules.load_beside(shell.inputs.clone());
+    if let Ok(Some(input)) = tokio::time::timeout(RULES_WITHIN, inputs.recv()).await {
+        controller.handle(input, shell.clock.now());
     }
     let doors = tokio::spawn(web::serve(
         config.backlog.path.clone(),
@@ -172,6 +179,7 @@ impl Shell {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::ReadSensor => self.sensor.read(),
+            Output::GiveUpReading => self.sensor.give_up(),
             Output::SetLed(on) => self.led.set(on),
             Output::GiveUpLed => self.led.give_up(),
             Output::Connect => match self.link.connect() {
@@ -289,20 +297,10 @@ impl Shell {
     }
 }
 
-/// The configuration's settings, with the rules that a command set for good.
-fn settings(config: &Config, kept: &KeptRules) -> Settings {
-    let mut lighting = config.lighting.clone();
-    match kept.load() {
-        Ok(Some(rules)) => {
-            let file = kept.path().display();
-            warn!("rules set by a command stand over the configuration; remove {file} to end that");
-            lighting.set_rules(rules);
-        }
-        Ok(None) => {}
-        Err(why) => warn!("rules set by a command are not followed: {why}"),
-    }
+/// What the configuration settles of the controller.
+fn settings(config: &Config) -> Settings {
     Settings {
-        lighting,
+        lighting: config.lighting.clone(),
         telemetry: config.telemetry.clone(),
         commands: config.commands.clone(),
         delivery: config.delivery.clone(),

@@ -144,6 +144,7 @@ pub fn examine(config: Result<Config, ConfigError>) -> Report {
                     let view = view.clone();
                     move |config| devices::sensor(&config, view.as_ref())
                 }),
+                start("rules", &config, |config| keeping::rules(&config)),
                 start("LED", &config, |config| devices::led(&config.led)),
                 start("broker", &config, |config| network::broker(&config.broker)),
                 start("disk", &config, |config| {

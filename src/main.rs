@@ -14,6 +14,7 @@ use nightlight::config::{Config, ConfigError};
 use nightlight::io::backlog::inspect;
 use nightlight::io::backlog::lock::{self, NotLocked, RunLock};
 use nightlight::io::clock::{BUILT_MS, Clock};
+use nightlight::io::rules::KeptRules;
 use nightlight::io::web;
 use nightlight::server::{self, OpenError};
 use nightlight::{by_hand, daemon, doctor, logic};
@@ -249,7 +250,14 @@ fn reboot() -> Exit {
 }
 
 fn checked(config: &Config) -> Exit {
-    let mut text = config.summary().to_string();
+    let kept = KeptRules::in_folder(&config.backlog.path);
+    let in_force = config.rules_in_force(kept.load(), kept.path());
+    let mut as_followed = config.clone();
+    as_followed.lighting.set_rules(in_force.rules);
+    let mut text = format!("{}{in_force}", as_followed.summary());
+    if let Some(problem) = &in_force.problem {
+        text.push_str(&format!("warning: not followed: {problem}\n"));
+    }
     for warning in &config.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }

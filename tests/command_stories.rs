@@ -173,7 +173,7 @@ fn a_flood_of_rules_to_keep_is_written_seldom_and_the_last_ones_are_kept() {
         world.run_for(Duration::from_millis(5));
     }
     world.seconds(5);
-    assert_eq!(world.settings.lighting.on_below, 199.0);
+    assert_eq!(world.kept.on_below, Some(199.0));
     assert!(world.rules_kept <= 4, "{} writes", world.rules_kept);
     world.command(r#"{"command":"set","on_below":50,"persist":true}"#);
     world.command(r#"{"command":"set","on_below":60,"persist":true}"#);

@@ -89,6 +89,7 @@ fn config_defaults_are_those_of_the_contract() {
             lease: lighting::Lease::For(15 * SECOND),
             fail_safe: lighting::FailSafe::Keep,
             interval: 5 * SECOND,
+            least_interval: Duration::ZERO,
             frozen_after: Duration::ZERO,
         }
     );
@@ -137,7 +138,10 @@ fn config_defaults_are_those_of_the_contract() {
 #[test]
 fn config_shipped_file_gives_the_defaults() {
     let shipped = include_str!("../config/nightlight.toml");
-    assert_eq!(load(shipped), load(""));
+    let mut shipped = load(shipped).unwrap();
+    assert_eq!(shipped.rule_origins.mode, "configuration");
+    shipped.rule_origins = load("").unwrap().rule_origins;
+    assert_eq!(shipped, load("").unwrap());
 }
 
 #[test]
@@ -469,11 +473,56 @@ fn config_an_address_that_the_sensor_cannot_have_is_warned_of() {
 fn config_a_sensor_is_not_asked_faster_than_it_measures() {
     let hurried = "[sensor]\ndriver = \"bh1750\"\ninterval = \"50ms\"";
     refused(hurried, &["sensor.interval", "bh1750", "200ms"]);
+    // How often a reading is recorded does not make the sensor be read faster.
     let recorded = "[sensor]\ndriver = \"bh1750\"\n[telemetry]\ninterval = \"100ms\"";
-    refused(recorded, &["100ms", "200ms or more"]);
+    let config = load(recorded).unwrap();
+    assert_eq!(config.sensor.interval, Duration::from_secs(5));
+    assert_eq!(config.lighting.interval, Duration::from_secs(5));
+    assert_eq!(config.lighting.least_interval, Duration::from_millis(200));
+    let warned = |text: &&String| text.contains("telemetry.interval") && text.contains("5s");
+    assert!(config.warnings.iter().any(|text| warned(&text)));
     let config = load("[sensor]\ndriver = \"bh1750\"\ninterval = \"200ms\"").unwrap();
     assert_eq!(config.sensor.interval, Duration::from_millis(200));
     load("[sensor]\ninterval = \"10ms\"").unwrap();
+}
+
+#[test]
+fn config_rules_in_force_say_where_each_is_from() {
+    let text = "[control]\non_below = 100.0\noff_above = 200.0";
+    let env = [("NIGHTLIGHT_CONTROL__MODE", "local")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let config = Config::from_toml(text, env).unwrap();
+    let place = Path::new("/x/rules.json");
+    let patch = lighting::RulesPatch {
+        on_below: Some(150.0),
+        ..Default::default()
+    };
+    let in_force = config.rules_in_force(Ok(patch), place);
+    assert_eq!(
+        (in_force.rules.on_below, in_force.rules.off_above),
+        (150.0, 200.0)
+    );
+    assert_eq!(in_force.problem, None);
+    let lines: Vec<_> = in_force.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "mode local (NIGHTLIGHT_CONTROL__MODE)",
+            "on_below 150 (kept by a command in /x/rules.json; 100 by configuration)",
+            "off_above 200 (configuration)",
+            "interval 5s (default)",
+        ]
+    );
+    let patch = lighting::RulesPatch {
+        on_below: Some(250.0),
+        ..Default::default()
+    };
+    let in_force = config.rules_in_force(Ok(patch), place);
+    assert_eq!(in_force.rules.on_below, 100.0);
+    assert!(
+        in_force
+            .problem
+            .is_some_and(|why| why.contains("above off_above 200"))
+    );
 }
 
 #[test]
@@ -579,9 +628,10 @@ fn config_values_must_fit_together() {
 }
 
 #[test]
-fn config_the_sensor_is_read_as_often_as_the_shorter_interval_asks() {
+fn config_the_sensor_is_read_as_often_as_its_own_interval_says() {
     let interval = |toml: &str| load(toml).unwrap().lighting.interval;
-    assert_eq!(interval("[telemetry]\ninterval = \"2s\""), 2 * SECOND);
+    assert_eq!(interval("[telemetry]\ninterval = \"2s\""), 5 * SECOND);
+    warned("[telemetry]\ninterval = \"2s\"", "read no faster");
     assert_eq!(interval("[telemetry]\ninterval = \"6s\""), 5 * SECOND);
     assert_eq!(interval("[sensor]\ninterval = \"1s\""), SECOND);
 }

@@ -209,3 +209,196 @@ fn a_flood_of_commands_for_a_slow_led_ends_with_the_last_and_answers_each() {
     assert_eq!(results.last().expect("a result")["id"], "last");
     assert_eq!(results.last().expect("a result")["result"], "applied");
 }
+
+#[test]
+fn a_reading_that_hangs_is_given_up_and_made_anew_and_no_old_light_is_shown_as_new() {
+    let mut world = alone();
+    world.light = Some(200.0);
+    world.seconds(2);
+    world.sensor_hangs = true;
+    world.seconds(60);
+    assert!(
+        (4..=6).contains(&world.readings_given_up),
+        "{}",
+        world.readings_given_up
+    );
+    let view = world.view();
+    assert_eq!((view.light, view.sensor_ok), (None, false));
+    assert_eq!(view.sensor_why, "the sensor has not answered for 10 s");
+    assert!(
+        view.light_age
+            .is_some_and(|age| (59.0..63.0).contains(&age)),
+        "{view:?}"
+    );
+    assert!(
+        view.to_string()
+            .contains("light     not known; the last reading was "),
+        "{view}"
+    );
+    assert_eq!(
+        (&world.state["light"], &world.state["sensor_ok"]),
+        (&Value::Null, &false.into())
+    );
+    assert_eq!(warnings(&world, "sensor: "), 1);
+    world.sensor_hangs = false;
+    world.forget_reading();
+    world.seconds(12);
+    let view = world.view();
+    assert_eq!((view.light, view.sensor_ok), (Some(200.0), true));
+    assert_eq!(view.sensor_why, "");
+}
+
+#[test]
+fn an_interval_that_the_sensor_cannot_keep_is_refused() {
+    let mut settings = settings();
+    settings.lighting.least_interval = Duration::from_millis(150);
+    let mut world = World::new(settings);
+    world.seconds(2);
+    for (id, interval, result) in [("a", "100ms", "rejected"), ("b", "150ms", "applied")] {
+        world.command(&format!(
+            r#"{{"command":"set","interval":"{interval}","id":"{id}"}}"#
+        ));
+        world.seconds(1);
+        let results = world.on(Topic::Results);
+        let found = results
+            .iter()
+            .find(|found| found["id"] == id)
+            .expect("a result");
+        assert_eq!(found["result"], result, "{found}");
+    }
+    let results = world.on(Topic::Results);
+    let refused = results
+        .iter()
+        .find(|found| found["id"] == "a")
+        .expect("a result");
+    let why = "interval 100ms is shorter than a measurement of the sensor; use 150ms or more";
+    assert_eq!(refused["reason"], why);
+}
+
+/// The process was stopped, or the machine slept.
+fn sleep(world: &mut World, seconds: u64) {
+    world.now += Duration::from_secs(seconds);
+}
+
+#[test]
+fn after_a_long_pause_the_first_fresh_reading_decides() {
+    for (before, after) in [(100.0, 500.0), (500.0, 100.0), (100.0, 100.0)] {
+        for server in [true, false] {
+            let mut settings = settings();
+            settings.lighting.fail_safe = match before < 300.0 {
+                true => nightlight::logic::lighting::FailSafe::Off,
+                false => nightlight::logic::lighting::FailSafe::On,
+            };
+            let mut world = World::new(settings);
+            world.server = server;
+            world.light = Some(before);
+            world.seconds(5);
+            let changes = world.led_changes.len();
+            sleep(&mut world, 60);
+            world.light = Some(after);
+            world.server = false;
+            world.run_for(Duration::from_millis(1_500));
+            let changed = usize::from((before < 300.0) != (after < 300.0));
+            assert_eq!(
+                world.led_changes.len(),
+                changes + changed,
+                "{:#?}",
+                world.log
+            );
+            assert_eq!(world.led_on, after < 300.0);
+            assert_eq!(warnings(&world, "sensor: "), 0);
+            assert_eq!(warnings(&world, "LED"), 0);
+        }
+    }
+}
+
+#[test]
+fn an_answer_from_before_a_pause_decides_nothing_and_the_reading_is_made_again() {
+    let mut world = alone();
+    world.light = Some(100.0);
+    world.seconds(2);
+    assert!(world.led_on);
+    let changes = world.led_changes.len();
+    // A reading is under way when the machine falls asleep by day, and it wakes up by night.
+    world.light = Some(900.0);
+    world.run_for(Duration::from_millis(999));
+    while world.reads_under_way() == 0 {
+        world.run_for(Duration::from_millis(1));
+    }
+    world.light = Some(100.0);
+    sleep(&mut world, 60);
+    world.seconds(2);
+    assert!(world.led_on);
+    assert_eq!(world.led_changes.len(), changes, "{:#?}", world.log);
+}
+
+#[test]
+fn after_a_pause_a_sensor_that_fails_is_found_out_all_the_same() {
+    let mut world = alone();
+    sleep(&mut world, 60);
+    world.sensor_hangs = true;
+    world.seconds(5);
+    assert!(!world.view().sensor_ok);
+}
+
+#[test]
+fn what_is_kept_is_what_was_set_and_the_configuration_shows_for_the_rest() {
+    let mut world = alone();
+    world.command(r#"{"command":"set","off_above":900,"id":"a"}"#);
+    world.command(r#"{"command":"set","on_below":200,"persist":true,"id":"b"}"#);
+    world.command(r#"{"command":"set","mode":"local","persist":true,"id":"c"}"#);
+    world.seconds(10);
+    assert_eq!(world.kept.to_string(), "mode local, on_below 200");
+    assert_eq!(world.view().kept_rules, world.kept);
+    world.settings.lighting.off_above = 444.0;
+    world.settings.lighting.interval = Duration::from_secs(2);
+    world.stop_and_start();
+    world.seconds(1);
+    let rules = world.view().rules;
+    assert_eq!((rules.on_below, rules.off_above), (200.0, 444.0));
+    assert_eq!(
+        (rules.mode.name(), rules.interval),
+        ("local", Duration::from_secs(2))
+    );
+    assert!(
+        world
+            .view()
+            .to_string()
+            .contains("kept by a command: mode local, on_below 200")
+    );
+    assert_eq!(
+        warnings(
+            &world,
+            "kept by a command, over the configuration: mode local, on_below 200"
+        ),
+        1
+    );
+}
+
+#[test]
+fn what_would_contradict_the_configuration_after_a_restart_is_not_kept() {
+    let mut world = alone();
+    world.command(r#"{"command":"set","off_above":900,"id":"a"}"#);
+    world.command(r#"{"command":"set","on_below":600,"persist":true,"id":"b"}"#);
+    world.seconds(1);
+    let results = world.on(Topic::Results);
+    let refused = results
+        .iter()
+        .find(|found| found["id"] == "b")
+        .expect("a result");
+    assert_eq!(refused["result"], "rejected");
+    let why = refused["reason"].as_str().expect("a reason");
+    assert!(
+        why.contains("after a restart on_below 600 would be above off_above 350"),
+        "{why}"
+    );
+    assert_eq!(world.view().rules.on_below, 300.0);
+    // A file that contradicts a configuration changed since is not followed, and that is told.
+    world.command(r#"{"command":"set","on_below":340,"persist":true}"#);
+    world.seconds(1);
+    world.settings.lighting.off_above = 320.0;
+    world.stop_and_start();
+    world.seconds(1);
+    assert_eq!(world.view().rules.on_below, 300.0);
+    assert_eq!(warnings(&world, "rules.json is not followed"), 1);
+}

@@ -321,6 +321,7 @@ impl Machine {
             lease,
             fail_safe,
             interval: Duration::from_secs(1),
+            least_interval: Duration::ZERO,
             frozen_after,
         };
         let now = Duration::from_secs(50);

@@ -508,7 +508,7 @@ type Told = (bool, &'static str, String);
 /// After every input the LED is what the model says, whatever else went on. Gives back the changes of
 /// each life.
 fn led_never_waits(world: &World, settings: &Settings) -> Result<Vec<Vec<Told>>, TestCaseError> {
-    let mut model = Model::new(settings, false, Duration::from_secs(100), None);
+    let mut model = Model::new(settings, false, Duration::from_secs(100), Value::Null);
     let mut lives = Vec::new();
     for (place, step) in world.trace.iter().enumerate() {
         if step.input.is_none() {
@@ -577,6 +577,26 @@ struct Rules {
     interval: Duration,
 }
 
+impl Rules {
+    /// With those that `value` has.
+    fn with(self, value: &Value) -> Self {
+        Self {
+            mode: match value["mode"].as_str() {
+                Some("auto") => Mode::Auto,
+                Some("local") => Mode::Local,
+                Some("remote") => Mode::Remote,
+                _ => self.mode,
+            },
+            on_below: value["on_below"].as_f64().unwrap_or(self.on_below),
+            off_above: value["off_above"].as_f64().unwrap_or(self.off_above),
+            interval: value["interval"]
+                .as_str()
+                .and_then(|text| text.strip_suffix("ms")?.parse().ok())
+                .map_or(self.interval, ms),
+        }
+    }
+}
+
 /// The server's word: what, why, its lease, and until when it holds.
 #[derive(Debug, Clone)]
 struct Word {
@@ -593,9 +613,11 @@ struct Model {
     changes: Vec<Told>,
     changed_at: Option<Duration>,
     rules: Rules,
-    kept: Option<Rules>,
-    /// Rules on their way to the disk, and not before when.
-    to_keep: Option<Rules>,
+    /// What `set` with `persist` gave, by key: on the disk, and here.
+    kept: Value,
+    keeps: Value,
+    /// Whether that is on its way to the disk, and not before when.
+    to_keep: bool,
     keep_at: Duration,
     word: Option<Word>,
     light: Option<f64>,
@@ -614,20 +636,22 @@ struct Model {
 }
 
 impl Model {
-    fn new(settings: &Settings, led_on: bool, now: Duration, kept: Option<Rules>) -> Self {
+    fn new(settings: &Settings, led_on: bool, now: Duration, kept: Value) -> Self {
         let lighting = &settings.lighting;
+        let configured = Rules {
+            mode: lighting.mode,
+            on_below: lighting.on_below,
+            off_above: lighting.off_above,
+            interval: lighting.interval,
+        };
         Self {
             led_on,
             changes: Vec::new(),
             changed_at: None,
-            rules: kept.unwrap_or(Rules {
-                mode: lighting.mode,
-                on_below: lighting.on_below,
-                off_above: lighting.off_above,
-                interval: lighting.interval,
-            }),
+            rules: configured.with(&kept),
+            keeps: kept.clone(),
             kept,
-            to_keep: None,
+            to_keep: false,
             keep_at: now,
             word: None,
             light: None,
@@ -671,8 +695,8 @@ impl Model {
         if step.left_broker {
             self.link_down();
         }
-        if (now >= self.keep_at || self.stopping) && self.to_keep.is_some() {
-            self.kept = self.to_keep.take();
+        if (now >= self.keep_at || self.stopping) && std::mem::take(&mut self.to_keep) {
+            self.kept = self.keeps.clone();
             self.keep_at = now + Duration::from_secs(5);
         }
         if !self.stopping {
@@ -741,30 +765,19 @@ impl Model {
         }
         self.server_alive(now);
         let old = self.rules;
-        let interval = value["interval"]
-            .as_str()
-            .and_then(|text| text.strip_suffix("ms")?.parse().ok())
-            .map_or(old.interval, ms);
-        let new = Rules {
-            mode: match value["mode"].as_str() {
-                Some("auto") => Mode::Auto,
-                Some("local") => Mode::Local,
-                Some("remote") => Mode::Remote,
-                _ => old.mode,
-            },
-            on_below: value["on_below"].as_f64().unwrap_or(old.on_below),
-            off_above: value["off_above"].as_f64().unwrap_or(old.off_above),
-            interval,
-        };
-        if new.on_below > new.off_above || interval < ms(10) {
+        let new = old.with(value);
+        if new.on_below > new.off_above || new.interval < ms(10) {
             return;
         }
-        if interval != old.interval {
+        if new.interval != old.interval {
             self.last_good = now;
         }
         self.rules = new;
         if value["persist"] == true {
-            self.to_keep = Some(new);
+            for key in wishes.iter().filter(|key| !value[**key].is_null()) {
+                self.keeps[*key] = value[*key].clone();
+            }
+            self.to_keep = true;
         }
     }
 

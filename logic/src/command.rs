@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use envelope::{Action, Command, Unfit, Wish, parse};
+pub use envelope::{Action, Command, Unfit, parse};
 use envelope::{Place, expired};
 
 use super::time::Now;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::command::{Command, Inbox, Outcome};
 use super::delivery::{self, Delivery, Topic};
 use super::led::LedState;
-use super::lighting::{self, Change, Lighting, Rules, State};
+use super::lighting::{self, Change, Lighting, Rules, RulesPatch, State};
 use super::link::{Names, Pattern};
 use super::outage::Outage;
 use super::telemetry::{self, Body, Book, Event, Keep};
@@ -28,6 +28,10 @@ use super::{Exit, Input, Level, Opened, Output, command};
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 /// The first record waits so long for the store to name the run before.
 const STARTED_WAITS: Duration = Duration::from_secs(10);
+/// A reading that takes longer hangs; the slowest sensor needs a second for each of a few measurements.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+/// A pause of the whole program that is not worth a thought: a busy machine.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// Rules go to the disk at once, but not more often than this: a flood of them would wear a card out.
 const KEEP_RULES_EVERY: Duration = Duration::from_secs(5);
 
@@ -80,14 +84,22 @@ pub struct Controller {
     starting: Option<(Stamp, Duration)>,
     /// The newest reading of an outage, with `keep = "latest"`.
     kept: Option<(Stamp, Body)>,
-    reading: bool,
+    /// A reading is under way, and since when.
+    reading: Option<Duration>,
+    /// It was begun before a pause: what it answers may be old.
+    reread: bool,
+    /// When the last input was handled.
+    handled_at: Duration,
     sensor_told_ok: bool,
     /// Commands that wait for the next reading.
     read_now: Vec<Command>,
     announced: Option<Announced>,
     announce_at: Duration,
     /// Rules that are to outlive a restart and are not on the disk yet; and not before when.
-    rules_to_keep: Option<Rules>,
+    rules_to_keep: Option<RulesPatch>,
+    /// The rules of the configuration, and what commands set over them for good.
+    configured: Rules,
+    kept_rules: RulesPatch,
     keep_rules_at: Duration,
     stopping: Option<Stopping>,
     names: Names,
@@ -131,6 +143,7 @@ impl Controller {
     pub fn new(settings: Settings, birth: Birth, now: Now) -> Self {
         let clock = Clock::new(birth.boot_id, birth.built_ms, now);
         let starting = Some((clock.stamp(now), now.boot + STARTED_WAITS));
+        let configured = settings.lighting.rules();
         let mut controller = Self {
             keep: settings.telemetry.keep,
             allow_reboot: settings.commands.allow_reboot,
@@ -147,12 +160,16 @@ impl Controller {
             outage: Outage::default(),
             starting,
             kept: None,
-            reading: false,
+            reading: None,
+            reread: false,
+            handled_at: now.boot,
             sensor_told_ok: true,
             read_now: Vec::new(),
             announced: None,
             announce_at: now.boot,
             rules_to_keep: None,
+            configured,
+            kept_rules: RulesPatch::default(),
             keep_rules_at: now.boot,
             stopping: None,
             names: settings.names,
@@ -177,11 +194,16 @@ impl Controller {
         }
         if self.stopping.is_none() {
             self.observe_clock(now);
+            self.notice_pause(now);
             self.decide(now);
         }
         match input {
             Input::Read(light) => self.read(light, now),
-            Input::ReadFailed(why) => self.read_failed(&why, now),
+            Input::ReadFailed(why) => {
+                if !self.is_old_answer(now) {
+                    self.read_failed(&why, now);
+                }
+            }
             Input::LedWritten { led_on, was } => self.led.written(led_on, was),
             Input::LedFailed { why, seen } => self.led.failed(&why, seen, now.boot),
             Input::LinkUp => self.link_up(now),
@@ -198,6 +220,11 @@ impl Controller {
             Input::ServerAcked(payload) => self.server_acked(&payload, now),
             Input::ServerStatus { payload, retained } => {
                 self.server_status(&payload, retained, now);
+            }
+            Input::RulesFound { patch, place } => self.rules_found(patch, &place, now),
+            Input::RulesUnusable(why) => {
+                let text = format!("rules set by a command are not followed: {why}");
+                self.log(Level::Warn, text);
             }
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records } => {
@@ -244,6 +271,7 @@ impl Controller {
                 self.inbox.next_deadline(),
                 self.starting.as_ref().map(|(_, until)| *until),
                 self.led.next_deadline(),
+                self.reading.map(|since| since + READ_WITHIN),
                 self.rules_to_keep.map(|_| self.keep_rules_at),
                 self.held_at,
             ]
@@ -276,7 +304,12 @@ impl Controller {
             by: self.lighting.state().by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
+            light_age: self
+                .lighting
+                .light_age(now.boot)
+                .map(|age| age.as_secs_f64()),
             rules: self.lighting.settings().rules(),
+            kept_rules: self.kept_rules,
             backlog: self.delivery.backlog(),
             store_ok: self.delivery.store_ok(),
             clock: self.clock.state(),
@@ -286,6 +319,7 @@ impl Controller {
             link_up: self.delivery.is_up(),
             link_why: self.link_why(),
             sensor_ok: self.lighting.sensor_ok(),
+            sensor_why: self.lighting.sensor_why().to_owned(),
             lease_left: lease_left.map(|left| left.as_secs_f64()),
             outage: outage.map(|outage| outage.as_secs_f64()),
             commands_refused: self.commands_refused,
@@ -334,9 +368,16 @@ impl Controller {
     }
 
     fn read_and_obey(&mut self, now: Now) {
-        if self.lighting.read_due(now.boot) && !self.reading {
-            self.reading = true;
-            self.outputs.push_back(Output::ReadSensor);
+        if self
+            .reading
+            .is_some_and(|since| now.boot >= since + READ_WITHIN)
+        {
+            self.outputs.push_back(Output::GiveUpReading);
+            let seconds = READ_WITHIN.as_secs();
+            self.read_failed(&format!("the sensor has not answered for {seconds} s"), now);
+        }
+        if self.lighting.read_due(now.boot) && self.reading.is_none() {
+            self.begin_reading(now);
             if let Some(led_on) = self.led_wanted() {
                 self.led.see_to(led_on);
             }
@@ -353,8 +394,49 @@ impl Controller {
         }
     }
 
+    pub(super) fn begin_reading(&mut self, now: Now) {
+        self.reading = Some(now.boot);
+        self.outputs.push_back(Output::ReadSensor);
+    }
+
+    /// Time in which the program did not run (the machine slept, the process was stopped) is nobody's
+    /// fault: what has to answer within a time gets that much more, and after a long pause the first
+    /// fresh reading decides.
+    fn notice_pause(&mut self, now: Now) {
+        let expected = self.lighting.next_deadline().max(self.handled_at);
+        self.handled_at = now.boot;
+        let pause = now.boot.saturating_sub(expected);
+        if pause.is_zero() {
+            return;
+        }
+        let is_long = pause >= SHORT_PAUSE.max(self.lighting.settings().interval);
+        self.lighting.paused(pause, is_long);
+        self.led.paused(pause);
+        self.reading = self.reading.map(|since| since + pause);
+        if is_long {
+            self.reread = self.reading.is_some();
+            let seconds = pause.as_secs();
+            self.log(
+                Level::Info,
+                format!("nothing ran for {seconds} s: the next reading decides"),
+            );
+        }
+    }
+
+    /// Whether the answer is to a question from before a pause; then the question is put again.
+    fn is_old_answer(&mut self, now: Now) -> bool {
+        let is_old = std::mem::take(&mut self.reread);
+        if is_old {
+            self.begin_reading(now);
+        }
+        is_old
+    }
+
     fn read(&mut self, light: f64, now: Now) {
-        self.reading = false;
+        if self.is_old_answer(now) {
+            return;
+        }
+        self.reading = None;
         if self.book.takes(light, now.boot) {
             let body = Body::Reading {
                 light,
@@ -376,7 +458,7 @@ impl Controller {
     }
 
     fn read_failed(&mut self, why: &str, now: Now) {
-        self.reading = false;
+        self.reading = None;
         let change = self.lighting.read_failed(why, now.boot);
         self.tell_sensor(now);
         self.apply(change);

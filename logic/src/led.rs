@@ -196,7 +196,7 @@ impl LedState {
     }
 
     /// The process was stopped, or the machine slept, for so long: an answer has that much more time.
-    pub fn stalled(&mut self, time: Duration) {
+    pub fn paused(&mut self, time: Duration) {
         self.asked_at = self.asked_at.map(|at| at + time);
     }
 

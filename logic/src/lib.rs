@@ -28,7 +28,7 @@ pub use view::View;
 use uuid::Uuid;
 
 use delivery::Message;
-use lighting::Rules;
+use lighting::RulesPatch;
 use link::{Ending, Inbound};
 use telemetry::{Loss, Record};
 
@@ -125,6 +125,15 @@ pub enum Input {
         /// It was not sent now but kept by the broker.
         retained: bool,
     },
+    /// What commands of earlier runs set with `persist`.
+    RulesFound {
+        /// What they set; empty when they set nothing.
+        patch: RulesPatch,
+        /// Where it was kept, for a person.
+        place: String,
+    },
+    /// What they set cannot be known, and why.
+    RulesUnusable(String),
     /// The backlog is open.
     BacklogOpened(Opened),
     /// The records handed over with the last `Store` are on the disk, synced.
@@ -159,6 +168,9 @@ pub enum Input {
 pub enum Output {
     /// Read the sensor once and answer with `Read` or `ReadFailed`.
     ReadSensor,
+    /// The reading under way hangs: what it still answers does not count, and it must not keep the next one
+    /// waiting.
+    GiveUpReading,
     /// Make the LED so, if it is not, and answer with `LedWritten` or `LedFailed`.
     SetLed(bool),
     /// The last `SetLed` hangs: what it still answers does not count, and it must not keep the next one waiting.
@@ -198,8 +210,8 @@ pub enum Output {
         /// At most about this many.
         limit: usize,
     },
-    /// Keep these rules for the next runs.
-    KeepRules(Rules),
+    /// Keep what commands set with `persist` for the next runs, in place of what was kept.
+    KeepRules(RulesPatch),
     /// Tell the operator.
     Log(Level, String),
     /// End the daemon; everything is told or stored.

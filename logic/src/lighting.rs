@@ -21,7 +21,7 @@ mod rules;
 
 use std::time::Duration;
 
-pub use rules::{FailSafe, Lease, Mode, Rules, Settings};
+pub use rules::{FailSafe, Lease, Mode, Rules, RulesPatch, Settings};
 
 /// This many failed reads in a row, or intervals without one, make a sensor fault.
 const FAULT_AFTER: u32 = 3;
@@ -77,6 +77,9 @@ pub struct Lighting {
     held: Option<Held>,
     sensor: Sensor,
     light: Option<f64>,
+    light_at: Duration,
+    /// The light is from before a long pause: it decides nothing.
+    is_old: bool,
     failures: u32,
     /// Why the last try to read failed, in words.
     failure: String,
@@ -115,6 +118,8 @@ impl Lighting {
             held: None,
             sensor: Sensor::Unknown,
             light: None,
+            light_at: now,
+            is_old: false,
             failures: 0,
             failure: String::new(),
             last_good: now,
@@ -133,6 +138,8 @@ impl Lighting {
             self.moved_at = now;
         }
         self.light = Some(light);
+        self.light_at = now;
+        self.is_old = false;
         self.failures = 0;
         self.last_good = now;
         let frozen_after = self.settings.frozen_after;
@@ -152,6 +159,8 @@ impl Lighting {
         why.clone_into(&mut self.failure);
         if self.failures >= FAULT_AFTER {
             self.fault(why.to_owned());
+            // The newest reason is the one to mend.
+            why.clone_into(&mut self.sensor_why);
         }
         self.decide(now)
     }
@@ -215,6 +224,14 @@ impl Lighting {
         }
         self.settings.set_rules(rules);
         self.decide(now)
+    }
+
+    /// The program did not run for so long: that is not the sensor's fault. After a long pause the light from
+    /// before it decides nothing, and the LED stays as it is until there is a new one, or the sensor fails.
+    pub fn paused(&mut self, pause: Duration, is_long: bool) {
+        self.last_good += pause;
+        self.moved_at += pause;
+        self.is_old |= is_long && self.light.is_some();
     }
 
     /// Time has passed.
@@ -287,9 +304,14 @@ impl Lighting {
         &self.why
     }
 
-    /// The last light, in the sensor's unit.
+    /// The last light, in the sensor's unit; `None` while the sensor is not to be trusted.
     pub fn light(&self) -> Option<f64> {
-        self.light
+        self.light.filter(|_| self.sensor_ok())
+    }
+
+    /// How long ago the last reading was, if there was one.
+    pub fn light_age(&self, now: Duration) -> Option<Duration> {
+        self.light.map(|_| now.saturating_sub(self.light_at))
     }
 
     /// Whether the sensor gives readings; true until it has failed.
@@ -364,6 +386,12 @@ impl Lighting {
             off_above,
             ..
         } = self.settings;
+        if self.is_old {
+            return (
+                self.led_on,
+                "waits for the first reading after a pause".into(),
+            );
+        }
         match self.local_rule() {
             Some(led_on)
                 if led_on != self.led_on && self.hold_over().is_some_and(|over| now < over) =>
@@ -381,7 +409,7 @@ impl Lighting {
 
     /// What the thresholds say, if they say anything.
     fn local_rule(&self) -> Option<bool> {
-        let light = self.light?;
+        let light = self.light.filter(|_| !self.is_old)?;
         if light < self.settings.on_below {
             Some(true)
         } else if light > self.settings.off_above {

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::lighting::{Mode, Rules};
+use super::lighting::{Mode, Rules, RulesPatch};
 use super::telemetry::{OutageReport, PlainNumber};
 use super::time::ClockState;
 
@@ -29,10 +29,14 @@ pub struct View {
     pub why: String,
     /// For how many seconds that has been so.
     pub since: f64,
-    /// The last light, in the sensor's unit.
+    /// The last light, in the sensor's unit; `None` while the sensor gives none that can be trusted.
     pub light: Option<f64>,
+    /// How long ago the last reading was, in seconds.
+    pub light_age: Option<f64>,
     /// The rules in force.
     pub rules: Rules,
+    /// Those of them that a command set for good; they stand over the configuration.
+    pub kept_rules: RulesPatch,
     /// Records that are not confirmed and not just being delivered live.
     pub backlog: u64,
     /// Whether the backlog's store is open and takes records; else memory alone has them.
@@ -53,6 +57,8 @@ pub struct View {
     pub link_why: String,
     /// Whether the sensor gives readings.
     pub sensor_ok: bool,
+    /// Why it does not, in words; empty when it does.
+    pub sensor_why: String,
     /// Seconds until the lease ends, if one runs.
     pub lease_left: Option<f64>,
     /// How long the outage under way lasts, in seconds.
@@ -75,6 +81,7 @@ impl View {
             by: &'a str,
             why: &'a str,
             light: Option<PlainNumber>,
+            sensor_ok: bool,
             mode: Mode,
             on_below: PlainNumber,
             off_above: PlainNumber,
@@ -90,6 +97,7 @@ impl View {
             by: &self.by,
             why: &self.why,
             light: self.light.map(PlainNumber),
+            sensor_ok: self.sensor_ok,
             mode: self.rules.mode,
             on_below: PlainNumber(self.rules.on_below),
             off_above: PlainNumber(self.rules.off_above),
@@ -108,7 +116,10 @@ impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let light = match self.light {
             Some(light) => light.to_string(),
-            None => "no reading yet".into(),
+            None => match self.light_age {
+                Some(age) => format!("not known; the last reading was {} ago", in_words(age)),
+                None => "no reading yet".into(),
+            },
         };
         writeln!(f, "light     {light}")?;
         let since = in_words(self.since);
@@ -141,6 +152,9 @@ impl fmt::Display for View {
             f,
             "rules     {mode}; on below {on_below}, off above {off_above}, read every {interval:?}"
         )?;
+        if !self.kept_rules.is_empty() {
+            writeln!(f, "          kept by a command: {}", self.kept_rules)?;
+        }
         match self.link_up {
             true if self.link_why.is_empty() => writeln!(f, "link      up")?,
             true => writeln!(f, "link      up, but {}", self.link_why)?,
@@ -173,12 +187,10 @@ impl fmt::Display for View {
             (None, None) => writeln!(f, "outage    none since the start")?,
         }
         writeln!(f, "clock     {}", self.clock.name())?;
-        let sensor = if self.sensor_ok {
-            "ok"
-        } else {
-            "gives no readings"
-        };
-        writeln!(f, "sensor    {sensor}")?;
+        match self.sensor_ok {
+            true => writeln!(f, "sensor    ok")?,
+            false => writeln!(f, "sensor    not to be trusted: {}", self.sensor_why)?,
+        }
         writeln!(
             f,
             "commands  {} refused, {} results dropped",

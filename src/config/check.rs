@@ -14,7 +14,7 @@ use nightlight_common::config::{Key, Layers, values};
 
 use super::keys;
 use super::topics;
-use super::{AtExit, Backlog, Config, Led, LedDriver, OnFull, Sensor, SensorDriver};
+use super::{AtExit, Backlog, Config, Led, LedDriver, OnFull, RuleOrigins, Sensor, SensorDriver};
 use crate::logic::{command, delivery, lighting, telemetry};
 
 const MS: Duration = Duration::from_millis(1);
@@ -36,8 +36,9 @@ pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
     let mut sensor = sensor(layers);
     let led = led(layers, &sensor);
     let telemetry = telemetry(layers);
-    let lighting = lighting(layers, &telemetry, server_status.is_some());
+    let mut lighting = lighting(layers, &telemetry, server_status.is_some());
     sensor.interval = lighting.interval;
+    lighting.least_interval = sensor.driver.least_interval();
     interval_suits(layers, &sensor);
     let mut config = Config {
         device_id,
@@ -53,6 +54,12 @@ pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
         delivery: delivery(layers),
         web_listen: web(layers),
         file,
+        rule_origins: RuleOrigins {
+            mode: layers.origin(&keys::CONTROL_MODE),
+            on_below: layers.origin(&keys::CONTROL_ON_BELOW),
+            off_above: layers.origin(&keys::CONTROL_OFF_ABOVE),
+            interval: layers.origin(&keys::SENSOR_INTERVAL),
+        },
         warnings: Vec::new(),
     };
     config.warnings = std::mem::take(&mut layers.warnings);
@@ -111,12 +118,11 @@ fn sensor(layers: &mut Layers) -> Sensor {
 fn interval_suits(layers: &mut Layers, sensor: &Sensor) {
     let least = sensor.driver.least_interval();
     if sensor.interval < least {
-        let key = match layers.are_good(&[&keys::SENSOR_INTERVAL, &keys::TELEMETRY_INTERVAL]) {
-            true => &keys::SENSOR_INTERVAL,
-            false => return,
-        };
+        if !layers.are_good(&[&keys::SENSOR_INTERVAL]) {
+            return;
+        }
         layers.problem(
-            key,
+            &keys::SENSOR_INTERVAL,
             format!(
                 "{} is shorter than a measurement of a {}; use {} or more",
                 values::in_words(sensor.interval),
@@ -274,6 +280,16 @@ fn lighting(
         );
     }
     let read_every = layers.duration(&keys::SENSOR_INTERVAL, SHORTEST_INTERVAL..=DAY);
+    if !telemetry.interval.is_zero() && telemetry.interval < read_every {
+        layers.warning(
+            &keys::TELEMETRY_INTERVAL,
+            format!(
+                "{} is shorter than sensor.interval ({}): each reading is recorded, and the sensor is read no faster for it",
+                values::in_words(telemetry.interval),
+                values::in_words(read_every)
+            ),
+        );
+    }
     let lease = lease(layers);
     if let lighting::Lease::For(lease) = lease
         && mode != lighting::Mode::Local
@@ -304,10 +320,8 @@ fn lighting(
         hold: layers.duration(&keys::CONTROL_HOLD, Duration::ZERO..=DAY),
         lease,
         fail_safe: layers.choice(&keys::LED_FAIL_SAFE, &fail_safes, ""),
-        interval: match telemetry.interval {
-            Duration::ZERO => read_every,
-            recorded_every => read_every.min(recorded_every),
-        },
+        interval: read_every,
+        least_interval: Duration::ZERO,
         frozen_after: layers.duration(&keys::SENSOR_FROZEN_AFTER, Duration::ZERO..=7 * DAY),
     }
 }

@@ -9,8 +9,10 @@
 //!   to reach the broker
 //! - `check`, `topics`: what it may be, and what fits together
 //! - `summary`: the configuration for a person
+//! - `in_force`: the rules for the LED, with what a command set for good
 
 mod check;
+mod in_force;
 mod keys;
 mod summary;
 mod topics;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::{command, delivery, lighting, telemetry};
+pub use in_force::{RuleOrigins, RulesInForce};
 pub use nightlight_common::config::{Broker, Scheme, url};
 use nightlight_common::config::{Layers, on_one_line};
 
@@ -61,6 +64,8 @@ pub struct Config {
     pub web_listen: Option<SocketAddr>,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// Where the rules for the LED are from.
+    pub rule_origins: RuleOrigins,
     /// What works but may not be meant; a line each, for a person.
     pub warnings: Vec<String>,
 }

@@ -140,7 +140,7 @@ pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
                 "sensor",
                 Exit::Software,
                 format!("{}: the running nightlight gets no readings", driver.name()),
-                "`journalctl -u nightlight` says why",
+                &view.sensor_why,
             ),
         }];
     }

@@ -10,6 +10,7 @@ use crate::by_hand;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::io::backlog::inspect;
+use crate::io::rules::KeptRules;
 use crate::logic::View;
 
 /// The disk: which kind, whether it may be written, how much room there is.
@@ -51,6 +52,22 @@ pub fn disk(folder: &Path) -> Vec<Finding> {
         None => Finding::ok("disk", seen("a disk")),
     };
     vec![finding]
+}
+
+/// The rules for the LED that are in force, and where they are from.
+pub fn rules(config: &Config) -> Vec<Finding> {
+    let kept = KeptRules::in_folder(&config.backlog.path);
+    let in_force = config.rules_in_force(kept.load(), kept.path());
+    let seen: Vec<String> = in_force.lines().map(str::to_owned).collect();
+    let mut findings: Vec<Finding> = seen.iter().map(|line| Finding::ok("rules", line)).collect();
+    if let Some(problem) = &in_force.problem {
+        findings.push(Finding::warn(
+            "rules",
+            "what a command kept is not followed",
+            problem,
+        ));
+    }
+    findings
 }
 
 /// The backlog: in the hands of a daemon, at rest, or not there yet.

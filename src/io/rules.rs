@@ -1,16 +1,24 @@
-//! Rules that a command set with `persist`: one small file beside the backlog.
+//! Rules that a command set with `persist`: one small file beside the backlog, with those keys alone.
 //!
 //! They stand over the configuration until they are set anew or the file is removed; the daemon says so at
-//! each start. It reads them once and writes them when the controller orders it.
+//! each start. It reads them once and writes them when the controller orders it. The file is looked at like
+//! anything from outside: beside the loop, and only if it is a small ordinary file.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::logic::lighting::Rules;
+use rustix::fs::OFlags;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::logic::Input;
+use crate::logic::lighting::RulesPatch;
 
 /// The file's name in the backlog's folder.
 const FILE: &str = "rules.json";
+/// Four rules need a tenth of it; a larger file is another one.
+const MAX_BYTES: u64 = 4_096;
 
 /// Where the rules of this configuration are kept.
 #[derive(Debug, Clone)]
@@ -31,34 +39,80 @@ impl KeptRules {
         &self.path
     }
 
-    /// The rules kept, if there are any.
+    /// Reads them on a thread of its own, since a disk may hang; answers into `inputs` with one
+    /// `Input::RulesFound` or `Input::RulesUnusable`.
+    pub fn load_beside(&self, inputs: UnboundedSender<Input>) {
+        let kept = self.clone();
+        let sender = inputs.clone();
+        let load = move || {
+            let place = kept.path.display().to_string();
+            // Nobody listens any more when the daemon stops.
+            let _ = sender.send(match kept.load() {
+                Ok(patch) => Input::RulesFound { patch, place },
+                Err(why) => Input::RulesUnusable(why),
+            });
+        };
+        if let Err(error) = std::thread::Builder::new().name("rules".into()).spawn(load) {
+            let _ = inputs.send(Input::RulesUnusable(format!(
+                "no thread to read them: {error}"
+            )));
+        }
+    }
+
+    /// The rules kept; empty if there are none.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no rules that could be followed, in words.
-    pub fn load(&self) -> Result<Option<Rules>, String> {
+    /// The file cannot be read, or holds no rules, in words.
+    pub fn load(&self) -> Result<RulesPatch, String> {
         let name = self.path.display();
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{name} cannot be read: {error}")),
+        let bytes = match self.read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(RulesPatch::default());
+            }
+            Err(error) => return Err(format!("{name} cannot be read: {error}; remove it")),
         };
-        let rules: Rules = serde_json::from_slice(&text)
-            .map_err(|error| format!("{name} holds no rules: {error}; remove it"))?;
-        match rules.check() {
-            Ok(()) => Ok(Some(rules)),
-            Err(why) => Err(format!("{name}: {why}; remove it")),
+        serde_json::from_slice(&bytes)
+            .map_err(|error| format!("{name} holds no rules: {error}; remove it"))
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        // A pipe would block already here.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(&self.path)?;
+        let data = file.metadata()?;
+        if !data.is_file() {
+            return Err(io::Error::other("it is no ordinary file"));
         }
+        if data.len() > MAX_BYTES {
+            return Err(io::Error::other(format!(
+                "it is larger than {MAX_BYTES} bytes"
+            )));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Keeps `rules`, synced, in the place of those before; a power cut leaves the one or the other.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn keep(&self, rules: &Rules) -> io::Result<()> {
+    pub fn keep(&self, rules: &RulesPatch) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let next = self.path.with_extension("next");
-        let mut file = File::create(&next)?;
+        // What a power cut left there, or anything else: it is never opened, since that might block.
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&next)?;
         file.write_all(&serde_json::to_vec(rules)?)?;
         file.sync_all()?;
         fs::rename(&next, &self.path)?;
@@ -77,24 +131,64 @@ mod tests {
     fn rules_are_kept_replaced_and_refused_when_they_are_rubbish() {
         let folder = tempfile::tempdir().expect("a folder");
         let kept = KeptRules::in_folder(&folder.path().join("deep"));
-        assert_eq!(kept.load(), Ok(None));
-        let mut rules = Rules {
-            mode: Mode::Local,
-            on_below: 12.5,
-            off_above: 13.0,
-            interval: Duration::from_millis(250),
+        assert_eq!(kept.load(), Ok(RulesPatch::default()));
+        let mut rules = RulesPatch {
+            mode: Some(Mode::Local),
+            interval: Some(Duration::from_millis(250)),
+            ..RulesPatch::default()
         };
-        for on_below in [1.0, 2.0] {
+        for on_below in [None, Some(1.0), Some(2.5)] {
             rules.on_below = on_below;
             kept.keep(&rules).expect("kept");
-            assert_eq!(kept.load(), Ok(Some(rules)));
+            assert_eq!(kept.load(), Ok(rules));
         }
-        for rubbish in ["", "{}", "\u{0}\u{0}\u{0}"] {
+        let text = fs::read_to_string(kept.path()).expect("text");
+        assert!(!text.contains("off_above"), "{text}");
+        for rubbish in ["", "[1]", "\u{0}\u{0}\u{0}", "{\"on_below\":\"x\"}"] {
             fs::write(kept.path(), rubbish).expect("written");
             assert!(kept.load().is_err_and(|why| why.contains("remove it")));
         }
-        rules.on_below = 99.0;
-        kept.keep(&rules).expect("kept");
+    }
+
+    #[test]
+    fn a_file_of_the_form_before_this_one_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = KeptRules::in_folder(folder.path());
+        let old = r#"{"mode":"local","on_below":12.5,"off_above":13.0,"interval":{"secs":0,"nanos":250000000}}"#;
+        fs::write(kept.path(), old).expect("written");
+        let patch = kept.load().expect("rules");
+        assert_eq!(
+            patch.to_string(),
+            "mode local, on_below 12.5, off_above 13, interval 250ms"
+        );
+    }
+
+    #[test]
+    fn what_is_no_small_ordinary_file_is_refused_at_once_and_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = KeptRules::in_folder(folder.path());
+        let fifo = |path: &Path| {
+            let made = std::process::Command::new("mkfifo").arg(path).status();
+            assert!(made.expect("mkfifo").success());
+        };
+        fs::create_dir(kept.path()).expect("a folder");
         assert!(kept.load().is_err());
+        fs::remove_dir(kept.path()).expect("removed");
+        let large = File::create(kept.path()).expect("a file");
+        large.set_len(1 << 30).expect("holes");
+        assert!(kept.load().is_err_and(|why| why.contains("larger than")));
+        fs::remove_file(kept.path()).expect("removed");
+        fifo(kept.path());
+        fifo(&kept.path().with_extension("next"));
+        assert!(
+            kept.load()
+                .is_err_and(|why| why.contains("no ordinary file"))
+        );
+        let rules = RulesPatch {
+            on_below: Some(7.0),
+            ..RulesPatch::default()
+        };
+        kept.keep(&rules).expect("kept");
+        assert_eq!(kept.load(), Ok(rules));
     }
 }

@@ -281,7 +281,18 @@ fn metrics(view: &View) -> String {
     };
     let truth = |is: bool| f64::from(u8::from(is));
     if let Some(light) = view.light {
-        gauge("light", "The last light, in the sensor's unit.", light);
+        gauge(
+            "light",
+            "The last light, in the sensor's unit; absent while the sensor fails.",
+            light,
+        );
+    }
+    if let Some(age) = view.light_age {
+        gauge(
+            "light_age_seconds",
+            "How long ago the last reading was.",
+            age,
+        );
     }
     if let Some(led_on) = view.led_on {
         gauge(

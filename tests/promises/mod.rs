@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nightlight::logic::command::{self, Order, parse};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
-use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules};
+use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules, RulesPatch};
 use nightlight::logic::link::Names;
 use nightlight::logic::telemetry::{self, Keep};
 use nightlight::logic::time::Now;
@@ -85,7 +85,10 @@ fn obey(device: &mut Device, payload: &[u8], retained: bool) {
     if !results.is_empty() && results.iter().all(fresh) {
         assert_eq!(before, after, "refused, and yet: {results:?}");
     }
-    after.rules.check().expect("rules that may be followed");
+    after
+        .rules
+        .check(Duration::ZERO)
+        .expect("rules that may be followed");
     device.is_stopping = device.exit.is_some()
         || results.iter().any(|result| result["result"] == "applied")
             && stops(payload, &device.commands);
@@ -187,7 +190,7 @@ struct Picture {
     led_on: bool,
     by: String,
     rules: Rules,
-    kept: Option<Rules>,
+    kept: Option<RulesPatch>,
     exit: Option<Exit>,
 }
 
@@ -199,7 +202,7 @@ struct Device {
     synced: bool,
     inputs: VecDeque<Input>,
     led_on: bool,
-    kept: Option<Rules>,
+    kept: Option<RulesPatch>,
     exit: Option<Exit>,
     is_stopping: bool,
     results: Vec<Value>,
@@ -358,6 +361,7 @@ fn settings(flags: u8) -> Settings {
             },
             fail_safe: FailSafe::Keep,
             interval: Duration::from_secs(1),
+            least_interval: Duration::ZERO,
             frozen_after: Duration::ZERO,
         },
         telemetry: telemetry::Settings {

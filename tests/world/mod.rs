@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
-use nightlight::logic::lighting::{self, FailSafe, Lease, Mode};
+use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, RulesPatch};
 use nightlight::logic::link::{Ending, Inbound, Names, Sent};
 use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
 use nightlight::logic::time::{ClockState, Now};
@@ -36,6 +36,7 @@ pub fn settings() -> Settings {
             lease: Lease::For(Duration::from_secs(15)),
             fail_safe: FailSafe::Keep,
             interval: Duration::from_secs(1),
+            least_interval: Duration::ZERO,
             frozen_after: Duration::ZERO,
         },
         telemetry: telemetry::Settings {
@@ -165,8 +166,11 @@ pub struct World {
     pub led_latency: Duration,
     pub led_orders: u64,
     pub led_given_up: u64,
+    pub readings_given_up: u64,
     /// Runs in which the LED could not be switched for a time.
     pub led_faults: BTreeSet<Uuid>,
+    /// The rules on the disk.
+    pub kept: RulesPatch,
     /// How often rules were written to the disk.
     pub rules_kept: u64,
     /// The cable.
@@ -282,8 +286,10 @@ impl World {
             led_latency: Duration::ZERO,
             led_orders: 0,
             led_given_up: 0,
+            readings_given_up: 0,
             led_faults: BTreeSet::new(),
             rules_kept: 0,
+            kept: RulesPatch::default(),
             cable: true,
             broker_mute: false,
             poison: None,
@@ -360,7 +366,8 @@ impl World {
             }
             let deadline = self.controller.next_deadline().max(self.now);
             let event = self.agenda.keys().next().copied();
-            let next = event.map_or(deadline, |(at, _)| at.min(deadline));
+            // What fell into a pause of the program happens after it.
+            let next = event.map_or(deadline, |(at, _)| at.min(deadline).max(self.now));
             if next > end {
                 self.now = end;
                 return;
@@ -617,6 +624,11 @@ impl World {
         birth.boot_id = self.boot_id;
         self.run = birth.run;
         self.controller = Controller::new(self.settings.clone(), birth, self.clocks());
+        let found = Input::RulesFound {
+            patch: self.kept,
+            place: "rules.json".into(),
+        };
+        self.controller.handle(found, self.clocks());
         self.agenda.clear();
         self.trace_step(None);
         self.open_disk();
@@ -750,6 +762,7 @@ impl World {
                 Output::SetLed(_) if self.led_hangs => {}
                 Output::SetLed(on) => self.set_led(on),
                 Output::GiveUpLed => self.led_given_up += 1,
+                Output::GiveUpReading => self.readings_given_up += 1,
                 Output::Connect => self.connect(),
                 Output::Disconnect => {
                     self.left_broker = true;
@@ -784,10 +797,21 @@ impl World {
                 Output::SetAside(line) => self.set_aside.push(line),
                 Output::KeepRules(rules) => {
                     self.rules_kept += 1;
-                    self.settings.lighting.set_rules(rules);
+                    self.kept = rules;
                 }
             }
         }
+    }
+
+    /// The answer that a hanging sensor owes will never come.
+    pub fn forget_reading(&mut self) {
+        self.read_unanswered = false;
+    }
+
+    /// Readings whose answer is on its way.
+    pub fn reads_under_way(&self) -> usize {
+        let is_read = |event: &&(u64, Event)| matches!(event.1, Event::Input(None, Input::Read(_)));
+        self.agenda.values().filter(is_read).count()
     }
 
     fn set_led(&mut self, on: bool) {

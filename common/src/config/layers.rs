@@ -246,6 +246,15 @@ impl Layers {
         self.in_environment.contains_key(key.path)
     }
 
+    /// Where the value is from: `default`, the file's name, or the variable's.
+    pub fn origin(&self, key: &Key) -> String {
+        match &self.file {
+            _ if self.is_from_environment(key) => self.schema.variable(key.path),
+            Some(file) if self.in_file.contains_key(key.path) => file.clone(),
+            _ => "default".to_owned(),
+        }
+    }
+
     /// Where a person mends the value.
     fn place(&self, key: &Key) -> String {
         match (&self.file, self.is_from_environment(key)) {

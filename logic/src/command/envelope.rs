@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Settings;
-use crate::lighting::{Mode, Rules};
+use crate::lighting::{Mode, RulesPatch};
 use crate::time::rfc3339;
 
 /// Larger payloads are refused unread.
@@ -39,34 +39,16 @@ pub enum Action {
     /// Read the sensor and answer with the reading.
     ReadNow,
     /// Change the rules.
-    Set(Wish),
+    Set {
+        /// Those that are to change.
+        patch: RulesPatch,
+        /// Whether they outlive a restart.
+        persist: bool,
+    },
     /// End the daemon, to be started again.
     Restart,
     /// Restart the machine.
     Reboot,
-}
-
-/// The rules that `set` changes; `None` leaves one as it is.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wish {
-    on_below: Option<f64>,
-    off_above: Option<f64>,
-    mode: Option<Mode>,
-    interval: Option<Duration>,
-    /// Whether they outlive a restart.
-    pub persist: bool,
-}
-
-impl Wish {
-    /// The rules that come of it.
-    pub fn over(&self, rules: Rules) -> Rules {
-        Rules {
-            mode: self.mode.unwrap_or(rules.mode),
-            on_below: self.on_below.unwrap_or(rules.on_below),
-            off_above: self.off_above.unwrap_or(rules.off_above),
-            interval: self.interval.unwrap_or(rules.interval),
-        }
-    }
 }
 
 /// The place of the last obeyed LED command among those of its sender.
@@ -169,7 +151,7 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
         (Some(_), Some(_)) => Err("both led_on and command in it".into()),
         (None, Some(Value::String(command))) => match command.as_str() {
             "read-now" => Ok(Action::ReadNow),
-            "set" => wish(fields).map(Action::Set),
+            "set" => set(fields),
             "restart" => Ok(Action::Restart),
             "reboot" => Ok(Action::Reboot),
             _ => Err("unknown command; there are read-now, set, restart and reboot".into()),
@@ -178,7 +160,7 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
     }
 }
 
-fn wish(fields: &Map<String, Value>) -> Result<Wish, String> {
+fn set(fields: &Map<String, Value>) -> Result<Action, String> {
     const ENVELOPE: [&str; 6] = ["command", "id", "issued_at", "expires_at", "seq", "lease"];
     const RULES: [&str; 4] = ["on_below", "off_above", "mode", "interval"];
     const TAKES: &str = "set takes on_below, off_above, mode, interval and persist";
@@ -200,7 +182,7 @@ fn wish(fields: &Map<String, Value>) -> Result<Wish, String> {
             _ => Err(format!("{key} is not a number")),
         },
     };
-    Ok(Wish {
+    let patch = RulesPatch {
         on_below: number("on_below")?,
         off_above: number("off_above")?,
         mode: match present(fields, "mode") {
@@ -215,11 +197,12 @@ fn wish(fields: &Map<String, Value>) -> Result<Wish, String> {
                 Some(duration(value).ok_or("interval is not a duration such as \"5s\"")?)
             }
         },
-        persist: match present(fields, "persist") {
-            None => false,
-            Some(value) => value.as_bool().ok_or("persist is neither true nor false")?,
-        },
-    })
+    };
+    let persist = match present(fields, "persist") {
+        None => false,
+        Some(value) => value.as_bool().ok_or("persist is neither true nor false")?,
+    };
+    Ok(Action::Set { patch, persist })
 }
 
 fn id(fields: &Map<String, Value>) -> Result<Option<String>, String> {

@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Controller;
-use crate::command::{Action, Command, Outcome, Verdict, Wish};
+use crate::command::{Action, Command, Outcome, Verdict};
 use crate::delivery::Topic;
-use crate::lighting::{Mode, State};
+use crate::lighting::{Mode, RulesPatch, State};
 use crate::outage::Cause;
 use crate::telemetry::{Body, Event, PlainNumber};
 use crate::time::Now;
-use crate::{Exit, Level, Output};
+use crate::{Exit, Level};
 
 /// Larger acks are not read.
 const MAX_ACK: usize = 64 * 1024;
@@ -108,13 +108,12 @@ impl Controller {
                 self.reply(command.id, Outcome::Rejected, reason, None);
             }
             Action::ReadNow => {
-                if !self.reading {
-                    self.reading = true;
-                    self.outputs.push_back(Output::ReadSensor);
+                if self.reading.is_none() {
+                    self.begin_reading(now);
                 }
                 self.read_now.push(command);
             }
-            Action::Set(wish) => self.set(command.id.clone(), wish, now),
+            Action::Set { patch, persist } => self.set(command.id.clone(), patch, *persist, now),
             Action::Reboot if !self.allow_reboot => {
                 let reason = "not allowed here; the key commands.allow_reboot allows it";
                 self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
@@ -130,17 +129,50 @@ impl Controller {
         }
     }
 
-    pub(super) fn set(&mut self, id: Option<String>, wish: &Wish, now: Now) {
-        let rules = wish.over(self.lighting.settings().rules());
-        if let Err(reason) = rules.check() {
+    pub(super) fn set(&mut self, id: Option<String>, patch: &RulesPatch, persist: bool, now: Now) {
+        let least = self.lighting.settings().least_interval;
+        let rules = patch.over(self.lighting.settings().rules());
+        let kept = self.kept_rules.then(patch);
+        // What is kept stands over the configuration after a restart, without what was set for now.
+        let checked = rules.check(least).and_then(|()| match persist {
+            true => kept
+                .over(self.configured)
+                .check(least)
+                .map_err(|why| format!("after a restart {why}; set both with persist")),
+            false => Ok(()),
+        });
+        if let Err(reason) = checked {
             return self.finish(id, "set", Outcome::Rejected, &reason, now);
         }
         let change = self.lighting.set_rules(rules, now.boot);
         self.apply(change);
-        if wish.persist {
-            self.rules_to_keep = Some(rules);
+        if persist {
+            self.kept_rules = kept;
+            self.rules_to_keep = Some(kept);
         }
         self.finish(id, "set", Outcome::Applied, "", now);
+    }
+
+    /// What earlier runs kept; a command of this run that came before it goes on counting.
+    pub(super) fn rules_found(&mut self, patch: RulesPatch, place: &str, now: Now) {
+        if patch.is_empty() {
+            return;
+        }
+        let kept = patch.then(&self.kept_rules);
+        let rules = kept.over(self.configured);
+        if let Err(why) = rules.check(self.lighting.settings().least_interval) {
+            let text = format!(
+                "{place} is not followed: {why}; correct the configuration, or remove the file"
+            );
+            return self.log(Level::Warn, text);
+        }
+        self.kept_rules = kept;
+        let text = format!(
+            "kept by a command, over the configuration: {patch}; remove {place} and restart to end that"
+        );
+        self.log(Level::Warn, text);
+        let change = self.lighting.set_rules(rules, now.boot);
+        self.apply(change);
     }
 
     /// The end of an instruction to the device: the sender is told, and it is recorded.

@@ -1,5 +1,6 @@
 //! What the decision about the LED goes by: settings, and the rules in them that a command may change.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub struct Settings {
     pub fail_safe: FailSafe,
     /// How often the sensor is read.
     pub interval: Duration,
+    /// The sensor cannot be read more often than this.
+    pub least_interval: Duration,
     /// A sensor that gives the very same number for so long is not believed; zero believes it.
     pub frozen_after: Duration,
 }
@@ -38,12 +41,72 @@ pub struct Rules {
     pub interval: Duration,
 }
 
+/// Some of the rules: those that a command sets; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RulesPatch {
+    /// See [`Rules::mode`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// See [`Rules::on_below`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_below: Option<f64>,
+    /// See [`Rules::off_above`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off_above: Option<f64>,
+    /// See [`Rules::interval`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+}
+
+impl RulesPatch {
+    /// The rules that come of it.
+    pub fn over(&self, rules: Rules) -> Rules {
+        Rules {
+            mode: self.mode.unwrap_or(rules.mode),
+            on_below: self.on_below.unwrap_or(rules.on_below),
+            off_above: self.off_above.unwrap_or(rules.off_above),
+            interval: self.interval.unwrap_or(rules.interval),
+        }
+    }
+
+    /// This patch with a newer one over it.
+    pub fn then(&self, newer: &Self) -> Self {
+        Self {
+            mode: newer.mode.or(self.mode),
+            on_below: newer.on_below.or(self.on_below),
+            off_above: newer.off_above.or(self.off_above),
+            interval: newer.interval.or(self.interval),
+        }
+    }
+
+    /// Whether it sets nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What it sets, such as `on_below 250, interval 5s`.
+impl fmt::Display for RulesPatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            self.mode.map(|mode| format!("mode {}", mode.name())),
+            self.on_below.map(|light| format!("on_below {light}")),
+            self.off_above.map(|light| format!("off_above {light}")),
+            self.interval
+                .map(|interval| format!("interval {interval:?}")),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
 impl Rules {
-    /// What is wrong with them, in words.
+    /// What is wrong with them, in words, for a sensor that cannot be read more often than each
+    /// `least_interval`.
     ///
     /// # Errors
     /// The first rule that the configuration would not take either.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self, least_interval: Duration) -> Result<(), String> {
         let Self {
             on_below,
             off_above,
@@ -60,6 +123,11 @@ impl Rules {
         }
         if !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&interval) {
             return Err("interval is not within 10ms and 1 day".into());
+        }
+        if interval < least_interval {
+            return Err(format!(
+                "interval {interval:?} is shorter than a measurement of the sensor; use {least_interval:?} or more"
+            ));
         }
         Ok(())
     }

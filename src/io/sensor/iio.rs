@@ -6,9 +6,12 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use super::error::excerpt;
 use super::{Sensor, SensorError};
@@ -18,6 +21,9 @@ const LONGEST: usize = 64;
 
 /// What it takes to fill a file that was just emptied, and much more than that.
 const REWRITTEN: Duration = Duration::from_millis(10);
+
+/// A pipe has so long to give a number.
+const FLOWS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A sensor behind a file.
 #[derive(Debug)]
@@ -101,10 +107,47 @@ fn number(path: &Path) -> Result<f64, SensorError> {
 }
 
 fn beginning(path: &Path) -> Result<Vec<u8>, SensorError> {
+    let failed = |error| SensorError::file(path, error);
+    // A pipe that nobody writes into would block already here.
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        let mut bytes = Vec::with_capacity(LONGEST);
+        file.take(LONGEST as u64)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        return Ok(bytes);
+    }
+    flowing(path, file)
+}
+
+/// What comes out of a pipe or the like, up to the end of a line or of what there is.
+fn flowing(path: &Path, mut file: File) -> Result<Vec<u8>, SensorError> {
+    let begun = Instant::now();
     let mut bytes = Vec::with_capacity(LONGEST);
-    File::open(path)
-        .and_then(|file| file.take(LONGEST as u64).read_to_end(&mut bytes))
-        .map_err(|error| SensorError::file(path, error))?;
+    while bytes.len() < LONGEST && !bytes.contains(&b'\n') {
+        let mut next = [0; LONGEST];
+        let most = LONGEST - bytes.len();
+        match file.read(&mut next[..most]) {
+            Ok(0) if !bytes.is_empty() => break,
+            Ok(0) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(SensorError::file(path, error)),
+            Ok(length) => {
+                bytes.extend_from_slice(&next[..length]);
+                continue;
+            }
+        }
+        if begun.elapsed() >= FLOWS_WITHIN {
+            let seconds = FLOWS_WITHIN.as_secs();
+            let what = format!("is no ordinary file and gave no number within {seconds} s");
+            return Err(invalid(path, &what));
+        }
+        std::thread::sleep(REWRITTEN);
+    }
     Ok(bytes)
 }
 
