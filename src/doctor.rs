@@ -6,12 +6,13 @@
 //! `PATIENCE` is a finding too: a hung bus or broker cannot hang the doctor.
 //!
 //! It changes nothing: I2C addresses are read from and not written to, except by the driver of the
-//! configured sensor; pins are not touched; the broker sees a guest with a name of its own; a backlog
+//! configured sensor; pins are not touched; the broker sees a guest with a name of its own, who sends one probe on
+//! each topic, which nobody acts on; a backlog
 //! that belongs to a daemon is not opened.
 //!
 //! - `machine`: the model, the system, the user, the clock
 //! - `devices`: I2C buses and who answers, the sensor, the LED
-//! - `network`: the broker
+//! - `network`: the broker and its access list
 //! - `keeping`: the disk and the backlog on it
 //! - `service`: systemd
 
@@ -146,7 +147,10 @@ pub fn examine(config: Result<Config, ConfigError>) -> Report {
                 }),
                 start("rules", &config, |config| keeping::rules(&config)),
                 start("LED", &config, |config| devices::led(&config.led)),
-                start("broker", &config, |config| network::broker(&config.broker)),
+                start("broker", &config, {
+                    let view = view.clone();
+                    move |config| network::broker(&config, view.as_ref())
+                }),
                 start("disk", &config, |config| {
                     keeping::disk(&config.backlog.path)
                 }),

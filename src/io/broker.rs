@@ -1,18 +1,22 @@
-//! The link: one MQTT session with the broker, over rumqttc.
+//! The link: one MQTT session with the broker, over rumqttc's codec.
 //!
 //! Each try to connect gets a fresh socket and protocol state, and each session its own pairing of
 //! publications with packet ids: nothing outlives a connection, so no late acknowledgement can be taken
 //! for another. What was in flight when a session ends is the pure half's to publish again.
 //! It does not wait or try again by itself; `daemon.rs` asks for a session and hands on what it says.
+//!
+//! The way to the broker: `route` (which address first), `lookup` (names), `dial` (TCP to one of several),
+//! `handshake` (TLS, WebSocket) with `tls`, `exchange` (packets) over `framing`; `words` says why it failed.
+//! `server::session` and [`visit`], for `doctor`, go the same way.
 
 mod dial;
 mod exchange;
 mod framing;
 mod handshake;
-pub mod knock;
 mod lookup;
 mod route;
 mod tls;
+pub mod visit;
 mod words;
 
 use std::collections::{HashMap, VecDeque};
@@ -380,6 +384,11 @@ impl Session {
                         token.map(Input::Acked)
                     }
                 }
+            }
+            // Whoever probes an access list is no server, and no sign of one.
+            Event::Incoming(Incoming::Publish(publish)) if visit::is_probe(&publish.payload) => {
+                debug!("a probe on {:?}", publish.topic);
+                None
             }
             Event::Incoming(Incoming::Publish(publish)) => {
                 let payload = publish.payload.to_vec();

@@ -46,6 +46,7 @@ struct Wire {
     count: Option<u64>,
     previous_run: Option<Uuid>,
     previous_seq: Option<u64>,
+    probe: Option<Uuid>,
 }
 
 /// Reads a message: one record, or an array of them. `wall_ms` is the time here, where it is known.
@@ -111,6 +112,10 @@ impl Payload {
         let Ok(wire) = wire else {
             return self.rubbish += 1;
         };
+        // `doctor` tries whether it comes back.
+        if wire.probe.is_some() && wire.run.is_none() {
+            return;
+        }
         let is_worth_it = wire.light.is_some() || wire.event.is_some();
         match (wire.run, wire.seq) {
             (Some(run), Some(seq)) if (1..=MOST_SEQ).contains(&seq) && is_worth_it => {
@@ -190,6 +195,13 @@ mod tests {
         assert_eq!(read.records[0].json, text);
         let read = live(r#"{"light": 12}"#);
         assert_eq!((read.light, read.plain, read.rubbish), (Some(12.0), 1, 0));
+    }
+
+    #[test]
+    fn a_probe_of_an_access_list_is_nothing() {
+        let text = format!(r#"{{"light":12,"probe":"{RUN}"}}"#);
+        assert_eq!(live(&text), Payload::default());
+        assert_eq!(live(&format!(r#"{{"probe":"{RUN}"}}"#)), Payload::default());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `nightlight doctor` on the real program: what it finds, what it exits with, and that it disturbs nobody.
 
+#![allow(clippy::expect_used, reason = "test code")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -151,4 +153,143 @@ fn a_backlog_at_rest_is_counted() {
         seen.contains("at rest: ") && !seen.contains(" 0 records"),
         "{report}"
     );
+}
+
+const TOPICS: [(&str, &str); 8] = [
+    ("write", "telemetry"),
+    ("write", "telemetry/history"),
+    ("write", "events"),
+    ("write", "commands/result"),
+    ("write", "state"),
+    ("write", "status"),
+    ("read", "commands"),
+    ("read", "acks"),
+];
+
+/// A broker with an access list.
+fn guarded(lines: &str) -> (Broker, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("acl");
+    fs::write(&file, lines).expect("written");
+    // mosquitto reads it as the user that it runs as, and warns of a file that others may read.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("changed");
+    let broker = Broker::start_with(&format!(
+        "allow_anonymous true\nacl_file {}\n",
+        file.display()
+    ));
+    (broker, folder)
+}
+
+#[test]
+fn each_topic_that_the_access_list_lacks_is_named_with_the_line_to_add() {
+    for (right, lacking) in TOPICS {
+        let list: String = TOPICS
+            .iter()
+            .filter(|(_, name)| *name != lacking)
+            .map(|(_, name)| format!("topic readwrite doc-i/{name}\n"))
+            .collect();
+        let (broker, _folder) = guarded(&list);
+        let agent = Agent::prepare("doc-i", broker.port, "");
+        let (code, report, _) = outcome(agent.other("doctor"));
+        assert_eq!(code, Some(77), "{lacking}: {report}");
+        let denied = about(&report, "access list");
+        assert_eq!(denied.len(), 1, "{lacking}: {report}");
+        assert_eq!(denied[0].0, "fail", "{lacking}: {report}");
+        assert!(
+            denied[0].1.contains(&format!("doc-i/{lacking}: ")),
+            "{report}"
+        );
+        let line = format!("`topic {right} doc-i/{lacking}`");
+        assert!(report.contains(&line), "{lacking}: {report}");
+        assert_eq!(report.matches("`topic ").count(), 1, "{report}");
+    }
+}
+
+#[test]
+fn with_the_least_rights_doctor_says_what_it_cannot_know_and_fails_nothing() {
+    let list: String = TOPICS
+        .iter()
+        .map(|(right, name)| format!("topic {right} doc-j/{name}\n"))
+        .collect();
+    let (broker, _folder) = guarded(&list);
+    let agent = Agent::prepare("doc-j", broker.port, "");
+    let (code, report, _) = outcome(agent.other("doctor"));
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(states(&report, "access list"), ["warn"], "{report}");
+    assert!(report.contains("cannot know"), "{report}");
+}
+
+/// The list of docs/deploy.md, as it stands there, with device, server and doctor.
+#[test]
+fn the_access_list_of_the_documentation_is_enough_for_all() {
+    let text = fs::read_to_string("docs/deploy.md").expect("it is here");
+    let (_, behind) = text.split_once("```acl\n").expect("a list to copy");
+    let (list, _) = behind.split_once("```").expect("its end");
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("acl"), list).expect("written");
+    for name in ["hallway", "nightlight-server"] {
+        let status = std::process::Command::new("mosquitto_passwd")
+            .args(if at("users").exists() {
+                vec!["-b"]
+            } else {
+                vec!["-c", "-b"]
+            })
+            .arg(at("users"))
+            .args([name, "secret"])
+            .status();
+        assert!(status.expect("mosquitto_passwd runs").success());
+    }
+    fs::write(at("password"), "secret\n").expect("written");
+    for name in ["acl", "users", "password"] {
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o600)).expect("changed");
+    }
+    let broker = Broker::start_with(&format!(
+        "allow_anonymous false\nacl_file {}\npassword_file {}\n",
+        at("acl").display(),
+        at("users").display()
+    ));
+    let password = at("password").display().to_string();
+    let mut server = crate::server::Server::start(
+        broker.port,
+        &[
+            "--username",
+            "nightlight-server",
+            "--password-file",
+            &password,
+        ],
+    );
+    let more = format!(
+        "[broker]\nurl = \"mqtt://127.0.0.1:{}\"\nusername = \"hallway\"\npassword_file = \"{password}\"\n\
+         [delivery]\nconfirm = \"server\"\n[control]\nserver_status = \"nightlight/server/status\"\n",
+        broker.port
+    );
+    let mut agent = Agent::start("hallway", broker.port, &more);
+    eventually("the server decides and acks", || {
+        let status = agent.status();
+        status.is_some_and(|status| status["by"] == "remote" && status["backlog"] == 0)
+    });
+    let refused = agent
+        .status()
+        .map(|status| status["commands_refused"].clone());
+    let (code, report, _) = outcome(agent.other("doctor"));
+    assert_eq!(code, Some(0), "{report}");
+    // What the device may read alone is known where others publish meanwhile.
+    for topic in ["state", "telemetry", "status"] {
+        assert!(!report.contains(&format!("hallway/{topic}")), "{report}");
+    }
+    // The daemon took no notice of the probes, nor did the server.
+    let after = agent
+        .status()
+        .map(|status| status["commands_refused"].clone());
+    assert_eq!(after, refused);
+    assert!(!agent.log().contains("link down"), "{}", agent.log());
+    assert_eq!(agent.stop().code(), Some(0));
+    server.stop();
+    assert!(
+        !server.account().contains("rubbish"),
+        "{}",
+        server.account()
+    );
+    assert!(!server.account().contains("plain"), "{}", server.account());
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +13,7 @@ use async_tungstenite::tungstenite::http::HeaderValue;
 use tempfile::TempDir;
 use ws_stream_tungstenite::WsStream;
 
+use crate::stage::fake::{Act, FakeBroker};
 use crate::stage::{Agent, Broker, Listener, eventually, free_port};
 
 /// A broker with a second door: TLS with a certificate for `localhost` alone.
@@ -68,6 +70,40 @@ impl Encrypted {
         }
     }
 
+    /// A certificate of the broker's key with its own dates.
+    fn sign(&self, name: &str, from: &str, to: &str) {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let folder = self.folder.path().display();
+        let text = format!(
+            "[ca]\ndefault_ca = d\n[d]\ndatabase = {folder}/index\nserial = {folder}/serial\nnew_certs_dir = {folder}\n\
+             default_md = sha256\nunique_subject = no\npolicy = p\n[p]\ncommonName = supplied\n"
+        );
+        fs::write(at("ca.conf"), text).expect("written");
+        fs::write(at("index"), "").expect("written");
+        fs::write(at("serial"), "1000\n").expect("written");
+        openssl(&[
+            "ca",
+            "-batch",
+            "-notext",
+            "-config",
+            &at("ca.conf"),
+            "-in",
+            &at("request"),
+            "-cert",
+            &at("ca.pem"),
+            "-keyfile",
+            &at("ca.key"),
+            "-extfile",
+            &at("names"),
+            "-startdate",
+            from,
+            "-enddate",
+            to,
+            "-out",
+            &at(name),
+        ]);
+    }
+
     fn agent(&self, id: &str, host: &str, ca: &str) -> Agent {
         let ca = self.folder.path().join(ca);
         let more = format!(
@@ -118,6 +154,135 @@ fn an_encrypted_line_works_for_the_right_name_and_authority_alone() {
     works(&listener, &agent);
     assert_eq!(agent.stop().code(), Some(0));
     eventually("a goodbye", || listener.last_text("status") == "offline");
+}
+
+/// What the log says of a link that does not come, without a library's words.
+fn fails_with(encrypted: &Encrypted, id: &str, url: &str, keys: &str, words: &[&str]) {
+    let at = |name: &str| encrypted.folder.path().join(name).display().to_string();
+    let keys = keys
+        .replace("{ca}", &at("ca.pem"))
+        .replace("{other}", &at("other.pem"))
+        .replace("{other_key}", &at("other.key"));
+    let agent = Agent::start(id, 1, &format!("[broker]\nurl = \"{url}\"\n{keys}"));
+    for words in words {
+        says(&agent, words);
+    }
+    for library in [
+        "I/O",
+        "TLS error",
+        "rustls",
+        "InvalidCertificate",
+        "AlertReceived",
+        "Web Pki",
+    ] {
+        assert!(!agent.log().contains(library), "{library}: {}", agent.log());
+    }
+}
+
+#[test]
+fn a_failure_of_tls_names_the_key_that_mends_it() {
+    let encrypted = Encrypted::start();
+    let ca = "ca_file = \"{ca}\"\n";
+    let url = |host: &str, port: u16| format!("mqtts://{host}:{port}");
+    let at = |name: &str| encrypted.folder.path().join(name).display().to_string();
+    let door = |lines: &str| {
+        let port = free_port();
+        let broker = Broker::start_with(&format!("allow_anonymous true\nlistener {port}\n{lines}"));
+        (broker, port)
+    };
+
+    let words = ["not trusted here", "set broker.ca_file"];
+    let to = url("localhost", encrypted.port);
+    fails_with(&encrypted, "tls-a", &to, "ca_file = \"{other}\"\n", &words);
+
+    let words = ["not for 127.0.0.1, but for localhost", "in broker.url"];
+    let to = url("127.0.0.1", encrypted.port);
+    fails_with(&encrypted, "tls-b", &to, ca, &words);
+
+    // A key that belongs to another certificate is seen before anything is tried.
+    let keys = format!("{ca}cert_file = \"{{ca}}\"\nkey_file = \"{{other_key}}\"\n");
+    let words = [
+        "does not belong to the certificate",
+        "broker.key_file",
+        "broker.cert_file",
+    ];
+    let to = url("localhost", encrypted.port);
+    fails_with(&encrypted, "tls-c", &to, &keys, &words);
+
+    let own = format!(
+        "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+        at("ca.pem"),
+        at("pem"),
+        at("key")
+    );
+    let (_broker, port) = door(&own);
+    let words = [
+        "wants a client certificate",
+        "set broker.cert_file and broker.key_file",
+    ];
+    fails_with(&encrypted, "tls-d", &url("localhost", port), ca, &words);
+    let keys = format!("{ca}cert_file = \"{{other}}\"\nkey_file = \"{{other_key}}\"\n");
+    let words = ["our client certificate", "check broker.cert_file"];
+    fails_with(&encrypted, "tls-e", &url("localhost", port), &keys, &words);
+
+    for (name, from, to, words) in [
+        (
+            "old",
+            "20200101000000Z",
+            "20210101000000Z",
+            [
+                "was good until 2021-01-01T00:00:00Z",
+                "the clock of this machine says 20",
+            ],
+        ),
+        (
+            "young",
+            "20900101000000Z",
+            "20910101000000Z",
+            ["is good from 2090-01-01T00:00:00Z", "timedatectl"],
+        ),
+    ] {
+        encrypted.sign(name, from, to);
+        let (_broker, port) = door(&format!("certfile {}\nkeyfile {}\n", at(name), at("key")));
+        fails_with(
+            &encrypted,
+            &format!("tls-{name}"),
+            &url("localhost", port),
+            ca,
+            &words,
+        );
+    }
+
+    // TLS to a door without it, and the other way round.
+    let plain = FakeBroker::start(|_, _| vec![Act::Close]);
+    let words = ["does not speak TLS", "8883"];
+    let speaks = talker(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    fails_with(&encrypted, "tls-f", &url("localhost", speaks), ca, &words);
+    let words = ["check the port in broker.url"];
+    fails_with(
+        &encrypted,
+        "tls-g",
+        &url("localhost", plain.port),
+        ca,
+        &words,
+    );
+    let words = ["mqtts:// where the broker wants TLS"];
+    let to = format!("mqtt://localhost:{}", encrypted.port);
+    fails_with(&encrypted, "tls-h", &to, "", &words);
+}
+
+/// Says this to whoever comes.
+fn talker(words: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 1_024];
+            let _ = stream.read(&mut bytes);
+            let _ = stream.write_all(words);
+        }
+    });
+    port
 }
 
 #[test]

@@ -21,3 +21,4 @@ mod server;
 mod sessions;
 mod signals;
 mod stage;
+mod way;

@@ -94,6 +94,7 @@ impl Lookup {
     }
 
     fn start(&self) -> watch::Receiver<Option<Answer>> {
+        debug!("looking up {}", self.host);
         let (sender, answer) = watch::channel(None);
         let (host, port, resolve) = (self.host.clone(), self.port, Arc::clone(&self.resolve));
         // Without a thread the sender is dropped, and so is the try.

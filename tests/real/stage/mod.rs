@@ -187,6 +187,14 @@ impl Agent {
         self.child = Some(command.spawn().expect("nightlight starts"));
     }
 
+    /// With more in its environment; an empty value is none.
+    pub fn run_with(&mut self, environment: &[(&str, &str)]) {
+        let mut command = self.command();
+        let given = environment.iter().filter(|(_, value)| !value.is_empty());
+        command.envs(given.copied());
+        self.child = Some(command.spawn().expect("nightlight starts"));
+    }
+
     /// With the rights of nobody; false where that cannot be done.
     pub fn run_as_nobody(&mut self) -> bool {
         let mut command = self.command();
