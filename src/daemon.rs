@@ -19,9 +19,11 @@ use crate::io::chores::Chores;
 use crate::io::clock::{BUILT_MS, Clock};
 use crate::io::led::LedThread;
 use crate::io::rules::KeptRules;
+use crate::io::runtime::Runtime;
 use crate::io::sensor::Reader;
 use crate::io::{systemd, web};
 use crate::logic::delivery::Topic;
+use crate::logic::handover::Handover;
 use crate::logic::link::{Ending, Inbound, Names, Sent};
 use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
 
@@ -32,6 +34,8 @@ const HEAD_START: Duration = Duration::from_millis(500);
 const RULES_WITHIN: Duration = Duration::from_millis(300);
 /// At the end, the backlog may take so long to finish what it was told, and so may the chores.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
+/// The runtime directory is in memory: it answers within this time or never.
+const RUNTIME_CLOSE: Duration = Duration::from_millis(200);
 /// A backlog that has had work and has not moved for so long will not move again: the watchdog is no
 /// longer fed, and systemd starts us anew (docs/decisions/0012). The longest that it may be busy with
 /// one thing is the salvage of a large damaged store on a slow card.
@@ -125,6 +129,9 @@ struct Shell {
     rules: KeptRules,
     aside: Aside,
     chores: Option<Chores>,
+    runtime: Option<Runtime>,
+    /// What the run before has left, until this one begins.
+    handover: Option<Box<Handover>>,
     link: Link,
     session: Option<Session>,
     exit: Option<Exit>,
@@ -140,6 +147,7 @@ impl Shell {
         let clock = Clock::new();
         let boot_id = clock.boot_id();
         let (led, found) = LedThread::start(&config.led, inputs.clone());
+        let (runtime, handover) = open_runtime(config);
         let shell = Self {
             run,
             boot_id,
@@ -151,6 +159,8 @@ impl Shell {
             rules: KeptRules::in_folder(&config.backlog.path),
             aside: Aside::in_folder(&config.backlog.path),
             chores: None,
+            runtime,
+            handover: handover.map(Box::new),
             link: Link::new(config),
             session: None,
             exit: None,
@@ -164,7 +174,7 @@ impl Shell {
         self.backlog = Some(backlog);
     }
 
-    fn birth(&self, led_on: Option<bool>) -> Birth {
+    fn birth(&mut self, led_on: Option<bool>) -> Birth {
         Birth {
             run: self.run,
             boot_id: self.boot_id,
@@ -172,6 +182,7 @@ impl Shell {
             seed: self.run.as_u64_pair().0,
             led_on,
             version: crate::VERSION.to_owned(),
+            handover: self.handover.take(),
         }
     }
 
@@ -230,6 +241,11 @@ impl Shell {
                     }
                 });
             }
+            Output::HandOver(handover) => {
+                if let Some(runtime) = &self.runtime {
+                    runtime.keep(&handover);
+                }
+            }
             Output::Log(Level::Info, text) => info!("{text}"),
             Output::Log(Level::Warn, text) => warn!("{text}"),
             Output::Exit(exit) => self.exit = Some(exit),
@@ -282,6 +298,11 @@ impl Shell {
         if let Some(session) = self.session.take() {
             session.close().await;
         }
+        if let Some(runtime) = self.runtime.take()
+            && !runtime.finish(RUNTIME_CLOSE)
+        {
+            warn!("the lease may not outlive this restart: the runtime directory does not answer");
+        }
         if let Some(chores) = self.chores.take()
             && !chores.finish(BACKLOG_CLOSE)
         {
@@ -293,6 +314,20 @@ impl Shell {
             && !backlog.close(BACKLOG_CLOSE)
         {
             error!("the backlog did not finish in time; the next start will repair it");
+        }
+    }
+}
+
+/// The runtime directory, and what the run before has left in it.
+fn open_runtime(config: &Config) -> (Option<Runtime>, Option<Handover>) {
+    let Some(folder) = &config.runtime_folder else {
+        return (None, None);
+    };
+    match Runtime::open(folder, &config.backlog.path) {
+        Ok((runtime, handover)) => (Some(runtime), handover),
+        Err(why) => {
+            warn!("a restart will forget the lease and the newest command ids: {why}");
+            (None, None)
         }
     }
 }

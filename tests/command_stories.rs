@@ -8,6 +8,8 @@ use std::time::Duration;
 use nightlight::logic::Input;
 use nightlight::logic::command::Order;
 use nightlight::logic::delivery::Topic;
+use nightlight::logic::handover::Handover;
+use nightlight::logic::lighting::Lease;
 use world::{World, settings};
 
 fn status(world: &mut World, text: &str, retained: bool) {
@@ -183,4 +185,218 @@ fn a_flood_of_rules_to_keep_is_written_seldom_and_the_last_ones_are_kept() {
         60.0,
         "a stop waits for nothing"
     );
+}
+
+/// `led` events that the server has received.
+fn led_events(world: &World) -> usize {
+    let events = world.on(Topic::Events);
+    let is_led = |event: &&&serde_json::Value| event["event"] == "led";
+    events.iter().filter(is_led).count()
+}
+
+#[test]
+fn a_restart_within_the_lease_moves_no_led_and_says_the_same() {
+    let mut settings = settings();
+    settings.lighting.lease = Lease::For(Duration::from_secs(60));
+    for ends_cleanly in [false, true] {
+        let mut world = World::new(settings.clone());
+        world.server = false;
+        // Bright: the local rule would switch it off.
+        world.light = Some(900.0);
+        world.seconds(5);
+        world.command(r#"{"led_on":true,"id":"evening"}"#);
+        world.seconds(3);
+        let (before, events) = (world.view(), led_events(&world));
+        assert_eq!((before.led_on, before.by.as_str()), (Some(true), "remote"));
+        match ends_cleanly {
+            true => world.stop_and_start(),
+            false => world.crash(),
+        }
+        let after = world.view();
+        assert!(after.led_on == Some(true) && world.led_on);
+        assert_eq!((&after.by, &after.why), (&before.by, &before.why));
+        assert!(after.since >= before.since && after.lease_left <= before.lease_left);
+        world.seconds(20);
+        assert!(world.led_on);
+        assert_eq!(world.view().by, "remote");
+        assert_eq!(led_events(&world), events, "no flash is told");
+        // The lease is that of the command, not a new one.
+        world.seconds(60);
+        assert!(!world.led_on);
+        assert_eq!(led_events(&world), events + 1);
+    }
+}
+
+#[test]
+fn a_lease_that_ended_during_a_restart_holds_nothing() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.light = Some(900.0);
+    world.seconds(5);
+    world.command(r#"{"led_on":true,"lease":"5s"}"#);
+    world.seconds(1);
+    let handover = world.handover.clone();
+    world.seconds(30);
+    world.handover = handover;
+    world.crash();
+    assert_eq!(world.view().lease_left, None);
+    world.seconds(2);
+    assert_eq!(world.view().by, "fallback");
+}
+
+#[test]
+fn until_the_first_reading_of_a_restart_the_led_is_by_whom_it_was() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.light = Some(100.0);
+    world.seconds(5);
+    let before = world.view();
+    assert_eq!(
+        (before.led_on, before.by.as_str()),
+        (Some(true), "fallback")
+    );
+    world.sensor_hangs = true;
+    world.crash();
+    let after = world.view();
+    assert_eq!((&after.by, &after.why), (&before.by, &before.why));
+    assert_eq!(after.light, None, "an old light is no light");
+    // Switched by somebody while nightlight was away: nobody knows by whom.
+    world.led_on = false;
+    world.crash();
+    assert_eq!(world.view().by, "start");
+}
+
+#[test]
+fn a_reboot_takes_over_nothing() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.light = Some(900.0);
+    world.seconds(5);
+    world.command(r#"{"led_on":true,"lease":"1h"}"#);
+    world.seconds(1);
+    world.power_cut(world::NOON_MS);
+    assert_eq!(world.view().lease_left, None);
+    world.seconds(3);
+    assert_eq!(world.view().by, "fallback");
+    assert!(!world.led_on);
+}
+
+#[test]
+fn a_command_id_that_no_disk_has_is_known_after_a_crash() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(5);
+    world.command(r#"{"led_on":true,"id":"once","seq":7}"#);
+    world.run_for(Duration::from_millis(300));
+    world.crash();
+    world.seconds(5);
+    world.command(r#"{"led_on":false,"id":"once"}"#);
+    world.command(r#"{"led_on":false,"id":"old","seq":6}"#);
+    world.seconds(1);
+    let results = world.on(Topic::Results);
+    let last_two: Vec<_> = results.iter().rev().take(2).collect();
+    assert_eq!(last_two[1]["result"], "duplicate");
+    assert_eq!(last_two[0]["result"], "superseded");
+    assert!(world.led_on);
+}
+
+#[test]
+fn a_command_that_holds_while_linked_outlives_a_restart_until_the_link_fails() {
+    let mut settings = settings();
+    settings.lighting.lease = Lease::WhileLinked;
+    let mut world = World::new(settings);
+    world.server = false;
+    world.light = Some(900.0);
+    world.seconds(5);
+    world.command(r#"{"led_on":true}"#);
+    world.seconds(60);
+    let events = led_events(&world);
+    world.crash();
+    world.seconds(30);
+    assert_eq!((world.view().by.as_str(), world.led_on), ("remote", true));
+    assert_eq!(led_events(&world), events);
+    // Too long ago: nobody knows what the server did meanwhile.
+    let handover = world.handover.clone();
+    world.seconds(40);
+    world.handover = handover;
+    world.crash();
+    assert_eq!(world.view().by, "start");
+    world.command(r#"{"led_on":true}"#);
+    world.seconds(5);
+    world.pull_cable();
+    world.crash();
+    world.seconds(60);
+    assert_eq!(world.view().by, "fallback");
+}
+
+#[test]
+fn what_is_kept_for_a_restart_is_written_when_it_changes_and_seldom_in_a_flood() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.seconds(60);
+    let written = world.handovers_written;
+    world.seconds(600);
+    assert_eq!(
+        world.handovers_written, written,
+        "an idle one writes nothing"
+    );
+    for n in 0..1_000 {
+        world.command(&format!(r#"{{"led_on":{},"id":"f{n}"}}"#, n % 2 == 0));
+        world.run_for(Duration::from_millis(1));
+    }
+    world.seconds(1);
+    let more = world.handovers_written - written;
+    assert!((2..=8).contains(&more), "{more} writes");
+}
+
+#[test]
+fn what_could_not_have_been_written_is_not_taken_over() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.light = Some(900.0);
+    world.seconds(5);
+    world.command(r#"{"led_on":true,"id":"a"}"#);
+    world.seconds(1);
+    let good = world.handover.clone().expect("written");
+    let damages: [fn(&mut Handover); 6] = [
+        |it| it.written += Duration::from_secs(1_000),
+        |it| it.decision.by = "nobody".into(),
+        |it| it.decision.since += Duration::from_secs(1_000),
+        |it| it.commands.fresh = 2,
+        |it| it.commands.ids = vec!["i".repeat(65)],
+        |it| {
+            let command = it.decision.command.as_mut().expect("it holds");
+            command.until = Some(Duration::MAX);
+        },
+    ];
+    for damage in damages {
+        let mut handover = good.clone();
+        damage(&mut handover);
+        world.handover = Some(handover);
+        world.crash();
+        assert_eq!(world.view().by, "start");
+    }
+    world.handover = Some(good);
+    world.crash();
+    assert_eq!(world.view().by, "remote");
+}
+
+#[test]
+fn a_command_that_still_waited_when_the_daemon_died_is_obeyed_when_it_comes_again() {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.light = Some(900.0);
+    world.seconds(5);
+    world.crash();
+    world.run_for(Duration::from_millis(100));
+    assert!(world.is_linked());
+    let command = r#"{"led_on":true,"id":"early"}"#;
+    world.command(command);
+    assert!(!world.led_on, "it settles first");
+    world.run_for(Duration::from_millis(50));
+    world.crash();
+    world.seconds(5);
+    world.command(command);
+    world.seconds(1);
+    assert!(world.led_on);
 }

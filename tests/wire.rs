@@ -266,6 +266,7 @@ impl Pi {
             seed: 1,
             led_on: Some(false),
             version: "1.2.3".into(),
+            handover: None,
         };
         let records = stored.len() as u64;
         let mut pi = Self {

@@ -5,14 +5,17 @@
 //! Whatever arrives gets a verdict; nothing that arrives can do anything else.
 
 mod envelope;
+mod handover;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use envelope::{Action, Command, Unfit, parse};
-use envelope::{Place, expired};
+use envelope::expired;
+pub use envelope::{Action, Command, Place, Unfit, parse};
+pub(crate) use handover::CommandsStamp;
+pub use handover::KeptCommands;
 
 use super::time::Now;
 
@@ -107,6 +110,8 @@ pub struct Inbox {
     waiting: Vec<Command>,
     hole_until: Option<Duration>,
     last: Option<Place>,
+    /// Grows with each id that becomes known.
+    ids_noted: u64,
     verdicts: VecDeque<Verdict>,
 }
 
@@ -123,14 +128,18 @@ impl Inbox {
             waiting: Vec::new(),
             hole_until: None,
             last: None,
+            ids_noted: 0,
             verdicts: VecDeque::new(),
         }
     }
 
     /// Ids obeyed in earlier runs, oldest first.
     pub fn remember(&mut self, ids: Vec<String>) {
-        for (place, id) in ids.into_iter().enumerate() {
-            self.known_ids.insert(place.min(self.known_ids.len()), id);
+        self.ids_noted += 1;
+        // A restart within the same boot knows some of them already.
+        let unknown = ids.into_iter().filter(|id| !self.known_ids.contains(id));
+        for (place, id) in unknown.collect::<Vec<_>>().into_iter().enumerate() {
+            self.known_ids.insert(place, id);
         }
         while self.known_ids.len() > IDS_KNOWN {
             self.known_ids.pop_front();
@@ -358,6 +367,7 @@ impl Inbox {
 
     fn note(&mut self, command: &Command) {
         if let Some(id) = &command.id {
+            self.ids_noted += 1;
             self.known_ids.push_back(id.clone());
             self.fresh_ids.push(id.clone());
             if self.known_ids.len() > IDS_KNOWN {

@@ -3,6 +3,7 @@
 //! It decides nothing itself. One input is handled at a time; then [`Controller::advance`] lets every
 //! part do what its deadlines say, and the orders wait in [`Controller::poll_output`].
 
+mod handover;
 mod led;
 mod link;
 mod server;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::command::{Command, Inbox, Outcome};
 use super::delivery::{self, Delivery, Topic};
+use super::handover::Handover;
 use super::led::LedState;
 use super::lighting::{self, Change, Lighting, Rules, RulesPatch, State};
 use super::link::{Names, Pattern};
@@ -65,6 +67,8 @@ pub struct Birth {
     pub led_on: Option<bool>,
     /// The version of the program.
     pub version: String,
+    /// What the run before has left, if it was of this boot.
+    pub handover: Option<Box<Handover>>,
 }
 
 /// The whole pure half.
@@ -101,6 +105,7 @@ pub struct Controller {
     configured: Rules,
     kept_rules: RulesPatch,
     keep_rules_at: Duration,
+    writing: handover::Writing,
     stopping: Option<Stopping>,
     names: Names,
     /// Why the last session ended, or there was none.
@@ -171,6 +176,7 @@ impl Controller {
             configured,
             kept_rules: RulesPatch::default(),
             keep_rules_at: now.boot,
+            writing: handover::Writing::default(),
             stopping: None,
             names: settings.names,
             link_why: "not connected yet".into(),
@@ -183,6 +189,9 @@ impl Controller {
             clock,
             birth,
         };
+        if let Some(handover) = controller.birth.handover.take() {
+            controller.take_over(*handover, now);
+        }
         controller.advance(now);
         controller
     }
@@ -274,6 +283,7 @@ impl Controller {
                 self.reading.map(|since| since + READ_WITHIN),
                 self.rules_to_keep.map(|_| self.keep_rules_at),
                 self.held_at,
+                self.handover_due(),
             ]
             .into_iter()
             .flatten()
@@ -301,7 +311,7 @@ impl Controller {
             led_wanted: self.lighting.led_on(),
             led_ok: self.led.fault().is_none(),
             led_why: self.led.fault().unwrap_or_default().to_owned(),
-            by: self.lighting.state().by().to_owned(),
+            by: self.lighting.by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
             light_age: self
@@ -344,6 +354,7 @@ impl Controller {
             self.delivery.commit(ids, self.book.last_seq(), now.boot);
         }
         self.keep_rules(now);
+        self.write_handover(now);
         self.announce(now);
         self.delivery.pump(now.boot, &self.clock);
         self.go_on_stopping(now);
@@ -559,7 +570,7 @@ impl Controller {
         let announced = Announced {
             led_on: self.led.known(),
             led_ok: self.led.fault().is_none(),
-            by: self.lighting.state().by(),
+            by: self.lighting.by(),
             rules: self.lighting.settings().rules(),
             clock: self.clock.state(),
             sensor_ok: self.lighting.sensor_ok(),

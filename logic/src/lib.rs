@@ -14,6 +14,7 @@
 pub mod command;
 mod controller;
 pub mod delivery;
+pub mod handover;
 pub mod led;
 pub mod lighting;
 pub mod link;
@@ -28,6 +29,7 @@ pub use view::View;
 use uuid::Uuid;
 
 use delivery::Message;
+use handover::Handover;
 use lighting::RulesPatch;
 use link::{Ending, Inbound};
 use telemetry::{Loss, Record};
@@ -212,6 +214,8 @@ pub enum Output {
     },
     /// Keep what commands set with `persist` for the next runs, in place of what was kept.
     KeepRules(RulesPatch),
+    /// Keep this in memory for a run that begins within this boot; no answer.
+    HandOver(Box<Handover>),
     /// Tell the operator.
     Log(Level, String),
     /// End the daemon; everything is told or stored.

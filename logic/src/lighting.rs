@@ -17,10 +17,13 @@
 //! command that holds, the health of the sensor, the mode), so that no transition can be forgotten.
 //! The controller calls this with what happened; each call gives back the change of the LED, if any.
 
+mod handover;
 mod rules;
 
 use std::time::Duration;
 
+pub(crate) use handover::DecisionStamp;
+pub use handover::{KeptCommand, KeptDecision};
 pub use rules::{FailSafe, Lease, Mode, Rules, RulesPatch, Settings};
 
 /// This many failed reads in a row, or intervals without one, make a sensor fault.
@@ -89,6 +92,8 @@ pub struct Lighting {
     read_at: Duration,
     decided: State,
     decided_at: Duration,
+    /// Who decided before a restart, as long as nobody has decided since.
+    inherited_by: Option<&'static str>,
     why: String,
 }
 
@@ -128,6 +133,7 @@ impl Lighting {
             read_at: now,
             decided: State::Starting,
             decided_at: now,
+            inherited_by: None,
             why: "no reading yet".into(),
         }
     }
@@ -289,6 +295,14 @@ impl Lighting {
         }
     }
 
+    /// Who decided: as in [`State::by`], and of a run that has not decided yet the one before it.
+    pub fn by(&self) -> &'static str {
+        match (self.state(), self.inherited_by) {
+            (State::Starting, Some(by)) => by,
+            (state, _) => state.by(),
+        }
+    }
+
     /// The LED.
     pub fn led_on(&self) -> bool {
         self.led_on
@@ -363,6 +377,7 @@ impl Lighting {
         }
         if entered || changed {
             self.decided_at = now;
+            self.inherited_by = None;
         }
         if !changed {
             return None;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nightlight_common::config::broker::broker;
@@ -14,7 +14,10 @@ use nightlight_common::config::{Key, Layers, values};
 
 use super::keys;
 use super::topics;
-use super::{AtExit, Backlog, Config, Led, LedDriver, OnFull, RuleOrigins, Sensor, SensorDriver};
+use super::{
+    AtExit, Backlog, Config, Led, LedDriver, OnFull, RuleOrigins, RuntimeFolder, Sensor,
+    SensorDriver,
+};
 use crate::logic::{command, delivery, lighting, telemetry};
 
 const MS: Duration = Duration::from_millis(1);
@@ -50,6 +53,7 @@ pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
         server_status,
         telemetry,
         commands: commands(layers),
+        runtime_folder: runtime_folder(layers),
         backlog: backlog(layers),
         delivery: delivery(layers),
         web_listen: web(layers),
@@ -362,6 +366,25 @@ fn commands(layers: &mut Layers) -> command::Settings {
         off,
         allow_reboot: layers.flag(&keys::COMMANDS_ALLOW_REBOOT),
         accept_retained: layers.flag(&keys::COMMANDS_ACCEPT_RETAINED),
+    }
+}
+
+/// systemd's `RUNTIME_DIRECTORY`, else one of the user who runs this by hand.
+fn runtime_folder(layers: &Layers) -> Option<RuntimeFolder> {
+    let given = layers
+        .variable("RUNTIME_DIRECTORY")
+        .and_then(|folders| folders.split(':').find(|folder| !folder.is_empty()));
+    match given {
+        Some(path) => Some(RuntimeFolder {
+            path: path.into(),
+            is_given: true,
+        }),
+        None => layers
+            .variable("XDG_RUNTIME_DIR")
+            .map(|path| RuntimeFolder {
+                path: Path::new(path).join("nightlight"),
+                is_given: false,
+            }),
     }
 }
 

@@ -62,12 +62,23 @@ pub struct Config {
     pub delivery: delivery::Settings,
     /// Where the status page listens; `None` is off.
     pub web_listen: Option<SocketAddr>,
+    /// Where what outlives a restart but not a reboot is kept, if anywhere.
+    pub runtime_folder: Option<RuntimeFolder>,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
     /// Where the rules for the LED are from.
     pub rule_origins: RuleOrigins,
     /// What works but may not be meant; a line each, for a person.
     pub warnings: Vec<String>,
+}
+
+/// A folder in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeFolder {
+    /// Where it is; made if it is missing.
+    pub path: PathBuf,
+    /// It was given for this (by systemd, or by a person), and not found.
+    pub is_given: bool,
 }
 
 /// Why there is no configuration: every problem that was found.
@@ -81,7 +92,7 @@ impl Config {
     /// Reads the layers: defaults, the file, then the variables `NIGHTLIGHT_SECTION__KEY` of `env`.
     ///
     /// Without `file`, [`DEFAULT_FILE`] is read if it exists. `env` is the whole environment:
-    /// `STATE_DIRECTORY` and `CREDENTIALS_DIRECTORY` count too.
+    /// `STATE_DIRECTORY`, `RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR` and `CREDENTIALS_DIRECTORY` count too.
     ///
     /// # Errors
     /// Every problem of every layer, and a `file` that cannot be read.

@@ -13,6 +13,7 @@ pub mod device_thread;
 pub mod led;
 pub mod pi;
 pub mod rules;
+pub mod runtime;
 pub mod sensor;
 pub mod systemd;
 pub mod web;

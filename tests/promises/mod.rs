@@ -220,6 +220,7 @@ impl Device {
             seed: 1,
             led_on: Some(false),
             version: "1.2.3".into(),
+            handover: None,
         };
         let commands = settings.commands.clone();
         let mut device = Self {

@@ -249,7 +249,7 @@ fn a_broker_that_flaps_flips_nothing() {
 }
 
 /// The LED's file, read every 2 ms: how often it changed.
-fn changes_of(led: std::path::PathBuf) -> impl FnOnce() -> usize {
+pub fn changes_of(led: std::path::PathBuf) -> impl FnOnce() -> usize {
     let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let told = std::sync::Arc::clone(&over);
     let watching = std::thread::spawn(move || {

@@ -177,3 +177,86 @@ fn a_stop_asked_for_again_and_again_is_one_stop() {
     });
     assert_eq!(read(&agent.path("log")).matches("stopping").count(), 1);
 }
+
+/// The records of this kind of event that the listener has.
+fn led_events(listener: &Listener) -> usize {
+    let events = listener.on("events");
+    events
+        .iter()
+        .filter(|event| event["event"] == "led")
+        .count()
+}
+
+#[test]
+fn a_kill_and_a_restart_within_the_lease_move_no_led_and_obey_no_command_twice() {
+    let broker = Broker::start();
+    let listener = Listener::start("life-g", broker.port);
+    eventually("the listener listens", || listener.listens());
+    let runtime = tempfile::tempdir().expect("a folder");
+    let mut agent = Agent::prepare("life-g", broker.port, "[control]\nlease = \"60s\"\n");
+    agent.variable = Some(("RUNTIME_DIRECTORY", runtime.path().into()));
+    // Bright: the local rule switches it off, so a run without the lease would.
+    agent.set_light("900");
+    agent.run();
+    eventually("it is online", || listener.last_text("status") == "online");
+    let command = r#"{"led_on":true,"id":"evening"}"#;
+    listener.publish("commands", command);
+    eventually("it is on", || agent.led_on());
+    let by_remote = |agent: &Agent| {
+        let status = agent.status().unwrap_or_default();
+        status["by"] == "remote" && status["why"] == "command evening"
+    };
+    eventually("by the server", || by_remote(&agent));
+    eventually("it is told", || led_events(&listener) > 0);
+    let events = led_events(&listener);
+    // The moment by which what changed is kept.
+    eventually("it is kept", || {
+        fs::read_dir(runtime.path())
+            .expect("there")
+            .any(|file| read(&file.expect("readable").path()).contains("command evening"))
+    });
+    let changes = super::commands::changes_of(agent.path("led"));
+    for ends_cleanly in [false, true, false] {
+        let run = agent.status().expect("a status")["run"].clone();
+        match ends_cleanly {
+            true => assert_eq!(agent.stop().code(), Some(0)),
+            false => agent.kill(),
+        }
+        agent.run();
+        eventually("it answers", || {
+            agent
+                .status()
+                .is_some_and(|status| status["run"] != run && status["link_up"] == true)
+        });
+        assert!(by_remote(&agent), "{:?}", agent.status());
+        let told = |listener: &Listener| {
+            let results = listener.on("commands/result");
+            results
+                .iter()
+                .filter(|result| result["result"] == "duplicate")
+                .count()
+        };
+        let before = told(&listener);
+        eventually("the same command is known", || {
+            listener.publish("commands", command);
+            told(&listener) > before
+        });
+    }
+    eventually("readings of the last run came", || {
+        let run = agent.status().unwrap_or_default()["run"].clone();
+        listener
+            .on("telemetry")
+            .iter()
+            .filter(|reading| reading["run"] == run)
+            .count()
+            > 5
+    });
+    assert_eq!(changes(), 0);
+    assert_eq!(led_events(&listener), events);
+    let applied = listener.on("commands/result");
+    let applied = applied
+        .iter()
+        .filter(|result| result["result"] == "applied")
+        .count();
+    assert_eq!(applied, 1);
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
+use nightlight::logic::handover::Handover;
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, RulesPatch};
 use nightlight::logic::link::{Ending, Inbound, Names, Sent};
 use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
@@ -150,6 +151,9 @@ pub struct World {
     pub synced: bool,
     pub boot_id: Uuid,
     pub run: Uuid,
+    /// What the daemon left in the runtime directory.
+    pub handover: Option<Box<Handover>>,
+    pub handovers_written: u64,
     runs: u128,
     /// What the sensor would give; `None` is a failing sensor.
     pub light: Option<f64>,
@@ -275,6 +279,8 @@ impl World {
             offset_ms: NOON_MS,
             synced: true,
             boot_id,
+            handover: None,
+            handovers_written: 0,
             run,
             runs: 1,
             light: Some(500.0),
@@ -410,7 +416,7 @@ impl World {
         self.cable = true;
     }
 
-    /// The daemon dies without warning; only the disk is left. It starts again at once.
+    /// The daemon dies without warning; the disk and the runtime directory are left. It starts again at once.
     pub fn crash(&mut self) {
         self.note("crash".into());
         self.start_anew();
@@ -622,6 +628,7 @@ impl World {
         self.led_wanted = self.led_on;
         let mut birth = birth(self.runs, self.led_on);
         birth.boot_id = self.boot_id;
+        birth.handover = self.handover.clone();
         self.run = birth.run;
         self.controller = Controller::new(self.settings.clone(), birth, self.clocks());
         let found = Input::RulesFound {
@@ -793,6 +800,10 @@ impl World {
                         self.do_disk_work(work);
                     }
                     self.exit = Some(exit);
+                }
+                Output::HandOver(handover) => {
+                    self.handovers_written += 1;
+                    self.handover = Some(handover);
                 }
                 Output::SetAside(line) => self.set_aside.push(line),
                 Output::KeepRules(rules) => {
@@ -1118,5 +1129,6 @@ fn birth(run: u128, led_on: bool) -> Birth {
         seed: run as u64,
         led_on: Some(led_on),
         version: "1.2.3".into(),
+        handover: None,
     }
 }

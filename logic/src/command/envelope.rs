@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Settings;
@@ -52,8 +52,8 @@ pub enum Action {
 }
 
 /// The place of the last obeyed LED command among those of its sender.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
     pub(super) seq: Option<i64>,
     pub(super) issued_at: Option<i64>,
 }

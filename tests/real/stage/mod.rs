@@ -156,6 +156,8 @@ impl Drop for Broker {
 pub struct Agent {
     pub folder: TempDir,
     pub id: String,
+    /// A variable of its environment.
+    pub variable: Option<(&'static str, PathBuf)>,
     port: u16,
     more: String,
     child: Option<Child>,
@@ -167,6 +169,7 @@ impl Agent {
         let agent = Self {
             folder: tempfile::tempdir().expect("a folder"),
             id: id.into(),
+            variable: None,
             port,
             more: more.into(),
             child: None,
@@ -244,7 +247,8 @@ impl Agent {
             .arg("--config")
             .arg(self.path("nightlight.toml"))
             .stdout(Stdio::null())
-            .stderr(log);
+            .stderr(log)
+            .envs(self.variable.clone());
         command
     }
 
