@@ -1308,4 +1308,26 @@ fn a_refused_subscription_is_told_once_and_status_names_it() {
     world.mend_cable();
     world.seconds(20);
     assert_eq!(world.view().link_why, "");
+#[test]
+fn at_qos_0_nobody_knows_what_an_outage_lost() {
+    for (qos, lost) in [(0, serde_json::Value::Null), (1, serde_json::json!(0))] {
+        let mut settings = settings();
+        settings.delivery.qos = qos;
+        let mut world = World::new(settings);
+        world.seconds(20);
+        world.pull_cable();
+        world.seconds(20);
+        world.mend_cable();
+        world.seconds(60);
+        let events = world.on(Topic::Events);
+        let report = events.iter().find(|event| event["event"] == "outage");
+        let report = report.expect("the outage is over and told");
+        assert_eq!(report["lost"], lost);
+        let status = world.view().to_string();
+        assert_eq!(
+            status.contains("unknown how many lost"),
+            qos == 0,
+            "{status}"
+        );
+    }
 }

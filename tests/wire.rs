@@ -143,7 +143,7 @@ fn outage() {
         readings: 38,
         events: 2,
         led_changes: 1,
-        lost: 0,
+        lost: Some(0),
         short_sessions: 0,
         why: "connection reset".into(),
     }));

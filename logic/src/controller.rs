@@ -149,6 +149,7 @@ impl Controller {
         let clock = Clock::new(birth.boot_id, birth.built_ms, now);
         let starting = Some((clock.stamp(now), now.boot + STARTED_WAITS));
         let configured = settings.lighting.rules();
+        let confirms = settings.delivery.qos > 0;
         let mut controller = Self {
             keep: settings.telemetry.keep,
             allow_reboot: settings.commands.allow_reboot,
@@ -162,7 +163,7 @@ impl Controller {
                 birth.seed,
                 now.boot,
             ),
-            outage: Outage::default(),
+            outage: Outage::new(confirms),
             starting,
             kept: None,
             reading: None,

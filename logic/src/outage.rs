@@ -28,8 +28,10 @@ pub enum Cause {
 }
 
 /// The outage that is under way, if any.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outage {
+    /// The broker confirms what it has (QoS 1 or 2); else nobody can know what was lost.
+    confirms: bool,
     open: Option<Account>,
     last: Option<OutageReport>,
 }
@@ -68,6 +70,15 @@ struct Made {
 }
 
 impl Outage {
+    /// None yet. `confirms` says whether publications are confirmed (QoS 1 or 2).
+    pub fn new(confirms: bool) -> Self {
+        Self {
+            confirms,
+            open: None,
+            last: None,
+        }
+    }
+
     /// An outage begins, unless one is under way; a lost link takes over from a silent server. A link
     /// that was back and is lost again has never been back.
     pub fn begin(&mut self, cause: Cause, why: &str, began: Stamp, now: Duration) {
@@ -180,7 +191,7 @@ impl Outage {
             readings,
             events,
             led_changes,
-            lost,
+            lost: self.confirms.then_some(lost),
             short_sessions: account.short_sessions,
             why: account.why,
         };

@@ -127,6 +127,16 @@ pub enum Event {
     },
 }
 
+impl OutageReport {
+    /// How many records were lost, for a person.
+    pub fn lost_in_words(&self) -> String {
+        match self.lost {
+            Some(lost) => format!("{lost} lost"),
+            None => "unknown how many lost (QoS 0)".into(),
+        }
+    }
+}
+
 /// The account of one outage. Times are of the same clock as the record's `ts`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutageReport {
@@ -144,8 +154,8 @@ pub struct OutageReport {
     pub events: u64,
     /// LED changes meanwhile.
     pub led_changes: u64,
-    /// Records given up meanwhile.
-    pub lost: u64,
+    /// Records given up meanwhile; `None` at QoS 0, where nobody can know.
+    pub lost: Option<u64>,
     /// Sessions with the broker meanwhile that did not hold.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub short_sessions: u64,

@@ -180,9 +180,10 @@ impl fmt::Display for View {
             (Some(outage), _) => writeln!(f, "outage    for {}", in_words(outage))?,
             (None, Some(last)) => writeln!(
                 f,
-                "outage    the last one took {}, until {}",
+                "outage    the last one took {}, until {}; {}",
                 in_words(last.seconds),
-                last.ended
+                last.ended,
+                last.lost_in_words()
             )?,
             (None, None) => writeln!(f, "outage    none since the start")?,
         }

@@ -30,13 +30,13 @@ impl Verdict {
         lines.push(format!("in order              {:>5}", yes(!order)));
         for outage in &self.outages {
             lines.push(format!(
-                "outage of the {:<6}  {:5.1} s: {} readings, {} events, {} LED changes, {} lost",
+                "outage of the {:<6}  {:5.1} s: {} readings, {} events, {} LED changes, {}",
                 outage.cause,
                 outage.seconds,
                 outage.readings,
                 outage.events,
                 outage.led_changes,
-                outage.lost
+                outage.lost_in_words()
             ));
         }
         let changes: Vec<_> = self.local_changes.iter().map(|on| on_off(*on)).collect();

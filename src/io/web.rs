@@ -336,6 +336,13 @@ fn metrics(view: &View) -> String {
         "How long the outage under way lasts.",
         view.outage.unwrap_or_default(),
     );
+    if let Some(lost) = view.last_outage.as_ref().and_then(|last| last.lost) {
+        gauge(
+            "last_outage_lost",
+            "Records that the last outage lost; absent before the first and at QoS 0, where nobody knows.",
+            lost as f64,
+        );
+    }
     gauge(
         "last_seq",
         "The number of the newest record of this run.",

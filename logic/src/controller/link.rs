@@ -113,8 +113,12 @@ impl Controller {
             return;
         };
         let text = format!(
-            "an outage of {} s is over: {} readings, {} LED changes, {} lost, {} sessions that did not hold",
-            report.seconds, report.readings, report.led_changes, report.lost, report.short_sessions
+            "an outage of {} s is over: {} readings, {} LED changes, {}, {} sessions that did not hold",
+            report.seconds,
+            report.readings,
+            report.led_changes,
+            report.lost_in_words(),
+            report.short_sessions
         );
         self.log(Level::Info, text);
         self.tell(Body::Event(Event::Outage(report)), None, now);
