@@ -1308,6 +1308,8 @@ fn a_refused_subscription_is_told_once_and_status_names_it() {
     world.mend_cable();
     world.seconds(20);
     assert_eq!(world.view().link_why, "");
+}
+
 #[test]
 fn at_qos_0_nobody_knows_what_an_outage_lost() {
     for (qos, lost) in [(0, serde_json::Value::Null), (1, serde_json::json!(0))] {
