@@ -27,7 +27,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::stage::filled::copy_tree;
+use common::filled::copy_tree;
 use common::stage::{self, Agent, Broker, eventually};
 use common::{Figure, fill, number, record, short, wire};
 use delay::Line;

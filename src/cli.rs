@@ -2,14 +2,10 @@
 //!
 //! Parses and carries out nothing; `main` does what the result says.
 
-mod server;
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-
-pub use server::Server;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,9 +95,6 @@ pub enum Command {
     Check(ConfigFile),
     /// Show what the running daemon sees and does, and why the LED is as it is
     Status(Status),
-    /// Run the reference server: keep every record once, confirm it, decide about the LEDs
-    #[command(after_help = server::EXAMPLES)]
-    Server(Box<Server>),
     /// Look into the backlog of a daemon that does not run
     #[command(subcommand)]
     Backlog(Backlog),

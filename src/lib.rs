@@ -29,7 +29,7 @@
 //!
 //! [`logic`] (the contract between the halves), [`logic::lighting`], [`logic::delivery`], then
 //! [`daemon`], which joins the pure half to [`io`]. `main.rs` reads arguments and configuration.
-//! [`server`] is the other end, and [`demo`] shows both in a minute; the daemon needs neither.
+//! The program nightlight-server (`server/`) is the other end, and [`demo`] shows both in a minute.
 //! [`doctor`] looks at the machine, and [`by_hand`] moves one device, without the daemon.
 //! Arrows go one way: main -> daemon -> io and logic, which is a crate of its own (`logic/`), so that the
 //! compiler holds that border. Files of `io` do not import each other.
@@ -42,7 +42,6 @@ pub mod demo;
 pub mod doctor;
 pub mod io;
 pub use nightlight_logic as logic;
-pub mod server;
 
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

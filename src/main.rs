@@ -2,8 +2,6 @@
 //!
 //! Decides nothing but the exit code; the commands themselves live in the library.
 
-mod signals;
-
 use std::io::Write;
 use std::path::Path;
 use std::pin::Pin;
@@ -16,10 +14,8 @@ use nightlight::io::backlog::lock::{self, NotLocked, RunLock};
 use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::rules::KeptRules;
 use nightlight::io::web;
-use nightlight::server::{self, OpenError};
 use nightlight::{by_hand, daemon, doctor, logic};
-use nightlight_common::log;
-use tokio::signal::unix::{SignalKind, signal};
+use nightlight_common::{log, signals};
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
@@ -51,7 +47,6 @@ fn carry_out(command: Command) -> Exit {
             Ok(config) => checked(&config),
             Err(error) => refused(&error),
         },
-        Command::Server(how) => serve(*how),
         Command::Backlog(how) => look_into(&how),
         Command::Doctor(file) => {
             let report = doctor::examine(load(file.config.as_deref()));
@@ -166,73 +161,6 @@ fn another_runs(folder: &Path, holder: lock::Holder) -> Exit {
     );
     tracing::error!("{text}");
     Exit::Running
-}
-
-/// Runs the reference server, or prints the account of its store.
-fn serve(how: cli::Server) -> Exit {
-    if how.account {
-        return match server::account(&how.store) {
-            Ok(text) => {
-                // A closed pipe takes nothing from the result.
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                Exit::Done
-            }
-            Err(error) => no_store(&error),
-        };
-    }
-    if how.export {
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let exported = server::export(&how.store, &mut out);
-        return match exported {
-            Ok(()) if out.flush().is_ok() => Exit::Done,
-            Ok(()) => Exit::Software,
-            Err(error) => no_store(&error),
-        };
-    }
-    let settings = match how.settings() {
-        Ok(settings) => settings,
-        Err(problem) => {
-            let _ = std::io::stderr().write_all(format!("nightlight: {problem}\n").as_bytes());
-            return Exit::Usage;
-        }
-    };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("the event loop cannot be started: {error}");
-            return Exit::Software;
-        }
-    };
-    let ended = runtime.block_on(async {
-        let stop = signals::stop(Some(SignalKind::user_defined1()))?;
-        let mut asked = signal(SignalKind::user_defined1())?;
-        let (sender, show) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(async move {
-            while asked.recv().await.is_some() {
-                // One that is not yet answered will do for both.
-                let _ = sender.try_send(());
-            }
-        });
-        Ok::<_, std::io::Error>(server::run(settings, stop, show).await)
-    });
-    runtime.shutdown_background();
-    match ended {
-        Ok(Ok(())) => Exit::Done,
-        Ok(Err(error)) => no_store(&error),
-        Err(error) => {
-            tracing::error!("signals cannot be heard: {error}");
-            Exit::Software
-        }
-    }
-}
-
-fn no_store(error: &OpenError) -> Exit {
-    let (text, exit) = match error {
-        OpenError::Permission(text) => (text, Exit::Permission),
-        OpenError::Other(text) => (text, Exit::Software),
-    };
-    let _ = std::io::stderr().write_all(format!("nightlight: {text}\n").as_bytes());
-    exit
 }
 
 /// Asks systemd to restart the machine; the configuration has allowed it.

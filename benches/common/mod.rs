@@ -7,6 +7,8 @@
     reason = "a benchmark that cannot run says so by failing"
 )]
 
+#[path = "../../tests/real/stage/filled.rs"]
+pub mod filled;
 #[path = "../../tests/real/stage/mod.rs"]
 pub mod stage;
 
@@ -64,7 +66,7 @@ pub struct Store {
 impl Store {
     pub fn open(path: &Path) -> Store {
         let (inputs, mut answers) = unbounded_channel();
-        let settings = stage::filled::unbounded(path);
+        let settings = filled::unbounded(path);
         let backlog = Backlog::open(&settings, RUN, BOOT, inputs);
         let run_number = loop {
             match answers.blocking_recv() {

@@ -40,9 +40,6 @@ _nightlight() {
             nightlight,sensor)
                 cmd="nightlight__subcmd__sensor"
                 ;;
-            nightlight,server)
-                cmd="nightlight__subcmd__server"
-                ;;
             nightlight,status)
                 cmd="nightlight__subcmd__status"
                 ;;
@@ -99,9 +96,6 @@ _nightlight() {
                 ;;
             nightlight__subcmd__help,sensor)
                 cmd="nightlight__subcmd__help__subcmd__sensor"
-                ;;
-            nightlight__subcmd__help,server)
-                cmd="nightlight__subcmd__help__subcmd__server"
                 ;;
             nightlight__subcmd__help,status)
                 cmd="nightlight__subcmd__help__subcmd__status"
@@ -173,7 +167,7 @@ _nightlight() {
 
     case "${cmd}" in
         nightlight)
-            opts="-h -V --help --version run demo check status server backlog doctor sensor led help"
+            opts="-h -V --help --version run demo check status backlog doctor sensor led help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -423,7 +417,7 @@ _nightlight() {
             return 0
             ;;
         nightlight__subcmd__help)
-            opts="run demo check status server backlog doctor sensor led help"
+            opts="run demo check status backlog doctor sensor led help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -649,20 +643,6 @@ _nightlight() {
         nightlight__subcmd__help__subcmd__sensor__subcmd__read)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        nightlight__subcmd__help__subcmd__server)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -928,80 +908,6 @@ _nightlight() {
                     return 0
                     ;;
                 -c)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        nightlight__subcmd__server)
-            opts="-h --broker --username --password-file --ca-file --client-id --device --on-below --group --store --status-topic --telemetry-topic --history-topic --events-topic --commands-topic --acks-topic --account --export --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --broker)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --username)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --ca-file)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --client-id)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --device)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --on-below)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --group)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --store)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --status-topic)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --telemetry-topic)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --history-topic)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --events-topic)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --commands-topic)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --acks-topic)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -30,7 +30,6 @@ complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "run" -d 'Run 
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "demo" -d 'Show the daemon at work with a simulated sensor and LED'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "check" -d 'Check the configuration and say what the daemon would do with it'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "status" -d 'Show what the running daemon sees and does, and why the LED is as it is'
-complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "server" -d 'Run the reference server: keep every record once, confirm it, decide about the LEDs'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "backlog" -d 'Look into the backlog of a daemon that does not run'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "doctor" -d 'Look at this machine: sensor, LED, broker, clock, disk, service, and what to do about each'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "sensor" -d 'Read the configured sensor'
@@ -46,24 +45,6 @@ complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s h -l hel
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -l json -d 'As one JSON object'
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s h -l help -d 'Print help'
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l broker -d 'Broker, such as mqtt://localhost:1883 or mqtts://hub.local' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l username -d 'User name at the broker' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l password-file -d 'File with the password in its first line' -r -F
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l ca-file -d 'PEM file of the authorities to trust; without it those of the system' -r -F
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l client-id -d 'Name at the broker, which keeps what comes for it while the server is away' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l device -d 'Device to serve; + is all' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l on-below -d 'LEDs are on below this light, in the sensor\'s unit' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l group -d 'Devices whose majority decides for all of them; may be given more than once' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l store -d 'Folder of the store, made if it is missing' -r -F
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l status-topic -d 'Where to say online and offline' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l telemetry-topic -d 'Topic of live readings' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l history-topic -d 'Topic of replayed records' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l events-topic -d 'Topic of live events' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l commands-topic -d 'Topic of commands' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l acks-topic -d 'Topic of acks' -r
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l account -d 'Print the account of a store at rest, each device and each of its runs, and end'
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -l export -d 'Print every record of a store at rest as a line of JSON, and end'
-complete -c nightlight -n "__fish_nightlight_using_subcommand server" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand backlog; and not __fish_seen_subcommand_from stats list export verify help" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand backlog; and not __fish_seen_subcommand_from stats list export verify help" -f -a "stats" -d 'How much is in it, and of which runs'
 complete -c nightlight -n "__fish_nightlight_using_subcommand backlog; and not __fish_seen_subcommand_from stats list export verify help" -f -a "list" -d 'Its chunks and single records: run, first seq, last seq, count'
@@ -108,16 +89,15 @@ complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_se
 complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_seen_subcommand_from help" -f -a "off" -d 'Switch it off'
 complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_seen_subcommand_from help" -f -a "blink" -d 'Let it blink for five seconds, then leave it as it was'
 complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "run" -d 'Run the daemon until it is told to stop (SIGTERM, SIGINT)'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "demo" -d 'Show the daemon at work with a simulated sensor and LED'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "check" -d 'Check the configuration and say what the daemon would do with it'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "status" -d 'Show what the running daemon sees and does, and why the LED is as it is'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "server" -d 'Run the reference server: keep every record once, confirm it, decide about the LEDs'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "backlog" -d 'Look into the backlog of a daemon that does not run'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "doctor" -d 'Look at this machine: sensor, LED, broker, clock, disk, service, and what to do about each'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "sensor" -d 'Read the configured sensor'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "led" -d 'Switch the configured LED by hand'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status server backlog doctor sensor led help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "run" -d 'Run the daemon until it is told to stop (SIGTERM, SIGINT)'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "demo" -d 'Show the daemon at work with a simulated sensor and LED'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "check" -d 'Check the configuration and say what the daemon would do with it'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "status" -d 'Show what the running daemon sees and does, and why the LED is as it is'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "backlog" -d 'Look into the backlog of a daemon that does not run'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "doctor" -d 'Look at this machine: sensor, LED, broker, clock, disk, service, and what to do about each'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "sensor" -d 'Read the configured sensor'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "led" -d 'Switch the configured LED by hand'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c nightlight -n "__fish_nightlight_using_subcommand help; and __fish_seen_subcommand_from backlog" -f -a "stats" -d 'How much is in it, and of which runs'
 complete -c nightlight -n "__fish_nightlight_using_subcommand help; and __fish_seen_subcommand_from backlog" -f -a "list" -d 'Its chunks and single records: run, first seq, last seq, count'
 complete -c nightlight -n "__fish_nightlight_using_subcommand help; and __fish_seen_subcommand_from backlog" -f -a "export" -d 'Each record as a line of JSON, as it would be replayed, oldest first'

@@ -1,7 +1,7 @@
 //! The broker: is it there, does it let us in with the configured credentials, and what does its access
 //! list let us do?
 //!
-//! What a guest saw (`io::broker::visit`) is judged here; where the broker does not let us know, that is
+//! What a guest saw (nightlight-common's `mqtt::visit`) is judged here; where the broker does not let us know, that is
 //! said, and is no failure: an access list with no more rights than needed looks so.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Finding;
 use crate::cli::Exit;
 use crate::config::{Broker, Config};
-use crate::io::broker::visit::{Ask, Closed, Trip, visit};
+use nightlight_common::mqtt::visit::{Ask, Closed, Trip, visit};
 use nightlight_logic::View;
 
 /// Shorter than the doctor's own patience, so that the broker's line says more.

@@ -5,53 +5,31 @@
 //! for another. What was in flight when a session ends is the pure half's to publish again.
 //! It does not wait or try again by itself; `daemon.rs` asks for a session and hands on what it says.
 //!
-//! The way to the broker: `route` (which address first), `lookup` (names), `dial` (TCP to one of several),
-//! `handshake` (TLS, WebSocket) with `tls`, `exchange` (packets) over `framing`; `words` says why it failed.
-//! `server::session` and [`visit`], for `doctor`, go the same way.
-
-mod dial;
-mod exchange;
-mod framing;
-mod handshake;
-mod lookup;
-mod route;
-mod tls;
-pub mod visit;
-mod words;
+//! The way to the broker is nightlight-common's `mqtt`, which the server goes too.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::future::Future;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
-use std::time::Duration;
 
+use nightlight_common::mqtt::visit::is_probe;
+use nightlight_common::mqtt::{
+    Avoid, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, MAX_INCOMING, Routes,
+    TooLarge, options, until,
+};
 use rumqttc::{
     Event, Incoming, LastWill, MqttOptions, Outgoing, Publish, QoS, Request, Subscribe,
-    SubscribeReasonCode, TlsConfiguration, Transport,
+    SubscribeReasonCode,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::config::{Broker, Config, Scheme, Topics};
+use crate::config::{Broker, Config, Topics};
 use nightlight_logic::Input;
 use nightlight_logic::delivery::{CONTROL_ROOM, Message, Topic};
 use nightlight_logic::link::{Ending, Inbound};
 
-pub(crate) use exchange::{Exchange, Happened, until};
-pub(crate) use framing::{Avoid, TooLarge};
-pub(crate) use route::Routes;
-pub(crate) use words::LinkError;
-
 /// Room for subscriptions and the like beside the publications in flight.
 const SPARE: usize = 48;
-/// Larger packets are passed over: an ack has at most 64 KB, a command 4.
-const MAX_INCOMING: usize = 256 * 1024;
-/// A clean goodbye may take so long.
-pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
-/// A topic that a session leaves out is subscribed to after so long.
-pub(crate) const LEAVE_OUT_FOR: Duration = Duration::from_secs(600);
 
 /// Makes sessions.
 #[derive(Debug)]
@@ -85,7 +63,7 @@ impl Link {
     /// A file of the configuration cannot be read, in words.
     pub fn connect(&mut self) -> Result<Session, String> {
         let options = self.options()?;
-        let opening = Exchange::open(self.routes.next(), options);
+        let opening = Exchange::open(self.routes.next_one(), options);
         let inbound = [&self.topics.commands, &self.topics.acks];
         let left_out = inbound
             .into_iter()
@@ -133,64 +111,6 @@ impl Link {
             true,
         ));
         Ok(options)
-    }
-}
-
-/// How to reach a broker, for any client; the session's own settings are up to the caller.
-///
-/// # Errors
-/// A file of the configuration cannot be read, in words.
-pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, String> {
-    let Broker {
-        scheme, host, port, ..
-    } = broker;
-    let address = match scheme {
-        Scheme::Mqtt | Scheme::Mqtts => host.clone(),
-        Scheme::Ws => format!("ws://{host}:{port}{}", broker.path),
-        Scheme::Wss => format!("wss://{host}:{port}{}", broker.path),
-    };
-    let mut options = MqttOptions::new(broker.client_id.clone(), address, *port);
-    options.set_transport(match scheme {
-        Scheme::Mqtt => Transport::Tcp,
-        Scheme::Ws => Transport::Ws,
-        Scheme::Mqtts => Transport::tls_with_config(tls_client(broker)?),
-        Scheme::Wss => Transport::wss_with_config(tls_client(broker)?),
-    });
-    options.set_keep_alive(broker.keep_alive);
-    if let Some(username) = &broker.username {
-        let password = match &broker.password_file {
-            Some(file) => read(file)?.lines().next().unwrap_or_default().to_owned(),
-            None => String::new(),
-        };
-        options.set_credentials(username.clone(), password);
-    }
-    Ok(options)
-}
-
-fn tls_client(broker: &Broker) -> Result<TlsConfiguration, String> {
-    Ok(TlsConfiguration::Rustls(tls::client(broker)?))
-}
-
-/// What a session leaves behind for the next one.
-#[derive(Debug, Clone)]
-pub(crate) struct Ended {
-    address: Option<(SocketAddr, Duration)>,
-    unfinished: Option<TooLarge>,
-}
-
-impl Ended {
-    pub(crate) fn of(exchange: &Exchange) -> Self {
-        Self {
-            address: exchange.address(),
-            unfinished: exchange.unfinished(),
-        }
-    }
-
-    pub(crate) fn teach(self, routes: &mut Routes, avoid: &mut Avoid) {
-        if let Some((address, stood)) = self.address {
-            routes.ended(address, stood);
-        }
-        avoid.ended(self.unfinished);
     }
 }
 
@@ -386,7 +306,7 @@ impl Session {
                 }
             }
             // Whoever probes an access list is no server, and no sign of one.
-            Event::Incoming(Incoming::Publish(publish)) if visit::is_probe(&publish.payload) => {
+            Event::Incoming(Incoming::Publish(publish)) if is_probe(&publish.payload) => {
                 debug!("a probe on {:?}", publish.topic);
                 None
             }
@@ -435,8 +355,4 @@ impl Session {
             Topic::Status => &self.topics.status,
         }
     }
-}
-
-fn read(file: &Path) -> Result<String, String> {
-    fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
 }

@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::stage::filled;
+use crate::filled;
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 

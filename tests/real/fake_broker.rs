@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::filled;
 use crate::stage::fake::{Act, FakeBroker, Packet, answer, connack, puback};
-use crate::stage::filled;
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 

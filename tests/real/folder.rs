@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use crate::stage::filled;
+use crate::filled;
 use crate::stage::{Agent, Broker, Listener, eventually, free_port};
 use serde_json::Value;
 use uuid::Uuid;

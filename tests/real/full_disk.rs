@@ -19,7 +19,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::stage::filled;
+use crate::filled;
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::stage::filled;
+use crate::filled;
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 use serde_json::Value;
 use uuid::Uuid;

@@ -9,6 +9,8 @@ mod damage;
 mod demo;
 mod doctor;
 mod fake_broker;
+#[path = "stage/filled.rs"]
+mod filled;
 mod folder;
 mod full_disk;
 mod kills;
@@ -17,7 +19,6 @@ mod light;
 mod lines;
 mod link;
 mod oversize;
-mod server;
 mod sessions;
 mod signals;
 mod stage;

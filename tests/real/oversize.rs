@@ -8,7 +8,6 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::server::Server;
 use crate::stage::fake::{Act, FakeBroker, Packet, answer};
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 
@@ -96,51 +95,6 @@ fn a_large_message_on_any_topic_of_the_device_ends_nothing() {
     assert!(agent.log().contains("5000023 bytes"), "{}", agent.log());
     assert!(!agent.log().contains("link down"), "{}", agent.log());
     assert!(agent.memory_kb() < 60_000, "{} kB", agent.memory_kb());
-}
-
-#[test]
-fn a_large_message_on_any_topic_of_the_server_ends_nothing() {
-    let broker = Broker::start();
-    let topics = ["big-b/telemetry", "big-b/telemetry/history", "big-b/events"];
-    let mut server = Server::start(broker.port, &[]);
-    eventually("it is there", || server.read("log").contains("connected"));
-    let mut agent = Agent::start("big-b", broker.port, "[delivery]\nconfirm = \"server\"\n");
-    let answered = |agent: &Agent| {
-        let status = agent.status();
-        status.is_some_and(|status| status["by"] == "remote" && status["backlog"] == 0)
-    };
-    eventually("it decides", || answered(&agent));
-    for topic in topics {
-        publish_large(broker.port, topic, 5_000_000, 1, true);
-        publish_large(broker.port, topic, 1_100_000, 1, false);
-    }
-    eventually("they are told", || {
-        server.read("log").contains("(4 so far)")
-    });
-    // Behind them.
-    assert_eq!(agent.stop().code(), Some(0));
-    agent.run();
-    eventually("it decides again", || answered(&agent));
-    assert!(
-        !server.read("log").contains("no link"),
-        "{}",
-        server.read("log")
-    );
-    server.stop();
-    let account = server.account();
-    assert!(account.contains("6 rubbish"), "{account}");
-    // What was passed over is acknowledged: only what is kept comes again.
-    server.run();
-    eventually("it is there again", || {
-        server.read("log").matches("connected").count() == 2
-    });
-    publish_large(broker.port, topics[0], 1_100_000, 1, false);
-    eventually("the kept ones and this one", || {
-        server.read("log").matches("(4 so far)").count() == 2
-    });
-    server.stop();
-    let account = server.account();
-    assert!(account.contains("10 rubbish"), "{account}");
 }
 
 /// Kept at the broker, and the link is too slow for it: the same message at the start of each session.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::filled;
 use crate::stage::fake::{Act, FakeBroker, Packet, answer, connack};
-use crate::stage::{Agent, Broker, Listener, eventually, filled, within};
+use crate::stage::{Agent, Broker, Listener, eventually, within};
 
 /// A broker that closes the connection at one step of each session.
 struct Step {

@@ -123,38 +123,6 @@ fn a_stop_takes_less_than_two_seconds_at_every_stage_of_connecting() {
 }
 
 #[test]
-fn the_server_stops_while_a_name_server_does_not_answer() {
-    let (_folder, library) = resolver();
-    let store = tempfile::tempdir().expect("a folder");
-    let log = store.path().join("log");
-    let mut server = Command::new(env!("CARGO_BIN_EXE_nightlight"))
-        .args(["server", "--broker", "mqtt://hang.test", "--store"])
-        .arg(store.path().join("store"))
-        .env("LD_PRELOAD", &library)
-        .env("NIGHTLIGHT_LOG", "debug")
-        .stderr(fs::File::create(&log).expect("a log"))
-        .spawn()
-        .expect("it starts");
-    let text = || fs::read_to_string(&log).unwrap_or_default();
-    eventually("it looks the name up", || text().contains("looking up"));
-    crate::stage::signal(server.id(), "TERM");
-    let mut status = None;
-    let ended = crate::stage::within(Duration::from_secs(2), || {
-        status = server.try_wait().expect("a status");
-        status.is_some()
-    });
-    if !ended {
-        let _ = server.kill();
-    }
-    assert_eq!(
-        status.and_then(|status| status.code()),
-        Some(0),
-        "{}",
-        text()
-    );
-}
-
-#[test]
 fn dead_addresses_of_any_kind_do_not_hide_the_good_one_and_it_is_remembered() {
     let (_folder, library) = resolver();
     let mut broker = Broker::start();

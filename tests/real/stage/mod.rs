@@ -11,7 +11,6 @@
 )]
 
 pub mod fake;
-pub mod filled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +46,29 @@ pub fn within(limit: Duration, mut met: impl FnMut() -> bool) -> bool {
 #[track_caller]
 pub fn eventually(what: &str, met: impl FnMut() -> bool) {
     assert!(within(Duration::from_secs(30), met), "never: {what}");
+}
+
+fn build() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let own = std::env::current_exe().expect("this test");
+    // target/PROFILE/deps/this-test
+    let beside = own.ancestors().nth(2).expect("a profile's folder");
+    let mut command = Command::new(env!("CARGO"));
+    // A test of the program's package has cargo build the program.
+    command.args([
+        "test", "--quiet", "--locked", "--no-run", "--test", "manual",
+    ]);
+    if beside.ends_with("release") {
+        command.arg("--release");
+    }
+    let built = command.current_dir(workspace).status();
+    assert!(
+        built.expect("cargo runs").success(),
+        "the program is not built"
+    );
+    let program = beside.join("nightlight");
+    assert!(program.is_file(), "{} is missing", program.display());
+    program
 }
 
 pub fn free_port() -> u16 {
@@ -572,11 +594,17 @@ impl Drop for Listener {
     }
 }
 
-/// The program under test: that of this build, or what `NIGHTLIGHT_PROGRAM` names.
+/// The program under test: what `NIGHTLIGHT_PROGRAM` names, or that of this build. Cargo names it to the
+/// tests of its own package; for those of another one it is built, once, with the features of all tests.
 pub fn program() -> PathBuf {
-    match std::env::var_os("NIGHTLIGHT_PROGRAM") {
-        Some(program) => program.into(),
-        None => env!("CARGO_BIN_EXE_nightlight").into(),
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    match (
+        std::env::var_os("NIGHTLIGHT_PROGRAM"),
+        option_env!("CARGO_BIN_EXE_nightlight"),
+    ) {
+        (Some(program), _) => program.into(),
+        (None, Some(program)) => program.into(),
+        (None, None) => BUILT.get_or_init(build).clone(),
     }
 }
 

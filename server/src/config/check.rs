@@ -1,0 +1,188 @@
+//! From the layers to the checked configuration: what each value may be, and what fits together.
+
+use std::time::Duration;
+
+use nightlight_common::config::broker::broker;
+use nightlight_common::config::{Key, Layers};
+
+use super::{Config, keys};
+use crate::decision::{Group, Threshold};
+use crate::store::{Address, Database};
+use crate::topics::{Devices, Pattern, Topics, is_device_id};
+
+/// The session at the broker has this name when nobody gives it another.
+const CLIENT_ID: &str = "nightlight-server";
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The configuration, as good as the layers give it; it counts only if `layers` has no problem after.
+pub(super) fn check(layers: &mut Layers) -> Option<Config> {
+    let broker = broker(layers, &keys::BROKER, CLIENT_ID);
+    let database = database(layers);
+    let devices = parsed(layers, &keys::DEVICES_ID, Devices::parse);
+    let max_devices = layers.whole(&keys::DEVICES_MAX, 1..=10_000_000);
+    let topics = topics(layers);
+    let status_topic = status_topic(layers, topics.as_ref());
+    let threshold = threshold(layers);
+    let lease = layers.duration(&keys::CONTROL_LEASE, SECOND..=DAY);
+    let expiry = layers.duration(&keys::CONTROL_EXPIRY, SECOND..=DAY);
+    let groups = groups(layers);
+    if !groups.is_empty()
+        && devices
+            .as_ref()
+            .is_some_and(|devices| *devices != Devices::All)
+    {
+        layers.problem(
+            &keys::DEVICES_ID,
+            "a group needs all its devices; write \"+\"",
+        );
+    }
+    Some(Config {
+        broker,
+        database: database?,
+        devices: devices?,
+        max_devices: usize::try_from(max_devices).unwrap_or(usize::MAX),
+        topics: topics?,
+        status_topic,
+        threshold,
+        lease,
+        expiry,
+        groups,
+        warnings: std::mem::take(&mut layers.warnings),
+    })
+}
+
+fn database(layers: &mut Layers) -> Option<Database> {
+    let address = parsed(layers, &keys::DATABASE_URL, Address::parse);
+    let password_file = layers.path(&keys::DATABASE_PASSWORD_FILE);
+    let timeout = layers.duration(&keys::DATABASE_TIMEOUT, SECOND..=10 * 60 * SECOND);
+    if let Some(file) = &password_file
+        && let Err(error) = std::fs::read_to_string(file)
+    {
+        let file = file.display();
+        layers.problem(
+            &keys::DATABASE_PASSWORD_FILE,
+            format!("{file} cannot be read: {error}; check the path and its rights"),
+        );
+    }
+    match &address {
+        Some(Address::Sqlite(_)) if password_file.is_some() => layers.warning(
+            &keys::DATABASE_PASSWORD_FILE,
+            "a file of SQLite has no password; this one is not used",
+        ),
+        Some(address) if address.is_open() => layers.warning(
+            &keys::DATABASE_URL,
+            "the database's certificate is not checked; add ?sslmode=verify-full&sslrootcert=FILE",
+        ),
+        _ => {}
+    }
+    Some(Database {
+        address: address?,
+        password_file,
+        timeout,
+    })
+}
+
+fn topics(layers: &mut Layers) -> Option<Topics> {
+    let all: [&'static Key; 7] = [
+        &keys::TOPICS_TELEMETRY,
+        &keys::TOPICS_HISTORY,
+        &keys::TOPICS_EVENTS,
+        &keys::TOPICS_COMMANDS,
+        &keys::TOPICS_ACKS,
+        &keys::TOPICS_STATE,
+        &keys::TOPICS_STATUS,
+    ];
+    let read = all.map(|key| (key, parsed(layers, key, Pattern::parse)));
+    for (index, (key, pattern)) in read.iter().enumerate() {
+        let before = read.iter().take(index);
+        let same = before
+            .clone()
+            .find(|(_, other)| pattern.is_some() && other == pattern);
+        if let Some((other, _)) = same {
+            layers.problem(
+                key,
+                format!("is the topic of {} too; give each its own", other.path),
+            );
+        }
+    }
+    let [telemetry, history, events, commands, acks, state, status] =
+        read.map(|(_, pattern)| pattern);
+    Some(Topics {
+        telemetry: telemetry?,
+        history: history?,
+        events: events?,
+        commands: commands?,
+        acks: acks?,
+        state: state?,
+        status: status?,
+    })
+}
+
+fn status_topic(layers: &mut Layers, topics: Option<&Topics>) -> String {
+    let topic = layers.text(&keys::TOPICS_SERVER_STATUS);
+    if topic.is_empty() || topic.contains(['+', '#', '{', '}']) {
+        layers.problem(
+            &keys::TOPICS_SERVER_STATUS,
+            "is no topic to publish on; leave \"+\", \"#\" and braces out",
+        );
+    } else if topics.is_some_and(|topics| topics.read(&topic).is_some()) {
+        layers.problem(
+            &keys::TOPICS_SERVER_STATUS,
+            "is the topic of a device too; give the server its own",
+        );
+    }
+    topic
+}
+
+fn threshold(layers: &mut Layers) -> Threshold {
+    let on_below = layers.number(&keys::CONTROL_ON_BELOW, f64::MIN..=f64::MAX);
+    let off_above = layers.number(&keys::CONTROL_OFF_ABOVE, f64::MIN..=f64::MAX);
+    let comparable = layers.are_good(&[&keys::CONTROL_ON_BELOW, &keys::CONTROL_OFF_ABOVE]);
+    if comparable && on_below > off_above {
+        layers.problem(
+            &keys::CONTROL_ON_BELOW,
+            format!("{on_below} is above control.off_above, {off_above}; the LED would not know; lower it"),
+        );
+    }
+    Threshold {
+        on_below,
+        off_above,
+    }
+}
+
+fn groups(layers: &mut Layers) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for (name, members) in layers.lists(keys::GROUPS) {
+        if members.is_empty() {
+            let line = format!("groups.{name}: has no members; name some or remove it");
+            layers.problems.push(line);
+        }
+        for bad in members.iter().filter(|member| !is_device_id(member)) {
+            let line = format!(
+                "groups.{name}: {bad:?} is no device id; a slash, \"+\" and \"#\" cannot be in one"
+            );
+            layers.problems.push(line);
+        }
+        groups.push(Group { name, members });
+    }
+    let mut members: Vec<&String> = groups.iter().flat_map(|group| &group.members).collect();
+    members.sort();
+    if let Some(twice) = members.windows(2).find(|pair| pair[0] == pair[1]) {
+        let line = format!(
+            "groups: {} is in a group twice, or in two; remove it from one",
+            twice[0]
+        );
+        layers.problems.push(line);
+    }
+    groups
+}
+
+fn parsed<T>(
+    layers: &mut Layers,
+    key: &Key,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<T> {
+    let text = layers.text(key);
+    parse(&text).map_err(|what| layers.problem(key, what)).ok()
+}

@@ -1,0 +1,44 @@
+//! The other end of nightlight: takes the records of one device or of thousands, keeps each once in an SQL
+//! database, confirms them, decides about the LEDs, and gives the account.
+//!
+//! What it promises to a device that waits for its acks: a record is acked only when its transaction has
+//! committed, and acked again each time it comes again. So a server that is killed loses nothing;
+//! what it had not acknowledged to the broker it is sent again, and what it had kept it does not ask
+//! for. Records count as *received* (different ones), *twice* (arrivals of one that was there), *lost*
+//! (the device gave them up and said so), *deleted* (kept as long as wanted) and *missing* (the rest of
+//! 1..=last); for a run that has been delivered completely, missing is 0.
+//!
+//! Where there is no database (away, full, read-only) the server says `offline` and leaves the broker: the
+//! devices then keep their records and decide by themselves.
+//!
+//! Reading order: `wire` and `topics` (pure), `store` with `ingest` (the transaction) and `account`,
+//! `decision` (pure), `keeper` (the task that writes), `session`, `shell` (the loop) with `outbox` and
+//! `printer`; `books` is what a person asks at the command line.
+
+mod account;
+mod books;
+pub mod cli;
+pub mod config;
+mod decision;
+mod doctor;
+mod import;
+mod intervals;
+mod keeper;
+mod outbox;
+mod printer;
+mod room;
+mod session;
+mod shell;
+mod store;
+mod topics;
+mod wire;
+
+pub use books::{account, devices, export, forget};
+pub use doctor::examine;
+pub use import::import;
+pub use shell::run;
+pub use store::read::Span;
+pub use store::{Database, Fault};
+
+/// The version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

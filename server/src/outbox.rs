@@ -1,0 +1,102 @@
+//! What is to be told to the broker, and waits for room in the client: commands and status first, then
+//! acks and the acknowledgements that they allow, in order. `shell` fills it, a session empties it.
+
+use std::collections::VecDeque;
+
+use crate::session::Session;
+
+/// With more than this to tell, the broker is not listening.
+const MOST: usize = 200_000;
+
+/// What waits.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    urgent: VecDeque<Out>,
+    rest: VecDeque<Out>,
+    /// Publications handed over that the broker has not confirmed.
+    unconfirmed: usize,
+}
+
+#[derive(Debug)]
+enum Out {
+    Publish {
+        topic: String,
+        retain: bool,
+        payload: String,
+    },
+    Acknowledge(u16),
+}
+
+impl Outbox {
+    /// For acks and accounts, which have time.
+    pub fn publish(&mut self, topic: String, retain: bool, payload: String) {
+        self.rest.push_back(Out::Publish {
+            topic,
+            retain,
+            payload,
+        });
+    }
+
+    /// For commands and status, which have none.
+    pub fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
+        self.urgent.push_back(Out::Publish {
+            topic,
+            retain,
+            payload,
+        });
+    }
+
+    /// The message with this packet id is kept. After the acks of what was in it.
+    pub fn acknowledge(&mut self, pkid: u16) {
+        self.rest.push_back(Out::Acknowledge(pkid));
+    }
+
+    /// Hands over what there is room for.
+    pub fn flush(&mut self, session: &mut Session) {
+        while let Some(out) = self.urgent.front().or(self.rest.front()) {
+            let taken = match out {
+                Out::Publish {
+                    topic,
+                    retain,
+                    payload,
+                } => {
+                    let taken = session.publish(topic, *retain, payload);
+                    self.unconfirmed += usize::from(taken);
+                    taken
+                }
+                Out::Acknowledge(pkid) => session.acknowledge(*pkid),
+            };
+            if !taken {
+                break;
+            }
+            if self.urgent.pop_front().is_none() {
+                self.rest.pop_front();
+            }
+        }
+    }
+
+    /// The broker has confirmed a publication.
+    pub fn confirmed(&mut self) {
+        self.unconfirmed = self.unconfirmed.saturating_sub(1);
+    }
+
+    /// Whether a command would have to wait behind others.
+    pub fn is_pressed(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
+    /// Whether the broker has long stopped to take anything.
+    pub fn is_stuck(&self) -> bool {
+        self.rest.len() > MOST
+    }
+
+    /// Whether something waits for room.
+    pub fn waits(&self) -> bool {
+        !self.urgent.is_empty() || !self.rest.is_empty()
+    }
+
+    /// Whether all is told and confirmed.
+    pub fn is_done(&self) -> bool {
+        !self.waits() && self.unconfirmed == 0
+    }
+}

@@ -1,0 +1,106 @@
+//! What the server prints: a line for each device that has changed, every ten seconds, and all on
+//! request. Keeps the newest report of each device. `shell` feeds and asks it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::account::Report;
+
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Prints to stdout.
+#[derive(Debug)]
+pub struct Printer {
+    devices: BTreeMap<String, Seen>,
+    changed: BTreeSet<String>,
+    due: Instant,
+}
+
+#[derive(Debug)]
+struct Seen {
+    report: Report,
+    decided: Option<(f64, Option<bool>)>,
+}
+
+impl Printer {
+    /// Knows what the store knew at the start, and prints it first.
+    pub fn new(reports: Vec<Report>) -> Self {
+        let mut printer = Self {
+            devices: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            due: Instant::now(),
+        };
+        for report in reports {
+            printer.take(report);
+        }
+        printer
+    }
+
+    /// A device's account has changed.
+    pub fn take(&mut self, report: Report) {
+        self.changed.insert(report.device.clone());
+        let decided = self
+            .devices
+            .remove(&report.device)
+            .and_then(|seen| seen.decided);
+        self.devices
+            .insert(report.device.clone(), Seen { report, decided });
+    }
+
+    /// A device is known no more.
+    pub fn forget(&mut self, device: &str) {
+        self.devices.remove(device);
+    }
+
+    /// What was decided about a device's LED.
+    pub fn decided(&mut self, device: &str, light: f64, led_on: Option<bool>) {
+        if let Some(seen) = self.devices.get_mut(device) {
+            seen.decided = Some((light, led_on));
+        }
+    }
+
+    /// All devices.
+    pub fn devices(&self) -> BTreeSet<String> {
+        self.devices.keys().cloned().collect()
+    }
+
+    /// Prints the devices that have changed, at most every ten seconds.
+    pub fn print_if_due(&mut self, now: Instant) {
+        if now < self.due || self.changed.is_empty() {
+            return;
+        }
+        self.due = now + EVERY;
+        let changed = std::mem::take(&mut self.changed);
+        self.print(changed.iter());
+    }
+
+    /// Prints all devices.
+    pub fn print_all(&self) {
+        self.print(self.devices.keys());
+    }
+
+    fn print<'a>(&self, devices: impl Iterator<Item = &'a String>) {
+        let mut text = String::new();
+        for seen in devices.filter_map(|device| self.devices.get(device)) {
+            text.push_str(&seen.line());
+            text.push('\n');
+        }
+        // Nobody may be reading any more.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    }
+}
+
+impl Seen {
+    fn line(&self) -> String {
+        let line = self.report.line();
+        match self.decided {
+            Some((light, Some(true))) => format!("{line}; light {light}, LED on"),
+            Some((light, Some(false))) => format!("{line}; light {light}, LED off"),
+            Some((light, None)) => format!("{line}; light {light}, undecided"),
+            None => line,
+        }
+    }
+}

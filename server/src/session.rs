@@ -1,0 +1,249 @@
+//! One MQTT session of the server, or the try to make one.
+//!
+//! Over the same exchange as the device's session (nightlight-common's `mqtt`), fresh for every connection. The
+//! session at the broker is kept, and its messages are acknowledged by hand: only what is in the database, so
+//! that whatever a killed server had not kept comes again. The shell decides when to connect.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use rumqttc::{
+    Event, Incoming, LastWill, Publish, QoS, Request, Subscribe, SubscribeFilter,
+    SubscribeReasonCode,
+};
+use tokio::time::Instant;
+
+use nightlight_common::config::Broker;
+use nightlight_common::mqtt::{
+    self, Avoid, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, Routes, TooLarge,
+};
+
+/// Larger packets are passed over.
+const MAX_PACKET: usize = 1024 * 1024;
+/// Publications of the server that the broker has not confirmed.
+const IN_FLIGHT: u16 = 500;
+
+/// How to connect, and what earlier sessions learnt of it.
+#[derive(Debug)]
+pub struct Door {
+    /// The broker.
+    pub broker: Broker,
+    filters: Vec<String>,
+    status_topic: String,
+    routes: Routes,
+    avoid: Avoid,
+}
+
+/// What a session tells.
+#[derive(Debug)]
+pub enum Heard {
+    /// It stands, and the subscriptions are on their way.
+    Up,
+    /// A message came.
+    Message(Publish),
+    /// A message came that is too large to be a device's; it has to be acknowledged like any.
+    TooLarge(TooLarge),
+    /// The broker has confirmed a publication.
+    Confirmed,
+    /// It is over.
+    Down {
+        /// Why, in words.
+        why: String,
+        /// The broker refused us: trying again soon is no use.
+        refused: bool,
+    },
+    /// Nothing that matters, but there may be room for orders again.
+    Nothing,
+}
+
+/// One session, or the try to make one.
+pub struct Session {
+    stage: Stage,
+    filters: Vec<String>,
+    /// What to subscribe to later.
+    left_out: Vec<String>,
+    subscribe_at: Option<Instant>,
+    /// Something could not be said: why.
+    failed: Option<LinkError>,
+}
+
+type Opening = dyn Future<Output = Result<Exchange, LinkError>> + Send;
+
+enum Stage {
+    Opening(Pin<Box<Opening>>),
+    Open(Box<Exchange>),
+}
+
+impl Door {
+    /// With what to listen to, and where the server says whether it is there.
+    pub fn new(broker: Broker, filters: Vec<String>, status_topic: String) -> Self {
+        Self {
+            routes: Routes::new(&broker),
+            avoid: Avoid::default(),
+            broker,
+            filters,
+            status_topic,
+        }
+    }
+
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// A file that is needed cannot be read, in words.
+    pub fn open(&mut self) -> Result<Session, String> {
+        let mut options = mqtt::options(&self.broker)?;
+        options.set_clean_session(self.avoid.starts_clean());
+        options.set_manual_acks(true);
+        options.set_inflight(IN_FLIGHT);
+        options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
+        options.set_last_will(LastWill::new(
+            self.status_topic.clone(),
+            "offline",
+            QoS::AtLeastOnce,
+            true,
+        ));
+        let (left_out, filters) = self
+            .filters
+            .iter()
+            .cloned()
+            .partition(|filter| self.avoid.leaves_out(filter));
+        Ok(Session {
+            stage: Stage::Opening(Box::pin(Exchange::open(self.routes.next_one(), options))),
+            filters,
+            left_out,
+            subscribe_at: None,
+            failed: None,
+        })
+    }
+
+    /// A session has ended: what it was like decides how the next one begins.
+    pub fn ended(&mut self, session: &Session) {
+        if let Stage::Open(exchange) = &session.stage {
+            Ended::of(exchange).teach(&mut self.routes, &mut self.avoid);
+        }
+    }
+}
+
+impl Session {
+    /// What happens next. Cancel-safe. After `Down` the session is over.
+    pub async fn next(&mut self) -> Heard {
+        if let Some(error) = &self.failed {
+            return down(error);
+        }
+        let exchange = match &mut self.stage {
+            Stage::Open(exchange) => exchange,
+            Stage::Opening(opening) => {
+                return match opening.await {
+                    Ok(exchange) => {
+                        self.stage = Stage::Open(Box::new(exchange));
+                        self.subscribe();
+                        self.subscribe_at = match self.left_out.is_empty() {
+                            true => None,
+                            false => Some(Instant::now() + LEAVE_OUT_FOR),
+                        };
+                        Heard::Up
+                    }
+                    Err(error) => {
+                        let heard = down(&error);
+                        self.failed = Some(error);
+                        heard
+                    }
+                };
+            }
+        };
+        let happened = tokio::select! {
+            biased;
+            happened = exchange.next() => happened,
+            () = mqtt::until(self.subscribe_at) => {
+                self.subscribe_at = None;
+                self.filters.append(&mut self.left_out);
+                self.subscribe();
+                return Heard::Nothing;
+            }
+        };
+        match happened {
+            Ok(Happened::Event(Event::Incoming(Incoming::Publish(publish)))) => {
+                Heard::Message(publish)
+            }
+            Ok(Happened::Event(Event::Incoming(Incoming::PubAck(_)))) => Heard::Confirmed,
+            Ok(Happened::Event(Event::Incoming(Incoming::SubAck(ack)))) => {
+                for (filter, code) in self.filters.iter().zip(&ack.return_codes) {
+                    match code {
+                        SubscribeReasonCode::Failure => tracing::warn!(
+                            "the broker refused the subscription to {filter:?}: no records will come on it; check the broker's access list"
+                        ),
+                        SubscribeReasonCode::Success(_) => {
+                            tracing::debug!("subscribed to {filter:?}");
+                        }
+                    }
+                }
+                Heard::Nothing
+            }
+            Ok(Happened::TooLarge(message)) => Heard::TooLarge(message),
+            Ok(Happened::Event(_) | Happened::Written) => Heard::Nothing,
+            Err(error) => {
+                let heard = down(&error);
+                self.failed = Some(error);
+                heard
+            }
+        }
+    }
+
+    /// Whether nothing more has come so far.
+    pub fn is_idle(&self) -> bool {
+        match &self.stage {
+            Stage::Open(exchange) => exchange.is_idle(),
+            Stage::Opening(_) => true,
+        }
+    }
+
+    /// Publishes with quality of service 1. False when there is no room now.
+    pub fn publish(&mut self, topic: &str, retain: bool, payload: &str) -> bool {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
+        publish.retain = retain;
+        self.send(Request::Publish(publish))
+    }
+
+    /// Tells the broker that a message is kept. False when there is no room now.
+    pub fn acknowledge(&mut self, pkid: u16) -> bool {
+        pkid == 0 || self.send(Request::PubAck(rumqttc::PubAck::new(pkid)))
+    }
+
+    /// Says goodbye, so that the broker does not publish the last will, and ends.
+    pub async fn close(self) {
+        if let Stage::Open(exchange) = self.stage {
+            // The broker is about to be left; whether it heard so makes no difference here.
+            let _ = tokio::time::timeout(GOODBYE, exchange.close()).await;
+        }
+    }
+
+    fn subscribe(&mut self) {
+        let filters: Vec<_> = self
+            .filters
+            .iter()
+            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce))
+            .collect();
+        if !filters.is_empty() {
+            self.send(Request::Subscribe(Subscribe::new_many(filters)));
+        }
+    }
+
+    fn send(&mut self, request: Request) -> bool {
+        let Stage::Open(exchange) = &mut self.stage else {
+            return false;
+        };
+        if !exchange.has_room() {
+            return false;
+        }
+        // Taken, or never to be: told by `next`.
+        self.failed = exchange.send(request).err().or(self.failed.take());
+        true
+    }
+}
+
+fn down(error: &LinkError) -> Heard {
+    Heard::Down {
+        why: error.to_string(),
+        refused: error.is_refusal(),
+    }
+}

@@ -1,0 +1,550 @@
+//! The server's loop: messages in; to the keeper, to the decision; acks, commands and accounts out.
+//!
+//! Joins the parts and decides nothing. It never waits for the database: the keeper says when something is
+//! kept, and only then it is acked to the device and acknowledged to the broker, in that order, so
+//! that a server killed at any point is sent again what it had not told. `main` calls [`run`].
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use rumqttc::Publish;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use nightlight_common::clock::Clock;
+use nightlight_common::config::values::in_words;
+use nightlight_common::mqtt::TooLarge;
+use nightlight_logic::time::rfc3339;
+
+use crate::account::Report;
+use crate::config::Config;
+use crate::decision::{Decider, Reading};
+use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
+use crate::outbox::Outbox;
+use crate::printer::Printer;
+use crate::session::{Door, Heard, Session};
+use crate::store::Fault;
+use crate::topics::{Lane, Topics};
+use crate::wire;
+
+/// With more under way than this nothing more is read for now.
+const MOST_WAITING: usize = 2_000;
+const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// Devices whose newest reading waits to be decided about.
+const MOST_READINGS: usize = 100_000;
+/// A reading is decided about when nothing newer is there, and after this time in any case.
+const DECIDE_WITHIN: Duration = Duration::from_millis(50);
+/// Accounts are published so often, and so many at a time.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+const PUBLISH_MOST: usize = 200;
+/// Devices whose state is taken; a larger one is none of ours.
+const STATE_BYTES: usize = 16 * 1024;
+/// Waits between tries to connect; the refused wait longer.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(10);
+const BACKOFF_REFUSED: Duration = Duration::from_secs(30);
+/// A session that stood for so long was a good one: the backoff begins anew.
+const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// At the end: for what is under way to be kept, and for what was kept to be told.
+const END_KEEP: Duration = Duration::from_millis(2_500);
+const END_TELL: Duration = Duration::from_millis(1_000);
+
+/// Serves until `stop` completes. Each `show` prints the account of all devices.
+///
+/// # Errors
+/// When there is no database to begin with.
+pub async fn run(
+    config: Config,
+    stop: impl Future<Output = ()>,
+    show: tokio::sync::mpsc::Receiver<()>,
+) -> Result<(), Fault> {
+    let (sender, words) = tokio::sync::mpsc::unbounded_channel();
+    let keeper = Keeper::start(config.database.clone(), config.max_devices, sender).await?;
+    info!(
+        "nightlight-server {} serves {} at {}, database {}",
+        crate::VERSION,
+        config.devices.filter(),
+        config.broker.url(),
+        config.database.address
+    );
+    Shell::new(config, keeper, words).run(stop, show).await;
+    Ok(())
+}
+
+/// The running server.
+struct Shell {
+    topics: Topics,
+    door: Door,
+    status_topic: String,
+    account_topic: String,
+    clock: Clock,
+    keeper: Keeper,
+    words: UnboundedReceiver<Word>,
+    decider: Decider,
+    printer: Printer,
+    link: Link,
+    database_is_good: bool,
+    keeper_has_ended: bool,
+    sessions: u64,
+    attempts: u32,
+    /// The newest live readings, to be decided about.
+    readings: HashMap<String, Reading>,
+    readings_since: Option<Instant>,
+    issued_ms: i64,
+    expiry_ms: i64,
+    out: Outbox,
+    /// Handed to the keeper in this session and not yet kept.
+    waiting: usize,
+    waiting_bytes: usize,
+    /// Devices whose account is to be asked for.
+    changed: BTreeSet<String>,
+    /// Accounts to be published.
+    reports: VecDeque<(String, Option<Report>)>,
+    /// Accounts that are asked for have not come yet.
+    is_asking: bool,
+    publish_at: Instant,
+    refused: u64,
+    /// Messages that were not read for their size.
+    too_large: u64,
+}
+
+enum Link {
+    Down {
+        retry_at: Instant,
+    },
+    Up {
+        session: Session,
+        since: Option<Instant>,
+    },
+}
+
+impl Shell {
+    /// With a store that is open.
+    fn new(settings: Config, keeper: Keeper, words: UnboundedReceiver<Word>) -> Self {
+        let now = Instant::now();
+        let filters = settings.topics.filters(&settings.devices).to_vec();
+        let status_topic = settings.status_topic;
+        let parent = status_topic
+            .rsplit_once('/')
+            .map_or(status_topic.as_str(), |(parent, _)| parent);
+        let printer = Printer::new(keeper.reports.clone());
+        Self {
+            account_topic: format!("{parent}/account"),
+            changed: printer.devices(),
+            printer,
+            topics: settings.topics,
+            door: Door::new(settings.broker, filters, status_topic.clone()),
+            status_topic,
+            clock: Clock::new(),
+            keeper,
+            words,
+            decider: Decider::new(settings.threshold, settings.lease, &settings.groups),
+            link: Link::Down { retry_at: now },
+            database_is_good: true,
+            keeper_has_ended: false,
+            sessions: 0,
+            attempts: 0,
+            readings: HashMap::new(),
+            readings_since: None,
+            issued_ms: 0,
+            expiry_ms: i64::try_from(settings.expiry.as_millis()).unwrap_or(i64::MAX),
+            out: Outbox::default(),
+            waiting: 0,
+            waiting_bytes: 0,
+            reports: VecDeque::new(),
+            is_asking: false,
+            publish_at: now,
+            refused: 0,
+            too_large: 0,
+        }
+    }
+
+    /// Serves until `stop`; each `show` prints the account.
+    async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        mut show: tokio::sync::mpsc::Receiver<()>,
+    ) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            self.connect_if_due();
+            self.decide_if_due();
+            self.ask_accounts_if_due();
+            self.printer.print_if_due(Instant::now());
+            self.flush();
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(()) = show.recv() => self.printer.print_all(),
+                Some(word) = self.words.recv() => self.hear_keeper(word),
+                heard = next(&mut self.link), if self.has_room() => self.hear_broker(heard),
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    fn connect_if_due(&mut self) {
+        let Link::Down { retry_at } = self.link else {
+            return;
+        };
+        if !self.database_is_good || Instant::now() < retry_at {
+            return;
+        }
+        self.sessions += 1;
+        match self.door.open() {
+            Ok(session) => {
+                self.link = Link::Up {
+                    session,
+                    since: None,
+                };
+            }
+            Err(why) => self.link_down(&why, true),
+        }
+    }
+
+    fn hear_broker(&mut self, heard: Heard) {
+        match heard {
+            Heard::Up => {
+                if let Link::Up { since, .. } = &mut self.link {
+                    *since = Some(Instant::now());
+                }
+                info!("connected to {}", self.door.broker.url());
+                self.publish_first(self.status_topic.clone(), true, "online".into());
+            }
+            Heard::Message(publish) => self.take(&publish),
+            Heard::TooLarge(message) => self.pass_over(&message),
+            Heard::Confirmed => self.out.confirmed(),
+            Heard::Down { why, refused } => self.link_down(&why, refused),
+            Heard::Nothing => {}
+        }
+    }
+
+    fn take(&mut self, publish: &Publish) {
+        let Some((lane, device)) = self.topics.read(&publish.topic) else {
+            self.out.acknowledge(publish.pkid);
+            return;
+        };
+        let device = device.to_owned();
+        let word = match lane {
+            Lane::Status => match publish.payload.as_ref() {
+                b"online" => Some(Told::Online(true)),
+                b"offline" => Some(Told::Online(false)),
+                _ => None,
+            },
+            Lane::State => self.state(&device, &publish.payload),
+            lane => Some(Told::Records(self.records(&device, lane, publish))),
+        };
+        let Some(word) = word else {
+            self.out.acknowledge(publish.pkid);
+            return;
+        };
+        self.hand_over(device, publish.pkid, publish.payload.len(), word);
+    }
+
+    /// A message that no device of ours sends: counted as rubbish where it belongs to one.
+    fn pass_over(&mut self, message: &TooLarge) {
+        let TooLarge {
+            topic, bytes, pkid, ..
+        } = message;
+        self.too_large += 1;
+        // A flood of them must not be one of the log.
+        if self.too_large.is_power_of_two() {
+            warn!(
+                "a message of {bytes} bytes on {topic:?} was not read ({} so far)",
+                self.too_large
+            );
+        }
+        let Some((_, device)) = self.topics.read(topic) else {
+            self.out.acknowledge(*pkid);
+            return;
+        };
+        let rubbish = wire::Payload {
+            rubbish: 1,
+            ..wire::Payload::default()
+        };
+        self.hand_over(device.to_owned(), *pkid, 0, Told::Records(rubbish));
+    }
+
+    fn hand_over(&mut self, device: String, pkid: u16, bytes: usize, word: Told) {
+        self.waiting += 1;
+        self.waiting_bytes += bytes;
+        self.keeper.take(Arrival {
+            ticket: Ticket {
+                session: self.sessions,
+                pkid,
+                bytes,
+            },
+            device,
+            word,
+        });
+    }
+
+    fn state(&mut self, device: &str, payload: &[u8]) -> Option<Told> {
+        if let Some(works) = wire::sensor_ok(payload) {
+            self.decider.sensor(device, works);
+        }
+        let text = std::str::from_utf8(payload).ok()?;
+        let fits = text.len() <= STATE_BYTES && !text.contains('\0') && !text.is_empty();
+        fits.then(|| Told::State(text.to_owned()))
+    }
+
+    fn records(&mut self, device: &str, lane: Lane, publish: &Publish) -> wire::Payload {
+        let now = self.clock.now();
+        let payload = wire::read(&publish.payload, lane, now.synced.then_some(now.wall_ms));
+        if let Some(works) = payload.sensor_ok {
+            self.decider.sensor(device, works);
+        }
+        // What the broker kept may be of any age.
+        if let Some(reading) = payload.reading.filter(|_| !publish.retain)
+            && (self.readings.len() < MOST_READINGS || self.readings.contains_key(device))
+        {
+            self.readings.insert(device.to_owned(), reading);
+            self.readings_since.get_or_insert(Instant::now());
+        }
+        payload
+    }
+
+    fn hear_keeper(&mut self, word: Word) {
+        match word {
+            Word::Kept(kept) => self.pass_on(kept),
+            Word::Failed(why) => {
+                warn!("the database has failed, and the devices keep their records: {why}");
+                self.database_is_good = false;
+                // So that they know, and decide by themselves.
+                self.publish_first(self.status_topic.clone(), true, "offline".into());
+                self.flush();
+                self.link_down("there is no database", false);
+            }
+            Word::Mended => {
+                info!("the database is good again");
+                self.database_is_good = true;
+            }
+            Word::Reports(reports) => {
+                self.is_asking = false;
+                for (device, report) in &reports {
+                    match report {
+                        Some(report) => self.printer.take(report.clone()),
+                        None => self.printer.forget(device),
+                    }
+                }
+                self.reports.extend(reports);
+                self.publish_reports();
+            }
+            Word::Ended => self.keeper_has_ended = true,
+            Word::NoReports(devices) => {
+                self.is_asking = false;
+                self.changed.extend(devices);
+            }
+        }
+    }
+
+    fn pass_on(&mut self, kept: Kept) {
+        for (device, run, acked) in &kept.acked {
+            for payload in wire::acks(*run, acked) {
+                self.publish(self.topics.acks.of(device), false, payload);
+            }
+        }
+        for ticket in kept.tickets {
+            if ticket.session == self.sessions {
+                self.waiting = self.waiting.saturating_sub(1);
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(ticket.bytes);
+                self.out.acknowledge(ticket.pkid);
+            }
+        }
+        if kept.refused > 0 {
+            if self.refused == 0 {
+                warn!("there are too many devices: records of new ones are refused");
+            }
+            self.refused += kept.refused;
+        }
+        self.changed.extend(kept.changed);
+    }
+
+    /// Decides about the newest readings. Of a burst that waited at the broker only the newest counts.
+    fn decide_if_due(&mut self) {
+        let Some(since) = self.readings_since else {
+            return;
+        };
+        let Link::Up { session, .. } = &self.link else {
+            return;
+        };
+        let more_may_come = !session.is_idle() && since.elapsed() < DECIDE_WITHIN;
+        if more_may_come || self.out.is_pressed() {
+            return;
+        }
+        self.readings_since = None;
+        let now = self.clock.now();
+        // Devices take an earlier time for an earlier command.
+        self.issued_ms = self.issued_ms.max(now.wall_ms);
+        let issued_at = rfc3339(self.issued_ms);
+        let expires_at = rfc3339(self.issued_ms.saturating_add(self.expiry_ms));
+        for (device, reading) in std::mem::take(&mut self.readings) {
+            let decision = self.decider.read(&device, reading, now.boot);
+            self.printer
+                .decided(&device, reading.light, decision.led_on);
+            if let Some(led_on) = decision.led_on {
+                let command = wire::Command {
+                    led_on,
+                    id: Uuid::new_v4(),
+                    issued_at: &issued_at,
+                    expires_at: &expires_at,
+                    lease: &in_words(decision.lease),
+                };
+                self.publish_first(self.topics.commands.of(&device), false, command.json());
+            }
+        }
+    }
+
+    fn ask_accounts_if_due(&mut self) {
+        let is_due = Instant::now() >= self.publish_at && !self.is_asking;
+        if !is_due || !self.is_up() || self.changed.is_empty() {
+            return;
+        }
+        self.publish_at = Instant::now() + PUBLISH_EVERY;
+        self.ask_accounts();
+    }
+
+    fn ask_accounts(&mut self) {
+        let mut devices = BTreeSet::new();
+        while devices.len() < PUBLISH_MOST
+            && let Some(device) = self.changed.pop_first()
+        {
+            devices.insert(device);
+        }
+        self.is_asking = true;
+        self.keeper.ask(devices);
+    }
+
+    fn publish_reports(&mut self) {
+        while let Some((device, report)) = self.reports.pop_front() {
+            let topic = format!("{}/{device}", self.account_topic);
+            // Nothing, retained, takes back what the broker keeps.
+            let json = report.map_or_else(String::new, |report| report.json());
+            self.publish(topic, true, json);
+        }
+    }
+
+    fn publish(&mut self, topic: String, retain: bool, payload: String) {
+        if self.is_up() {
+            self.out.publish(topic, retain, payload);
+        }
+    }
+
+    fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
+        if self.is_up() {
+            self.out.publish_first(topic, retain, payload);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Link::Up { session, .. } = &mut self.link {
+            self.out.flush(session);
+        }
+        if self.out.is_stuck() {
+            self.link_down("the broker does not take what it is told", false);
+        }
+    }
+
+    /// The session is over. What was not acknowledged in it comes again in the next one.
+    fn link_down(&mut self, why: &str, refused: bool) {
+        if let Link::Up {
+            since: Some(since), ..
+        } = &self.link
+            && since.elapsed() >= GOOD_SESSION
+        {
+            self.attempts = 0;
+        }
+        if let Link::Up { session, .. } = &self.link {
+            self.door.ended(session);
+        }
+        let longest = match refused {
+            true => BACKOFF_REFUSED,
+            false => (BACKOFF_FIRST * 2u32.pow(self.attempts.min(10))).min(BACKOFF_LONGEST),
+        };
+        let wait = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        warn!("no link: {why}; next try in {:.1} s", wait.as_secs_f64());
+        self.attempts = self.attempts.saturating_add(1);
+        self.link = Link::Down {
+            retry_at: Instant::now() + wait,
+        };
+        self.out = Outbox::default();
+        self.readings.clear();
+        self.readings_since = None;
+        (self.waiting, self.waiting_bytes) = (0, 0);
+        self.changed.extend(self.printer.devices());
+    }
+
+    fn has_room(&self) -> bool {
+        // Not by what is to be told: while nothing is read, the client does not write either.
+        self.waiting < MOST_WAITING && self.waiting_bytes < MOST_WAITING_BYTES
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up { since: Some(_), .. })
+    }
+
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let mut deadline = now + PUBLISH_EVERY;
+        if let Link::Down { retry_at } = self.link {
+            deadline = deadline.min(retry_at.max(now + Duration::from_millis(10)));
+        }
+        if let Some(since) = self.readings_since {
+            deadline = deadline.min(since + DECIDE_WITHIN);
+        }
+        if self.out.waits() {
+            deadline = deadline.min(now + Duration::from_millis(20));
+        }
+        deadline
+    }
+
+    /// The end, in order: what is under way is kept and told, then `offline`, then goodbye.
+    async fn end(mut self) {
+        info!("stopping");
+        self.keeper.end();
+        self.wait(END_KEEP, |shell| shell.keeper_has_ended).await;
+        if !self.changed.is_empty() && !self.is_asking && self.is_up() {
+            self.ask_accounts();
+        }
+        self.wait(END_TELL, |shell| !shell.is_asking || !shell.is_up())
+            .await;
+        self.publish(self.status_topic.clone(), true, "offline".into());
+        self.wait(END_TELL, |shell| shell.out.is_done() || !shell.is_up())
+            .await;
+        if let Link::Up { session, .. } = self.link {
+            session.close().await;
+        }
+        self.printer.print_all();
+    }
+
+    /// Tells and hears on, but takes no more messages, until `done` or for this long.
+    async fn wait(&mut self, longest: Duration, done: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + longest;
+        self.flush();
+        while !done(self) && Instant::now() < until {
+            tokio::select! {
+                biased;
+                Some(word) = self.words.recv() => self.hear_keeper(word),
+                heard = next(&mut self.link) => match heard {
+                    Heard::Confirmed => self.out.confirmed(),
+                    Heard::Down { why, refused } => self.link_down(&why, refused),
+                    _ => {}
+                },
+                () = tokio::time::sleep_until(until) => {}
+            }
+            self.flush();
+        }
+    }
+}
+
+/// The session's next word; never, without a session.
+async fn next(link: &mut Link) -> Heard {
+    match link {
+        Link::Up { session, .. } => session.next().await,
+        Link::Down { .. } => std::future::pending().await,
+    }
+}

@@ -1,0 +1,43 @@
+//! The real server as a process, with the real daemon, a real broker and a real database.
+//!
+//! One binary, so that its stories overlap: most of their time is waiting.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server;
+#[path = "../../../tests/real/stage/mod.rs"]
+mod stage;
+mod stories;
+
+/// Tells each story.
+macro_rules! stories {
+    ($store:expr; $($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            crate::stories::$name($store);
+        })*
+    };
+}
+
+mod sqlite {
+    use crate::server::Store;
+
+    stories! { Store::Sqlite;
+        a_reading_is_answered_kept_and_acked
+        without_the_server_the_backlog_stays_and_with_it_it_drains
+        a_server_killed_again_and_again_during_a_replay_loses_nothing
+        a_restart_asks_for_nothing_twice
+        one_covered_sensor_does_not_light_the_hall
+        what_a_device_gave_up_is_lost_and_nothing_is_missing
+        hostile_payloads_are_counted_and_do_nothing
+        the_books_are_open_while_it_runs
+        a_loss_told_by_itself_is_acked_by_its_range
+        a_large_message_on_any_topic_ends_nothing
+        signals_that_mean_nothing_here_do_no_harm
+        it_stops_while_a_name_server_does_not_answer
+        the_access_list_of_the_documentation_is_enough_for_all
+    }
+}
