@@ -215,15 +215,14 @@ impl Shell {
                     session.subscribe(token, inbound);
                 }
             }
-            Output::Store {
-                records,
+            Output::Append {
+                entries,
                 command_ids,
                 last_seq,
-            } => self.with_backlog(|backlog| backlog.store(records, command_ids, last_seq)),
-            Output::Forget(ranges) => self.with_backlog(|backlog| backlog.forget(ranges)),
-            Output::ForgetLoss(id) => self.with_backlog(|backlog| backlog.forget_loss(id)),
-            Output::Fetch { after, limit } => {
-                self.with_backlog(|backlog| backlog.fetch(after, limit));
+            } => self.with_backlog(|backlog| backlog.append(entries, command_ids, last_seq)),
+            Output::Discard(ranges) => self.with_backlog(|backlog| backlog.discard(ranges)),
+            Output::ReadAfter { after, limit } => {
+                self.with_backlog(|backlog| backlog.read_after(after, limit));
             }
             Output::SetAside(record) => {
                 let aside = self.aside.clone();

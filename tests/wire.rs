@@ -10,7 +10,7 @@ use nightlight::logic::command::Outcome;
 use nightlight::logic::delivery::{Message, Topic};
 use nightlight::logic::telemetry::{Body, Event, Loss, OutageReport, Record};
 use nightlight::logic::time::{Clock, ClockState, Now, Stamp};
-use nightlight::logic::{Birth, Controller, Input, Key, Opened, Output};
+use nightlight::logic::{Birth, Controller, Entry, Input, Key, Opened, Output};
 use uuid::Uuid;
 use world::settings;
 
@@ -155,16 +155,16 @@ fn outage() {
 
 #[test]
 fn loss() {
-    let body = Body::Event(Event::Loss(Loss {
+    let loss = Loss {
         of_run: EARLIER,
         from_seq: 812,
         to_seq: 1034,
         count: 223,
         reason: "backlog-full".into(),
-    }));
-    assert_wire(
-        body,
-        r#""event":"loss","of_run":"0a11c0de-0000-4000-8000-000000000002","from_seq":812,"to_seq":1034,"count":223,"reason":"backlog-full""#,
+    };
+    assert_eq!(
+        loss.wire(),
+        r#"{"event":"loss","of_run":"0a11c0de-0000-4000-8000-000000000002","from_seq":812,"to_seq":1034,"count":223,"reason":"backlog-full","replayed":true}"#
     );
 }
 
@@ -251,11 +251,11 @@ struct Pi {
     boot_ms: u64,
     published: Vec<Message>,
     led: Option<bool>,
-    fetched: Option<Vec<(Key, Record)>>,
+    fetched: Option<Vec<(Key, Entry)>>,
 }
 
 impl Pi {
-    fn start(batch: usize, stored: Vec<(Key, Record)>) -> Self {
+    fn start(batch: usize, stored: Vec<(Key, Entry)>) -> Self {
         let mut settings = settings();
         settings.delivery.batch = batch;
         settings.delivery.replay_jitter = Duration::ZERO;
@@ -277,7 +277,7 @@ impl Pi {
             fetched: Some(stored),
         };
         pi.input(Input::BacklogOpened(Opened {
-            ordinal: 2,
+            run_number: 2,
             previous: Some((EARLIER, 812)),
             records,
             oldest_ms: None,
@@ -298,9 +298,9 @@ impl Pi {
                     let input = Input::LedWritten { led_on, was };
                     self.controller.handle(input, now(self.boot_ms, true));
                 }
-                Output::Fetch { .. } => {
-                    let records = self.fetched.take().unwrap_or_default();
-                    let input = Input::Fetched { records, end: true };
+                Output::ReadAfter { .. } => {
+                    let entries = self.fetched.take().unwrap_or_default();
+                    let input = Input::Fetched { entries, end: true };
                     self.controller.handle(input, now(self.boot_ms, true));
                 }
                 _ => {}
@@ -395,7 +395,7 @@ fn a_batch_is_an_array_and_one_record_is_an_object() {
                 },
             );
             record.run = EARLIER;
-            (Key { ordinal: 1, seq }, record)
+            (Key { run_number: 1, seq }, Entry::Record(record))
         };
         (1..=count).map(reading).collect()
     };

@@ -19,7 +19,7 @@ use std::time::Duration;
 use nightlight::io::backlog::Backlog;
 use nightlight::logic::telemetry::{Body, Record};
 use nightlight::logic::time::{Clock, Now, Stamp};
-use nightlight::logic::{Input, KeyRange};
+use nightlight::logic::{Entry, Input, KeyRange};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use uuid::Uuid;
 
@@ -70,7 +70,7 @@ impl Store {
         let backlog = Backlog::open(&settings, RUN, BOOT, inputs);
         let run_number = loop {
             match answers.blocking_recv() {
-                Some(Input::BacklogOpened(opened)) => break opened.ordinal,
+                Some(Input::BacklogOpened(opened)) => break opened.run_number,
                 Some(Input::StoreFailed(why)) => panic!("not opened: {why}"),
                 Some(_) => {}
                 None => panic!("the backlog has ended"),
@@ -85,17 +85,21 @@ impl Store {
 
     /// One commit of the records `from..=to`, synced.
     pub fn append(&mut self, from: u64, to: u64) {
-        let records = (from..=to).map(record).collect();
-        self.backlog.store(records, Vec::new(), to);
+        let entries = (from..=to).map(|seq| Entry::Record(record(seq)));
+        self.backlog.append(entries.collect(), Vec::new(), to);
         self.wait("stored", |input| matches!(input, Input::Stored { .. }));
     }
 
     /// Discards the records `from..=to`, as confirmed ones are.
     pub fn discard(&mut self, from: u64, to: u64) {
-        let ordinal = self.run_number;
-        self.backlog.forget(vec![KeyRange { ordinal, from, to }]);
+        let run_number = self.run_number;
+        self.backlog.discard(vec![KeyRange {
+            run_number,
+            from,
+            to,
+        }]);
         // A discard is not answered, but what is asked after it is.
-        self.backlog.fetch(None, 1);
+        self.backlog.read_after(None, 1);
         self.wait("read", |input| matches!(input, Input::Fetched { .. }));
     }
 

@@ -237,9 +237,10 @@ impl Controller {
                 self.log(Level::Warn, text);
             }
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
-            Input::Stored { records } => {
+            Input::Stored { records, lost } => {
                 self.inbox.ids_stored(true);
-                self.delivery.stored(records);
+                self.delivery.stored(records, lost);
+                self.note_lost(lost, "the backlog is full or damaged");
                 if let Some(stopping) = &mut self.stopping {
                     stopping.done = stopping.stored;
                 }
@@ -253,12 +254,7 @@ impl Controller {
                     stopping.done = stopping.stored;
                 }
             }
-            Input::Fetched { records, end } => self.delivery.fetched(records, end),
-            Input::Lost { id, loss } => {
-                let text = format!("{} records were given up: {}", loss.count, loss.reason);
-                self.log(Level::Warn, text);
-                self.tell(Body::Event(Event::Loss(loss)), Some(id), now);
-            }
+            Input::Fetched { entries, end } => self.delivery.fetched(entries, end),
             Input::DeadlineReached => {}
             Input::ShutdownAsked => self.stop(Exit::Stopped, now),
         }
@@ -401,8 +397,15 @@ impl Controller {
         if self.starting.is_some_and(|(_, until)| now.boot >= until) {
             self.started(None, now);
         }
-        while let Some(loss) = self.delivery.take_lost() {
-            self.tell(Body::Event(Event::Loss(loss)), None, now);
+        let given_up = self.delivery.take_given_up();
+        self.note_lost(given_up, "memory is full, or the broker refuses them");
+    }
+
+    /// Records were given up. Each is in a gap that is delivered; the log has one line for an outage.
+    fn note_lost(&mut self, count: u64, why: &str) {
+        if count > 0 && self.outage.note_lost(count) {
+            let text = format!("records are given up, which is reported to the server: {why}");
+            self.log(Level::Warn, text);
         }
     }
 
@@ -458,7 +461,7 @@ impl Controller {
             if self.keep == Keep::Latest && !self.delivery.is_up() {
                 self.kept = Some((self.clock.stamp(now), body));
             } else {
-                self.tell(body, None, now);
+                self.tell(body, now);
             }
         }
         let change = self.lighting.read(light, now.boot);
@@ -491,7 +494,7 @@ impl Controller {
             false => (Level::Warn, self.lighting.sensor_why().to_owned()),
         };
         self.log(level, format!("sensor: {why}"));
-        self.tell(Body::Event(Event::Sensor { ok, why }), None, now);
+        self.tell(Body::Event(Event::Sensor { ok, why }), now);
     }
 
     /// With `keep = "latest"`, the newest reading of the outage becomes a record when it can be told.
@@ -508,7 +511,7 @@ impl Controller {
         self.inbox.remember(opened.command_ids);
         self.clock.know_earlier(opened.clocks);
         self.delivery
-            .opened(opened.ordinal, opened.records, opened.oldest_ms);
+            .opened(opened.run_number, opened.records, opened.oldest_ms);
         if opened.records > 0 {
             let text = format!(
                 "{} records of earlier runs wait in the backlog",
@@ -530,7 +533,7 @@ impl Controller {
             previous_seq: previous.map(|(_, seq)| seq),
         });
         let record = self.book.first(body, stamp);
-        self.delivery.add(record, None, now.boot);
+        self.delivery.add(record, now.boot);
     }
 
     /// Orders a change of the LED; it is told when it is made.
@@ -541,10 +544,10 @@ impl Controller {
     }
 
     /// Makes a record.
-    fn tell(&mut self, body: Body, tells_loss: Option<u64>, now: Now) {
+    fn tell(&mut self, body: Body, now: Now) {
         self.outage.note(&body);
         let record = self.book.record(body, self.clock.stamp(now));
-        self.delivery.add(record, tells_loss, now.boot);
+        self.delivery.add(record, now.boot);
     }
 
     fn observe_clock(&mut self, now: Now) {
@@ -553,7 +556,7 @@ impl Controller {
             self.log(Level::Info, format!("the clock was set by {moved_s} s"));
             let state = self.clock.state();
             let event = Event::Clock { moved_s, state };
-            self.tell(Body::Event(event), None, now);
+            self.tell(Body::Event(event), now);
         }
     }
 

@@ -31,9 +31,9 @@ use poison::Poison;
 use window::Window;
 
 use super::link::{Ending, Inbound, Pattern, Sent, SessionEnd, Sessions};
-use super::telemetry::{Loss, Record};
+use super::telemetry::Loss;
 use super::time::Clock;
-use super::{Key, KeyRange, Output};
+use super::{Entry, Key, KeyRange, Output};
 use serde::{Deserialize, Serialize};
 
 /// Publications that are not records may exceed the window by this many.
@@ -141,7 +141,8 @@ pub struct Delivery {
     replay_at: Duration,
     disk: Disk,
     forget: Forget,
-    lost: Option<Loss>,
+    /// Records that memory gave up, and that the operator does not know of yet.
+    given_up: u64,
     poison: Poison,
     /// A record is on trial, or waits for it: nothing else is sent.
     holds_trial: bool,
@@ -191,16 +192,14 @@ struct Control {
     retain: bool,
 }
 
-/// A record of this run that is not confirmed.
+/// A record of this run that is not confirmed, or a gap where records were given up.
 #[derive(Debug)]
 struct Held {
-    record: Record,
+    entry: Entry,
     made_at: Duration,
     lane: Lane,
     phase: Phase,
     copy: Copy,
-    /// The store's note of a loss, to be dropped when this record is safe.
-    tells_loss: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,19 +230,19 @@ enum Copy {
     OnDisk,
 }
 
-/// A record read back from the disk.
+/// A record or gap read back from the disk.
 #[derive(Debug)]
 struct Replayed {
     key: Key,
-    record: Record,
+    entry: Entry,
     phase: Phase,
 }
 
 /// What is known of the backlog on disk.
 #[derive(Debug, Default)]
 struct Disk {
-    /// The ordinal of this run, once the backlog is open.
-    ordinal: Option<u64>,
+    /// The run_number of this run, once the backlog is open.
+    run_number: Option<u64>,
     /// Records on it, as it said last.
     records: u64,
     /// When the oldest of them was made, as far as is known.
@@ -258,6 +257,10 @@ struct Disk {
     storing: bool,
     /// The last write failed.
     failed: bool,
+    /// Gaps to be put in the place of records that are on it.
+    gaps: Vec<Loss>,
+    /// Of these, those on their way.
+    storing_gaps: Vec<Loss>,
     /// Removals handed over behind the group that is being stored.
     removing: u64,
     retry_at: Option<Duration>,
@@ -295,7 +298,7 @@ impl Delivery {
             replay_at: now,
             disk: Disk::default(),
             forget: Forget::default(),
-            lost: None,
+            given_up: 0,
             poison: Poison::default(),
             holds_trial: false,
             window: Window::new(settings.window),
@@ -342,7 +345,7 @@ impl Delivery {
             _ => self.settings.replay_jitter.mul_f64(self.rng.f64()),
         };
         self.replay_at = now + jitter;
-        self.next_live = self.live.back().map_or(0, |held| held.record.seq + 1);
+        self.next_live = self.live.back().map_or(0, |held| held.entry.last() + 1);
         self.disk.end = false;
         self.disk.after = None;
     }
@@ -486,7 +489,7 @@ impl Delivery {
 
     /// Whether the backlog is open and took what it was given last.
     pub fn store_ok(&self) -> bool {
-        self.disk.ordinal.is_some() && !self.disk.failed
+        self.disk.run_number.is_some() && !self.disk.failed
     }
 
     /// Whether the backlog said last that it cannot be written.

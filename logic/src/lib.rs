@@ -33,12 +33,13 @@ use handover::Handover;
 use lighting::RulesPatch;
 use link::{Ending, Inbound};
 use telemetry::{Loss, Record};
+use time::Clock;
 
-/// The place of a record in the backlog: runs in the order of their start, records by `seq`.
+/// The place of a record or gap in the backlog: runs in the order of their start, then by (first) `seq`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// The how manieth run of this store: 1, 2, 3 ...
-    pub ordinal: u64,
+    /// Number of the run in the backlog, counting from 1.
+    pub run_number: u64,
     /// The record's number in its run.
     pub seq: u64,
 }
@@ -46,22 +47,73 @@ pub struct Key {
 /// Records of one run, `from` to `to` inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRange {
-    /// The run's ordinal.
-    pub ordinal: u64,
+    /// Number of the run.
+    pub run_number: u64,
     /// The first `seq`.
     pub from: u64,
     /// The last `seq`.
     pub to: u64,
 }
 
+/// What the backlog delivers in order: a record, or what is left of records that were given up.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// A record.
+    Record(Record),
+    /// Records of one run that were given up. No record that is still to be delivered is in its range.
+    Gap(Loss),
+}
+
+impl Entry {
+    /// The run that it belongs to.
+    pub fn run(&self) -> Uuid {
+        match self {
+            Entry::Record(record) => record.run,
+            Entry::Gap(gap) => gap.of_run,
+        }
+    }
+
+    /// The first `seq` of it.
+    pub fn first(&self) -> u64 {
+        match self {
+            Entry::Record(record) => record.seq,
+            Entry::Gap(gap) => gap.from_seq,
+        }
+    }
+
+    /// The last `seq` of it.
+    pub fn last(&self) -> u64 {
+        match self {
+            Entry::Record(record) => record.seq,
+            Entry::Gap(gap) => gap.to_seq,
+        }
+    }
+
+    /// When it was made, in milliseconds since 1970 on the clock of then; of a gap nobody knows.
+    pub fn wall_ms(&self) -> Option<i64> {
+        match self {
+            Entry::Record(record) => Some(record.stamp.wall_ms),
+            Entry::Gap(_) => None,
+        }
+    }
+
+    /// As one JSON object on the history topic, or with `replayed` false as it was made.
+    pub fn wire(&self, clock: &Clock, replayed: bool) -> String {
+        match self {
+            Entry::Record(record) => record.wire(clock, replayed),
+            Entry::Gap(gap) => gap.wire(),
+        }
+    }
+}
+
 /// What the store says when it has been opened.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Opened {
-    /// The ordinal of this run.
-    pub ordinal: u64,
+    /// Number of this run.
+    pub run_number: u64,
     /// The run before this one and the highest `seq` of it known on disk.
     pub previous: Option<(Uuid, u64)>,
-    /// Records in the store.
+    /// Records and gaps in the store.
     pub records: u64,
     /// When the oldest of them was made, in milliseconds since 1970 on the clock of then.
     pub oldest_ms: Option<i64>,
@@ -138,26 +190,21 @@ pub enum Input {
     RulesUnusable(String),
     /// The backlog is open.
     BacklogOpened(Opened),
-    /// The records handed over with the last `Store` are on the disk, synced.
+    /// The entries handed over with the last `Append` are on the disk, synced.
     Stored {
-        /// Records in the store now.
+        /// Records and gaps in the store now.
         records: u64,
+        /// Records that the store gave up since the last time: gaps say which.
+        lost: u64,
     },
     /// They are not; they must be handed over again.
     StoreFailed(String),
     /// A page of the backlog, oldest first.
     Fetched {
-        /// The records that follow the key asked for.
-        records: Vec<(Key, Record)>,
+        /// The entries that follow the key asked for.
+        entries: Vec<(Key, Entry)>,
         /// Whether the store has none after these.
         end: bool,
-    },
-    /// The store gave records up (bounds, damage); it remembers so until `ForgetLoss`.
-    Lost {
-        /// The store's name for this loss.
-        id: u64,
-        /// What was given up.
-        loss: Loss,
     },
     /// A deadline has come.
     DeadlineReached,
@@ -190,24 +237,23 @@ pub enum Output {
         /// To what.
         inbound: Inbound,
     },
-    /// Put records of this run on the disk, synced as one; answer with `Stored` or `StoreFailed`.
-    Store {
-        /// Records of this run, in order.
-        records: Vec<Record>,
+    /// Put entries on the disk, synced as one; answer with `Stored` or `StoreFailed`. A gap takes the place
+    /// of the records in its range.
+    Append {
+        /// Records of this run and gaps, in order.
+        entries: Vec<Entry>,
         /// Ids of commands obeyed since the last time, to be known after a restart.
         command_ids: Vec<String>,
         /// The highest `seq` of this run so far, stored or not.
         last_seq: u64,
     },
-    /// Remove confirmed records from the disk; no answer.
-    Forget(Vec<KeyRange>),
+    /// Remove confirmed records and gaps from the disk; no answer.
+    Discard(Vec<KeyRange>),
     /// Keep a record that the broker refuses, as it was published, where a person finds it; no answer.
     SetAside(String),
-    /// The loss has been told; no answer.
-    ForgetLoss(u64),
     /// Read the backlog; answer with `Fetched`.
-    Fetch {
-        /// The last record already read; none to begin at the oldest.
+    ReadAfter {
+        /// The last entry already read; none to begin at the oldest.
         after: Option<Key>,
         /// At most about this many.
         limit: usize,

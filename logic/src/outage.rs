@@ -141,6 +141,19 @@ impl Outage {
         }
     }
 
+    /// Records were given up. Whether they are the first of this outage, or there is none.
+    pub fn note_lost(&mut self, count: u64) -> bool {
+        let Some(account) = &mut self.open else {
+            return true;
+        };
+        let made = match &mut account.back {
+            Some(back) => &mut back.made,
+            None => &mut account.made,
+        };
+        made.lost += count;
+        made.lost == count
+    }
+
     /// The link has held since it was last back.
     pub fn link_held(&mut self, claim: impl Fn(Stamp) -> i64) -> Option<OutageReport> {
         let mut account = self.open.take_if(|account| account.back.is_some())?;
@@ -216,10 +229,8 @@ impl Made {
             Body::Reading { .. } => self.readings += 1,
             Body::Event(event) => {
                 self.events += 1;
-                match event {
-                    Event::Led { led_ok: None, .. } => self.led_changes += 1,
-                    Event::Loss(loss) => self.lost += loss.count,
-                    _ => {}
+                if let Event::Led { led_ok: None, .. } = event {
+                    self.led_changes += 1;
                 }
             }
         }

@@ -96,8 +96,6 @@ pub enum Event {
     },
     /// An outage is over.
     Outage(OutageReport),
-    /// Records were given up.
-    Loss(Loss),
     /// An instruction to the device was carried out or refused.
     Command {
         /// Its id, if it had one.
@@ -163,7 +161,8 @@ pub struct OutageReport {
     pub why: String,
 }
 
-/// Records that were given up: counted and told.
+/// Records of one run that were given up. It is the gap itself, in its place in the order, and has no
+/// `run` and `seq` of its own; nor a time, since nobody knows when damage was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// The run they belonged to.
@@ -174,8 +173,27 @@ pub struct Loss {
     pub to_seq: u64,
     /// How many in that range were given up.
     pub count: u64,
-    /// `backlog-full`, `memory-full`, `not-stored`, `damaged`, `unreadable` or `refused`.
+    /// `backlog-full`, `memory-full`, `not-stored`, `damaged`, `unreadable`, `too-large` or `refused`.
     pub reason: String,
+}
+
+impl Loss {
+    /// The loss as one JSON object. It always goes to the history topic.
+    pub fn wire(&self) -> String {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            event: &'a str,
+            #[serde(flatten)]
+            loss: &'a Loss,
+            replayed: bool,
+        }
+        let wire = Wire {
+            event: "loss",
+            loss: self,
+            replayed: true,
+        };
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
 }
 
 impl Record {

@@ -392,7 +392,6 @@ fn backlog(layers: &mut Layers) -> Backlog {
     let on_full = [
         ("drop-oldest", OnFull::DropOldest),
         ("drop-newest", OnFull::DropNewest),
-        ("thin", OnFull::Thin),
     ];
     let state_folder = layers
         .variable("STATE_DIRECTORY")

@@ -348,6 +348,4 @@ pub enum OnFull {
     DropOldest,
     /// The newest records.
     DropNewest,
-    /// Every second record of the oldest half.
-    Thin,
 }

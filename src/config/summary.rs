@@ -206,7 +206,6 @@ fn backlog(config: &Config) -> String {
     let full = match backlog.on_full {
         OnFull::DropOldest => "the oldest go",
         OnFull::DropNewest => "the newest go",
-        OnFull::Thin => "every second of the oldest half goes",
     };
     format!(
         "{}, up to {} records or {:.1} MB, then {full}; on disk within {}",

@@ -19,6 +19,8 @@ use crate::logic::telemetry::OutageReport;
 pub(super) struct Account {
     /// In the order in which they came, by run.
     runs: BTreeMap<Uuid, Vec<Received>>,
+    /// Records that the agent said it gave up.
+    given_up: u64,
     faults: Vec<String>,
 }
 
@@ -67,6 +69,10 @@ impl Account {
             Err(_) => Vec::new(),
         };
         for record in records {
+            if record["event"] == "loss" {
+                self.given_up += record["count"].as_u64().unwrap_or(1);
+                continue;
+            }
             let Some((run, replayed, received)) = read(lane, &record) else {
                 continue;
             };
@@ -153,11 +159,7 @@ impl Account {
         if others > 0 {
             fault(format!("{others} records are of another run"));
         }
-        let given_up = records.iter().map(|record| match record.tells {
-            Tells::Loss { count } => count,
-            _ => 0,
-        });
-        let given_up: u64 = given_up.sum();
+        let given_up = self.given_up;
         if given_up > 0 {
             fault(format!("the agent gave up {given_up} records (and told)"));
         }

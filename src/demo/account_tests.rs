@@ -135,7 +135,10 @@ fn strangers_and_losses_are_found() {
     account.take(Lane::Telemetry, reading(51, false).as_bytes());
     assert!(fault(&account).starts_with("received, but never taken"));
     let mut account = a_good_one();
-    account.runs.get_mut(&RUN).unwrap()[0].tells = Tells::Loss { count: 4 };
+    let loss = format!(
+        r#"{{"event":"loss","of_run":"{RUN}","from_seq":3,"to_seq":6,"count":4,"replayed":true}}"#
+    );
+    account.take(Lane::History, loss.as_bytes());
     assert!(fault(&account).starts_with("the agent gave up 4"));
 }
 

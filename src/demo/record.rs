@@ -43,8 +43,6 @@ pub(super) enum Tells {
     Led { led_on: bool, by: String },
     /// An outage is over.
     Outage(OutageReport),
-    /// The agent gave up so many records.
-    Loss { count: u64 },
     /// Another event.
     Other,
 }
@@ -64,8 +62,6 @@ pub(super) fn read(lane: Lane, record: &Value) -> Option<(Uuid, bool, Received)>
         event: Option<String>,
         #[serde(default)]
         by: String,
-        #[serde(default)]
-        count: u64,
     }
     let wire = Wire::deserialize(record).ok()?;
     let tells = match (wire.event.as_deref(), wire.light, wire.led_on) {
@@ -77,7 +73,6 @@ pub(super) fn read(lane: Lane, record: &Value) -> Option<(Uuid, bool, Received)>
         // An LED whose state nobody knows is of no account.
         (None, Some(_), None) => Tells::Other,
         (Some("outage"), ..) => Tells::Outage(OutageReport::deserialize(record).ok()?),
-        (Some("loss"), ..) => Tells::Loss { count: wire.count },
         (Some(_), ..) => Tells::Other,
         (None, ..) => return None,
     };

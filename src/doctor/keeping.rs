@@ -127,8 +127,8 @@ fn at_rest(folder: &Path) -> Finding {
             Ok(stats) => Finding::ok(
                 "backlog",
                 format!(
-                    "at rest: {} records, {} losses to be told",
-                    stats.records, stats.losses
+                    "at rest: {} records, and {} lost ones to be reported",
+                    stats.records, stats.lost
                 ),
             ),
             Err(why) => Finding::fail(

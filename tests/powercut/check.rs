@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nightlight::logic::telemetry::{Loss, Record};
-use nightlight::logic::{Input, Key, Opened};
+use nightlight::logic::{Entry, Input, Key, Opened};
 use uuid::Uuid;
 
 use super::notes::Promise;
@@ -61,6 +61,11 @@ pub fn check(folder: &Path, promise: &Promise, given_up: &BTreeSet<Uuid>) -> Ver
         Ok(again) => {
             let mut expected = found.records;
             expected.extend((1..=MORE).map(|seq| ((first, seq), record(first, seq))));
+            if again.losses != found.losses {
+                let (had, has) = (&found.losses, &again.losses);
+                let why = format!("opened once more it has the gaps {has:?}, not {had:?}");
+                verdict.failures.push(why);
+            }
             if again.records != expected {
                 let (had, has) = (expected.len(), again.records.len());
                 let why = format!("opened once more it holds {has} records, not {had}");
@@ -88,24 +93,28 @@ pub fn open_and_read(folder: &Path, run: Uuid, more: u64) -> Result<Found, Strin
         Input::BacklogOpened(opened) => found.opened = opened,
         other => return Err(format!("it does not open: {other:?}")),
     }
-    let mut ordinals: BTreeMap<u64, Uuid> = BTreeMap::new();
+    let mut run_numbers: BTreeMap<u64, Uuid> = BTreeMap::new();
     let mut after: Option<Key> = None;
     loop {
-        asked.backlog.fetch(after, PAGE);
-        let (records, end) = loop {
-            match asked.answer()? {
-                Input::Fetched { records, end } => break (records, end),
-                Input::Lost { loss, .. } => found.losses.push(loss),
-                other => return Err(format!("it cannot be read: {other:?}")),
-            }
+        asked.backlog.read_after(after, PAGE);
+        let (entries, end) = match asked.answer()? {
+            Input::Fetched { entries, end } => (entries, end),
+            other => return Err(format!("it cannot be read: {other:?}")),
         };
-        for (key, record) in records {
+        for (key, entry) in entries {
             if after.is_some_and(|after| after >= key) {
                 return Err(format!("{key:?} comes after {after:?}"));
             }
             after = Some(key);
+            let record = match entry {
+                Entry::Record(record) => record,
+                Entry::Gap(gap) => {
+                    found.losses.push(gap);
+                    continue;
+                }
+            };
             let name = (record.run, record.seq);
-            let same_run = *ordinals.entry(key.ordinal).or_insert(record.run) == record.run;
+            let same_run = *run_numbers.entry(key.run_number).or_insert(record.run) == record.run;
             if !same_run || key.seq != record.seq {
                 return Err(format!("{key:?} is record {name:?}"));
             }
@@ -117,26 +126,27 @@ pub fn open_and_read(folder: &Path, run: Uuid, more: u64) -> Result<Found, Strin
             break;
         }
     }
-    if found.opened.records != found.records.len() as u64 && found.losses.is_empty() {
-        let (said, has) = (found.opened.records, found.records.len());
+    let has = found.records.len() + found.losses.len();
+    if found.opened.records != has as u64 {
+        let said = found.opened.records;
         return Err(format!(
-            "it says that it holds {said} records and holds {has}"
+            "it says that it holds {said} records and gaps, and holds {has}"
         ));
     }
-    if more > 0 {
-        let records = (1..=more).map(|seq| record(run, seq)).collect();
-        asked.backlog.store(records, Vec::new(), more);
-        loop {
-            match asked.answer()? {
-                Input::Stored { .. } => break,
-                Input::Lost { loss, .. } => found.losses.push(loss),
-                other => return Err(format!("it takes nothing new: {other:?}")),
-            }
+    for gap in &found.losses {
+        let inside = |(run, seq): &(Uuid, u64)| {
+            *run == gap.of_run && (gap.from_seq..=gap.to_seq).contains(seq)
+        };
+        if found.records.keys().any(inside) {
+            return Err(format!("a record lies in {gap:?}"));
         }
     }
-    while let Some(input) = asked.waiting() {
-        if let Input::Lost { loss, .. } = input {
-            found.losses.push(loss);
+    if more > 0 {
+        let entries = (1..=more).map(|seq| Entry::Record(record(run, seq)));
+        asked.backlog.append(entries.collect(), Vec::new(), more);
+        match asked.answer()? {
+            Input::Stored { lost: 0, .. } => {}
+            other => return Err(format!("it takes nothing new: {other:?}")),
         }
     }
     if !asked.backlog.close(Duration::from_secs(30)) {

@@ -10,7 +10,7 @@ use nightlight::config::{self, OnFull};
 use nightlight::io::backlog::Backlog;
 use nightlight::logic::telemetry::{Body, Event, Record};
 use nightlight::logic::time::Stamp;
-use nightlight::logic::{Input, Key, KeyRange};
+use nightlight::logic::{Entry, Input, Key, KeyRange};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use uuid::Uuid;
@@ -194,6 +194,15 @@ pub fn live(life: Life, folder: &Path, rng: &mut fastrand::Rng, notes: &mut Note
         writer.step();
     }
     while life.drain_all && !writer.drain(rng) {}
+    // Every gap is noted, also those that nobody was told of.
+    let mut after = None;
+    loop {
+        let (entries, end) = writer.read(after, 1_000);
+        after = entries.last().map(|(key, _)| *key);
+        if end {
+            break;
+        }
+    }
     assert!(writer.asked.backlog.close(PATIENCE), "closed");
 }
 
@@ -218,8 +227,10 @@ impl Writer<'_> {
             _ => Vec::new(),
         };
         self.notes.add(Fact::Given { run, from, to });
-        let records = (from..=to).map(|seq| record(run, seq)).collect();
-        self.asked.backlog.store(records, ids.clone(), to);
+        let entries = (from..=to).map(|seq| Entry::Record(record(run, seq)));
+        self.asked
+            .backlog
+            .append(entries.collect(), ids.clone(), to);
         self.given.push_back((from, to, ids));
     }
 
@@ -236,15 +247,24 @@ impl Writer<'_> {
                 }
             }
             Input::StoreFailed(why) => panic!("not stored: {why}"),
-            Input::Lost { id, loss } => {
-                self.notes.add(Fact::Lost(loss.clone()));
-                // As if its record had been delivered at once.
-                self.notes.add(Fact::LossForgotten(loss.clone()));
-                self.asked.backlog.forget_loss(*id);
-            }
             _ => {}
         }
         input
+    }
+
+    /// Reads a page, and notes the gaps in it.
+    fn read(&mut self, after: Option<Key>, limit: usize) -> (Vec<(Key, Entry)>, bool) {
+        self.asked.backlog.read_after(after, limit);
+        let fetched = self.wait(|input| matches!(input, Input::Fetched { .. }));
+        let Input::Fetched { entries, end } = fetched else {
+            unreachable!()
+        };
+        for (_, entry) in &entries {
+            if let Entry::Gap(gap) = entry {
+                self.notes.add(Fact::Lost(gap.clone()));
+            }
+        }
+        (entries, end)
     }
 
     fn wait(&mut self, met: impl Fn(&Input) -> bool) -> Input {
@@ -258,25 +278,34 @@ impl Writer<'_> {
 
     /// Fetches a page and confirms it in pieces; whether a round through the store met no record.
     fn drain(&mut self, rng: &mut fastrand::Rng) -> bool {
-        self.asked.backlog.fetch(self.cursor, rng.usize(1..200));
-        let fetched = self.wait(|input| matches!(input, Input::Fetched { .. }));
-        let Input::Fetched { records, end } = fetched else {
-            unreachable!()
-        };
+        let (entries, end) = self.read(self.cursor, rng.usize(1..200));
         let mut runs = HashMap::new();
         let mut pieces: Vec<KeyRange> = Vec::new();
-        for (key, record) in &records {
-            runs.insert(key.ordinal, record.run);
+        let mut reported: Vec<KeyRange> = Vec::new();
+        for (key, entry) in &entries {
+            runs.insert(key.run_number, entry.run());
+            if let Entry::Gap(gap) = entry {
+                // Now and then it is passed over.
+                if rng.u8(..10) > 0 {
+                    self.notes.add(Fact::LossForgotten(gap.clone()));
+                    reported.push(KeyRange {
+                        run_number: key.run_number,
+                        from: gap.from_seq,
+                        to: gap.to_seq,
+                    });
+                }
+                continue;
+            }
             match pieces.last_mut() {
                 Some(piece)
-                    if piece.ordinal == key.ordinal
+                    if piece.run_number == key.run_number
                         && piece.to + 1 == key.seq
                         && rng.u8(..40) > 0 =>
                 {
                     piece.to = key.seq;
                 }
                 _ => pieces.push(KeyRange {
-                    ordinal: key.ordinal,
+                    run_number: key.run_number,
                     from: key.seq,
                     to: key.seq,
                 }),
@@ -286,14 +315,15 @@ impl Writer<'_> {
         pieces.retain(|_| rng.u8(..10) > 0);
         for piece in &pieces {
             self.notes.add(Fact::Forgotten {
-                run: runs[&piece.ordinal],
+                run: runs[&piece.run_number],
                 from: piece.from,
                 to: piece.to,
             });
         }
-        self.asked.backlog.forget(pieces);
-        self.seen += records.len();
-        self.cursor = records.last().map(|(key, _)| *key);
+        pieces.extend(reported);
+        self.asked.backlog.discard(pieces);
+        self.seen += entries.len();
+        self.cursor = entries.last().map(|(key, _)| *key);
         if !end {
             return false;
         }

@@ -237,7 +237,7 @@ impl Device {
             published: Vec::new(),
         };
         device.give(Input::BacklogOpened(Opened {
-            ordinal: 1,
+            run_number: 1,
             ..Opened::default()
         }));
         device
@@ -301,11 +301,12 @@ impl Device {
                 self.read(&message);
                 Input::Acked(message.token)
             }
-            Output::Store { records, .. } => Input::Stored {
-                records: records.len() as u64,
+            Output::Append { entries, .. } => Input::Stored {
+                records: entries.len() as u64,
+                lost: 0,
             },
-            Output::Fetch { .. } => Input::Fetched {
-                records: Vec::new(),
+            Output::ReadAfter { .. } => Input::Fetched {
+                entries: Vec::new(),
                 end: true,
             },
             Output::KeepRules(rules) => {

@@ -160,7 +160,7 @@ fn a_folder_replaced_by_a_copy_of_before_is_noticed_and_all_is_stored_again() {
     survives("pi-replaced", |backlog| {
         let copy = backlog.with_extension("copy");
         filled::copy_tree(&backlog.join("store"), &copy.join("store")).expect("copied");
-        fs::copy(backlog.join("account"), copy.join("account")).expect("copied");
+        fs::copy(backlog.join("checkpoint"), copy.join("checkpoint")).expect("copied");
         fs::rename(backlog, backlog.with_extension("old")).expect("renamed");
         fs::rename(copy, backlog).expect("renamed");
     });

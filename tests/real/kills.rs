@@ -95,6 +95,9 @@ impl Victim {
         let margin = DURABLE_WITHIN + MARGIN + 4 * probe.longest();
         self.safe_until.push((now, now - margin.as_millis() as i64));
         for record in self.agent.export() {
+            if record["event"] == "loss" {
+                continue;
+            }
             let (key, record) = keyed(record);
             if let Some(before) = self.durable.insert(key.clone(), record.clone()) {
                 assert_eq!(before, record, "{key:?} has two contents on the disk");
@@ -148,7 +151,8 @@ impl Victim {
         let mut lost = Vec::new();
         for record in records {
             if record["event"] == "loss" {
-                lost.push(record.clone());
+                lost.push(record);
+                continue;
             }
             let ts = record["ts"].as_str().unwrap_or_default();
             let at = ts.parse::<jiff::Timestamp>().expect("a time");

@@ -13,10 +13,10 @@ use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::handover::Handover;
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, RulesPatch};
 use nightlight::logic::link::{Ending, Inbound, Names, Sent};
-use nightlight::logic::telemetry::{self, Body, Keep, Loss, Record};
+use nightlight::logic::telemetry::{self, Keep, Loss};
 use nightlight::logic::time::{ClockState, Now};
 use nightlight::logic::{
-    Birth, Controller, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
+    Birth, Controller, Entry, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -127,9 +127,9 @@ pub struct Ended {
 /// What the disk is to do, one after the other.
 #[derive(Debug, Clone)]
 enum Work {
-    Store(Vec<Record>, Vec<String>, u64),
-    Forget(Vec<KeyRange>),
-    Fetch(Option<Key>, usize),
+    Append(Vec<Entry>, Vec<String>, u64),
+    Discard(Vec<KeyRange>),
+    ReadAfter(Option<Key>, usize),
 }
 
 #[derive(Debug, Clone)]
@@ -213,7 +213,12 @@ pub struct World {
     pub status: String,
     pub state: Value,
     /// The disk: what is synced on it.
-    pub disk: BTreeMap<Key, Record>,
+    pub disk: BTreeMap<Key, Entry>,
+    /// The last entry that was read: those up to it are not given up.
+    disk_read_to: Option<Key>,
+    /// Records to be given up with the next commit, and given up since the last answer.
+    disk_to_drop: usize,
+    disk_lost: u64,
     pub disk_runs: Vec<(Uuid, u64)>,
     pub disk_ids: Vec<String>,
     pub disk_clocks: BTreeMap<Uuid, i64>,
@@ -229,12 +234,9 @@ pub struct World {
     disk_good_since: Duration,
     /// The slowest it has been since then.
     disk_slowest: Duration,
-    /// Losses that the store remembers until they are told.
-    losses: BTreeMap<u64, Loss>,
     /// What could not be stored, noted beside the store.
     not_stored: Vec<Loss>,
-    losses_made: u64,
-    ordinal: u64,
+    run_number: u64,
     agenda: BTreeMap<(Duration, u64), (u64, Event)>,
     scheduled: u64,
     life: u64,
@@ -320,6 +322,9 @@ impl World {
             status: String::new(),
             state: Value::Null,
             disk: BTreeMap::new(),
+            disk_read_to: None,
+            disk_to_drop: 0,
+            disk_lost: 0,
             disk_runs: Vec::new(),
             disk_ids: Vec::new(),
             disk_clocks: BTreeMap::new(),
@@ -331,10 +336,8 @@ impl World {
             disk_free_at: Duration::ZERO,
             disk_good_since: now,
             disk_slowest: Duration::ZERO,
-            losses: BTreeMap::new(),
             not_stored: Vec::new(),
-            losses_made: 0,
-            ordinal: 0,
+            run_number: 0,
             agenda: BTreeMap::new(),
             scheduled: 0,
             life: 1,
@@ -437,49 +440,60 @@ impl World {
         self.disk_ok = good;
         self.disk_good_since = self.elapsed();
         self.disk_slowest = Duration::ZERO;
-        if good {
-            for (id, loss) in self.take_notes() {
-                self.schedule(self.opening, Event::Input(None, Input::Lost { id, loss }));
-            }
+    }
+
+    /// The store is over its bound: with the next commit it gives up its oldest records.
+    pub fn disk_drops_oldest(&mut self, count: usize) {
+        self.disk_to_drop += count;
+    }
+
+    /// Behind those that were just read.
+    fn drop_oldest(&mut self) {
+        let count = std::mem::take(&mut self.disk_to_drop);
+        let read_to = self.disk_read_to;
+        let keys: Vec<(Key, Uuid)> = self
+            .disk
+            .iter()
+            .filter(|(key, entry)| {
+                matches!(entry, Entry::Record(_)) && read_to.is_none_or(|read_to| **key > read_to)
+            })
+            .map(|(key, entry)| (*key, entry.run()))
+            .take(count)
+            .collect();
+        for (key, of_run) in keys {
+            self.note(format!("the store gives up {}", key.seq));
+            self.disk_lost += 1;
+            let gap = Loss {
+                of_run,
+                from_seq: key.seq,
+                to_seq: key.seq,
+                count: 1,
+                reason: "backlog-full".into(),
+            };
+            self.put_gap(key, gap);
         }
     }
 
-    /// The store is over its bound and gives up its oldest records.
-    pub fn disk_drops_oldest(&mut self, count: usize) {
-        // The word about an earlier loss is never given up.
-        let keys: Vec<Key> = self
-            .disk
-            .iter()
-            .take_while(|(_, record)| {
-                !matches!(record.body, Body::Event(telemetry::Event::Loss(_)))
-            })
-            .map(|(key, _)| *key)
-            .take(count)
-            .collect();
-        let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
-            return;
-        };
-        if first.ordinal != last.ordinal {
+    /// Neighbouring gaps of one kind join, unless the first has been read.
+    fn put_gap(&mut self, key: Key, gap: Loss) {
+        self.disk.remove(&key);
+        let read_to = self.disk_read_to;
+        if let Some((before, Entry::Gap(old))) = self.disk.range_mut(..key).next_back()
+            && read_to.is_none_or(|read_to| *before > read_to)
+            && before.run_number == key.run_number
+            && old.to_seq + 1 == gap.from_seq
+            && old.reason == gap.reason
+        {
+            old.to_seq = gap.to_seq;
+            old.count += gap.count;
             return;
         }
-        let Some(of_run) = self.disk.get(first).map(|record| record.run) else {
-            return;
-        };
-        let loss = Loss {
-            of_run,
-            from_seq: first.seq,
-            to_seq: last.seq,
-            count: keys.len() as u64,
-            reason: "backlog-full".into(),
-        };
-        self.note(format!("the store gives up {}..{}", first.seq, last.seq));
-        for key in &keys {
-            self.disk.remove(key);
-        }
-        self.losses_made += 1;
-        let id = self.losses_made;
-        self.losses.insert(id, loss.clone());
-        self.input(Input::Lost { id, loss });
+        self.disk.insert(key, Entry::Gap(gap));
+    }
+
+    fn number_of(&self, run: Uuid) -> u64 {
+        let place = self.disk_runs.iter().position(|(known, _)| *known == run);
+        place.map_or(0, |place| place as u64 + 1)
     }
 
     /// The whole machine starts again: the boot clock begins anew, with a wrong wall clock.
@@ -607,8 +621,8 @@ impl World {
             on_disk: self
                 .disk
                 .values()
-                .filter(|record| record.run == run)
-                .map(|record| record.seq)
+                .filter(|entry| entry.run() == run && matches!(entry, Entry::Record(_)))
+                .map(Entry::first)
                 .collect(),
             durable_to,
         });
@@ -642,26 +656,22 @@ impl World {
     }
 
     fn open_disk(&mut self) {
-        self.ordinal += 1;
+        self.run_number += 1;
+        self.take_notes();
         let opened = Opened {
-            ordinal: self.ordinal,
+            run_number: self.run_number,
             previous: self.disk_runs.last().copied(),
             records: self.disk.len() as u64,
-            oldest_ms: self.disk.values().next().map(|record| record.stamp.wall_ms),
+            oldest_ms: self.disk.values().find_map(Entry::wall_ms),
             clocks: self.disk_clocks.clone().into_iter().collect(),
             command_ids: self.disk_ids.clone(),
         };
         self.disk_runs.push((self.run, 0));
-        if self.disk_ok {
-            self.take_notes();
-        }
         self.schedule(
             self.opening,
             Event::Input(None, Input::BacklogOpened(opened)),
         );
-        for (id, loss) in self.losses.clone() {
-            self.schedule(self.opening, Event::Input(None, Input::Lost { id, loss }));
-        }
+        self.disk_read_to = None;
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {
@@ -778,15 +788,14 @@ impl World {
                 }
                 Output::Publish(message) => self.publish(message),
                 Output::Subscribe { token, inbound } => self.subscribe(token, inbound),
-                Output::Store {
-                    records,
+                Output::Append {
+                    entries,
                     command_ids,
                     last_seq,
-                } => self.give_disk(Work::Store(records, command_ids, last_seq)),
-                Output::Forget(ranges) => self.give_disk(Work::Forget(ranges)),
-                Output::Fetch { after, limit } => self.give_disk(Work::Fetch(after, limit)),
-                Output::ForgetLoss(id) => {
-                    self.losses.remove(&id);
+                } => self.give_disk(Work::Append(entries, command_ids, last_seq)),
+                Output::Discard(ranges) => self.give_disk(Work::Discard(ranges)),
+                Output::ReadAfter { after, limit } => {
+                    self.give_disk(Work::ReadAfter(after, limit));
                 }
                 Output::Log(level, text) => {
                     if level == Level::Warn {
@@ -984,10 +993,17 @@ impl World {
             };
             self.schedule_on_link(self.latency * 2, command);
         }
+        let record = (&value["run"], &value["seq"], &value["seq"]);
+        let gap = (&value["of_run"], &value["from_seq"], &value["to_seq"]);
+        let (run, from, to) = if value["event"] == "loss" {
+            gap
+        } else {
+            record
+        };
         if self.acks
-            && let (Some(run), Some(seq)) = (value["run"].as_str(), value["seq"].as_u64())
+            && let (Some(run), Some(from), Some(to)) = (run.as_str(), from.as_u64(), to.as_u64())
         {
-            let ack = format!("{{\"run\":\"{run}\",\"acked\":[[{seq},{seq}]]}}");
+            let ack = format!("{{\"run\":\"{run}\",\"acked\":[[{from},{to}]]}}");
             self.schedule_on_link(self.latency * 2, Input::ServerAcked(ack.into_bytes()));
         }
         self.received.push(Received {
@@ -1003,8 +1019,8 @@ impl World {
     /// The disk does one thing after the other; syncing is what takes time.
     fn give_disk(&mut self, work: Work) {
         let time = match &work {
-            Work::Store(..) => self.disk_latency,
-            Work::Forget(_) | Work::Fetch(..) => Duration::from_millis(1),
+            Work::Append(..) => self.disk_latency,
+            Work::Discard(_) | Work::ReadAfter(..) => Duration::from_millis(1),
         };
         self.disk_slowest = self.disk_slowest.max(time);
         self.disk_work.push_back(work);
@@ -1020,99 +1036,134 @@ impl World {
 
     fn do_disk_work(&mut self, work: Work) -> Option<Input> {
         match work {
-            Work::Store(records, ..) if !self.disk_ok => {
-                self.note_not_stored(&records);
+            Work::Append(entries, ..) if !self.disk_ok => {
+                self.note_not_stored(&entries);
                 Some(Input::StoreFailed("disk full".into()))
             }
-            Work::Store(records, ids, last_seq) => {
+            Work::Append(entries, ids, last_seq) => {
                 self.not_stored.retain(|loss| loss.of_run != self.run);
                 self.disk_writes += 1;
-                self.note(format!(
-                    "stored {:?}",
-                    records.iter().map(|r| r.seq).collect::<Vec<_>>()
-                ));
-                for record in records {
-                    assert_eq!(record.run, self.run);
-                    let stamp = record.stamp;
-                    if stamp.synced {
-                        let offset_ms = stamp.wall_ms - stamp.boot_ms as i64;
-                        self.disk_clocks.insert(record.boot_id, offset_ms);
-                    }
-                    let key = Key {
-                        ordinal: self.ordinal,
-                        seq: record.seq,
-                    };
-                    self.disk.insert(key, record);
+                let seqs: Vec<u64> = entries.iter().map(Entry::first).collect();
+                self.note(format!("stored {seqs:?}"));
+                for entry in entries {
+                    self.append(entry);
                 }
+                self.drop_oldest();
                 self.disk_ids.extend(ids);
                 if let Some(run) = self.disk_runs.last_mut() {
                     run.1 = last_seq;
                 }
-                let records = self.disk.len() as u64;
-                Some(Input::Stored { records })
+                Some(Input::Stored {
+                    records: self.disk.len() as u64,
+                    lost: std::mem::take(&mut self.disk_lost),
+                })
             }
-            Work::Forget(ranges) => {
+            Work::Discard(ranges) => {
                 for range in ranges {
-                    let (ordinal, from, to) = (range.ordinal, range.from, range.to);
-                    let forgotten: Vec<Key> = self
+                    let (run_number, from, to) = (range.run_number, range.from, range.to);
+                    let (first, last) = (
+                        Key {
+                            run_number,
+                            seq: from,
+                        },
+                        Key {
+                            run_number,
+                            seq: to,
+                        },
+                    );
+                    let confirmed: Vec<Key> = self
                         .disk
-                        .range(Key { ordinal, seq: from }..=Key { ordinal, seq: to })
+                        .range(first..=last)
+                        .filter(|(_, entry)| entry.last() <= to)
                         .map(|(key, _)| *key)
                         .collect();
-                    for key in forgotten {
+                    for key in confirmed {
                         self.disk.remove(&key);
                     }
                 }
                 None
             }
-            Work::Fetch(after, limit) => {
-                let mut records: Vec<(Key, Record)> = self
+            Work::ReadAfter(after, limit) => {
+                let mut entries: Vec<(Key, Entry)> = self
                     .disk
                     .iter()
                     .filter(|(key, _)| after.is_none_or(|after| **key > after))
-                    .map(|(key, record)| (*key, record.clone()))
+                    .map(|(key, entry)| (*key, entry.clone()))
                     .take(limit + 1)
                     .collect();
-                let end = records.len() <= limit;
-                records.truncate(limit);
-                Some(Input::Fetched { records, end })
+                let end = entries.len() <= limit;
+                entries.truncate(limit);
+                if after.is_none() {
+                    self.disk_read_to = None;
+                }
+                self.disk_read_to = entries.last().map(|(key, _)| *key).max(self.disk_read_to);
+                Some(Input::Fetched { entries, end })
+            }
+        }
+    }
+
+    fn append(&mut self, entry: Entry) {
+        let key = Key {
+            run_number: self.number_of(entry.run()),
+            seq: entry.first(),
+        };
+        match entry {
+            Entry::Record(record) => {
+                assert_eq!(record.run, self.run);
+                let stamp = record.stamp;
+                if stamp.synced {
+                    let offset_ms = stamp.wall_ms - stamp.boot_ms as i64;
+                    self.disk_clocks.insert(record.boot_id, offset_ms);
+                }
+                self.disk.insert(key, Entry::Record(record));
+            }
+            Entry::Gap(gap) => {
+                let inside = |seq: u64| (gap.from_seq..=gap.to_seq).contains(&seq);
+                let number = key.run_number;
+                self.disk
+                    .retain(|key, _| key.run_number != number || !inside(key.seq));
+                self.put_gap(key, gap);
             }
         }
     }
 
     /// What the store notes beside itself, for the next run.
-    fn note_not_stored(&mut self, records: &[Record]) {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else {
-            return;
-        };
-        self.not_stored.retain(|loss| loss.of_run != first.run);
-        self.not_stored.push(Loss {
-            of_run: first.run,
-            from_seq: first.seq,
-            to_seq: last.seq,
-            count: records.len() as u64,
-            reason: "not-stored".into(),
-        });
-        for record in records {
-            if let Body::Event(telemetry::Event::Loss(loss)) = &record.body {
-                self.not_stored.push(loss.clone());
+    fn note_not_stored(&mut self, entries: &[Entry]) {
+        self.not_stored.retain(|loss| loss.of_run != self.run);
+        let is_record = |entry: &&Entry| matches!(entry, Entry::Record(_));
+        let records: Vec<u64> = entries.iter().filter(is_record).map(Entry::first).collect();
+        if let (Some(first), Some(last)) = (records.first(), records.last()) {
+            self.not_stored.push(Loss {
+                of_run: self.run,
+                from_seq: *first,
+                to_seq: *last,
+                count: records.len() as u64,
+                reason: "not-stored".into(),
+            });
+        }
+        for entry in entries {
+            if let Entry::Gap(gap) = entry {
+                self.not_stored.push(gap.clone());
             }
         }
     }
 
-    /// What earlier runs could not store becomes losses of the store.
-    fn take_notes(&mut self) -> Vec<(u64, Loss)> {
+    /// What earlier runs could not store becomes gaps.
+    fn take_notes(&mut self) {
         let (own, others): (Vec<Loss>, Vec<Loss>) = std::mem::take(&mut self.not_stored)
             .into_iter()
             .partition(|loss| loss.of_run == self.run);
         self.not_stored = own;
-        let mut taken = Vec::new();
-        for loss in others {
-            self.losses_made += 1;
-            self.losses.insert(self.losses_made, loss.clone());
-            taken.push((self.losses_made, loss));
+        for gap in others {
+            let run_number = self.number_of(gap.of_run);
+            self.put_gap(
+                Key {
+                    run_number,
+                    seq: gap.from_seq,
+                },
+                gap,
+            );
         }
-        taken
     }
 
     pub fn note(&mut self, text: String) {

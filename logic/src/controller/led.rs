@@ -83,6 +83,6 @@ impl Controller {
             by: by.to_owned(),
             why,
         };
-        self.tell(Body::Event(event), None, now);
+        self.tell(Body::Event(event), now);
     }
 }

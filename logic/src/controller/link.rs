@@ -121,7 +121,7 @@ impl Controller {
             report.short_sessions
         );
         self.log(Level::Info, text);
-        self.tell(Body::Event(Event::Outage(report)), None, now);
+        self.tell(Body::Event(Event::Outage(report)), now);
     }
 
     /// What several sessions have in common is told when it shows and when it has passed.

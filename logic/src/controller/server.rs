@@ -205,7 +205,7 @@ impl Controller {
             result,
             reason: reason.to_owned(),
         };
-        self.tell(Body::Event(event), None, now);
+        self.tell(Body::Event(event), now);
     }
 
     pub(super) fn reply(

@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use super::{Cargo, Confirm, Copy, Delivery, Flight, Lane, Phase, Sending};
 use crate::link::Sent;
-use crate::telemetry::Record;
-use crate::{Key, Level, Output};
+use crate::{Entry, Key, Level, Output};
 
 /// Late acks are looked for so often within `ack_timeout`.
 const ACK_LOOKS: u32 = 16;
@@ -72,20 +71,28 @@ impl Delivery {
         if self.settings.confirm != Confirm::Server {
             return;
         }
-        let covers = |seq: u64| ranges.iter().any(|&(from, to)| (from..=to).contains(&seq));
-        if self.live.front().is_some_and(|held| held.record.run == run) {
+        if self
+            .live
+            .front()
+            .is_some_and(|held| held.entry.run() == run)
+        {
             for &(from, to) in ranges {
                 let behind = self.live.iter().skip(self.place_of(from));
                 let acked: Vec<u64> = behind
-                    .map(|held| held.record.seq)
-                    .take_while(|seq| *seq <= to)
+                    .take_while(|held| held.entry.last() <= to)
+                    .map(|held| held.entry.first())
                     .collect();
                 for seq in acked {
                     self.settle_own(seq, Phase::Confirmed, now);
                 }
             }
         }
-        let acked = |_: &Key, record: &Record| record.run == run && covers(record.seq);
+        // A gap is acked as a whole.
+        let covers = |entry: &Entry| {
+            let (first, last) = (entry.first(), entry.last());
+            ranges.iter().any(|&(from, to)| from <= first && last <= to)
+        };
+        let acked = |_: &Key, entry: &Entry| entry.run() == run && covers(entry);
         self.settle_page(acked, Phase::Confirmed, now);
     }
 
@@ -170,43 +177,44 @@ impl Delivery {
         let held = self
             .live
             .get_mut(place)
-            .filter(|held| held.record.seq == seq);
+            .filter(|held| held.entry.first() == seq);
         let mut on_disk = true;
+        let mut last = seq;
         if let Some(held) = held {
             held.phase = phase;
             if phase != Phase::Confirmed {
                 return;
             }
             on_disk = held.copy != Copy::None;
-            self.orders
-                .extend(held.tells_loss.take().map(Output::ForgetLoss));
+            last = held.entry.last();
             self.live.remove(place);
         }
         // A record that is not in memory was left to the disk before the broker answered.
         if phase == Phase::Confirmed
             && on_disk
-            && let Some(ordinal) = self.disk.ordinal
+            && let Some(run_number) = self.disk.run_number
         {
-            let key = Key { ordinal, seq };
-            self.page.retain(|replayed| replayed.key != key);
-            self.forget.push(key, now);
+            let key = Key { run_number, seq };
+            self.page
+                .retain(|replayed| replayed.key != key || replayed.entry.last() != last);
+            self.forget.push(key, last, now);
         }
     }
 
     /// Records of the page reach `phase`; the confirmed ones leave.
     pub(super) fn settle_page(
         &mut self,
-        which: impl Fn(&Key, &Record) -> bool,
+        which: impl Fn(&Key, &Entry) -> bool,
         phase: Phase,
         now: Duration,
     ) {
         let Self { page, forget, .. } = self;
         page.retain_mut(|replayed| {
-            if which(&replayed.key, &replayed.record) {
+            if which(&replayed.key, &replayed.entry) {
                 replayed.phase = phase;
             }
             if replayed.phase == Phase::Confirmed {
-                forget.push(replayed.key, now);
+                forget.push(replayed.key, replayed.entry.last(), now);
             }
             replayed.phase != Phase::Confirmed
         });

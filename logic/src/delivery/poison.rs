@@ -18,12 +18,14 @@ use std::time::Duration;
 
 use super::{Cargo, Delivery, Flight, Held, Phase, Topic};
 use crate::link::{Ending, Sent};
-use crate::telemetry::{Loss, Record};
+use crate::telemetry::Loss;
 use crate::time::Clock;
-use crate::{Key, Level, Output};
+use crate::{Entry, Key, Level, Output};
 
 /// In flight when so many sessions were closed, and not confirmed between: a suspect.
 const SESSIONS: u32 = 3;
+/// Why a record was given up.
+const REFUSED: &str = "refused";
 /// At least so many sessions must be closed in trials of a record.
 const TRIALS: u32 = 2;
 /// So improbable must it be that it was chance.
@@ -52,8 +54,6 @@ pub(super) struct Poison {
     trial_at: Duration,
     /// The record on trial, and since when.
     on_trial: Option<(Key, Duration)>,
-    /// Records given up and not yet told.
-    refused: Vec<Loss>,
 }
 
 /// What was seen of one record.
@@ -181,7 +181,7 @@ impl Delivery {
             let case = self.poison.cases.get(&key);
             if case.is_some_and(|case| case.is_beyond_chance() && case.others > 0) {
                 self.poison.cases.remove(&key);
-                self.give_up(key, clock, now);
+                self.give_up(key, clock);
             }
             return;
         }
@@ -255,8 +255,8 @@ impl Delivery {
         }
         cases.sort_unstable();
         let at_hand = cases.into_iter().find_map(|(_, key)| {
-            let (cargo, record) = self.at_hand(key)?;
-            Some((key, cargo, record.wire(clock, true)))
+            let (cargo, entry) = self.at_hand(key)?;
+            Some((key, cargo, entry.wire(clock, true)))
         });
         let Some((key, cargo, payload)) = at_hand else {
             self.poison.trial_at = now + TRIAL_PAUSE;
@@ -272,30 +272,25 @@ impl Delivery {
         true
     }
 
-    /// The record with this key, where it can be sent from.
-    fn at_hand(&self, key: Key) -> Option<(Cargo, &Record)> {
+    /// The entry with this key, where it can be sent from.
+    fn at_hand(&self, key: Key) -> Option<(Cargo, &Entry)> {
         let in_page = |key| self.page.iter().find(|replayed| replayed.key == key);
         if let Some(replayed) = in_page(key).filter(|replayed| replayed.phase == Phase::Waiting) {
-            return Some((Cargo::Page(vec![key]), &replayed.record));
+            return Some((Cargo::Page(vec![key]), &replayed.entry));
         }
         let held = self.live.get(self.place_of(key.seq))?;
-        let is_it = self.key_of_own(held.record.seq) == key && held.is_history();
-        is_it.then_some((Cargo::Own(key.seq), &held.record))
+        let is_it = self.key_of_own(held.entry.first()) == key && held.is_history();
+        is_it.then_some((Cargo::Own(key.seq), &held.entry))
     }
 
     /// Whether memory is to send this record among the others.
     pub(super) fn is_free_history(&self, held: &Held) -> bool {
-        held.is_history() && !self.poison.is_set_back(self.key_of_own(held.record.seq))
-    }
-
-    /// The next record given up.
-    pub(super) fn take_refused(&mut self) -> Option<Loss> {
-        self.poison.refused.pop()
+        held.is_history() && !self.poison.is_set_back(self.key_of_own(held.entry.first()))
     }
 
     fn key_of_own(&self, seq: u64) -> Key {
         Key {
-            ordinal: self.disk.ordinal.unwrap_or(u64::MAX),
+            run_number: self.disk.run_number.unwrap_or(u64::MAX),
             seq,
         }
     }
@@ -309,33 +304,38 @@ impl Delivery {
         }
     }
 
-    fn give_up(&mut self, key: Key, clock: &Clock, now: Duration) {
+    /// A gap takes the place of the record, in memory or on the disk; the page is read again anyway.
+    fn give_up(&mut self, key: Key, clock: &Clock) {
+        let own = self.key_of_own(key.seq) == key;
+        let place = self.place_of(key.seq);
         let in_page = self.page.iter().find(|replayed| replayed.key == key);
-        let in_memory = || self.live.get(self.place_of(key.seq));
-        let found: Option<Record> = in_page
-            .map(|replayed| replayed.record.clone())
-            .or_else(|| in_memory().map(|held| held.record.clone()));
-        let Some(record) = found.filter(|record| record.seq == key.seq) else {
+        let in_memory = self.live.get(place).filter(|_| own);
+        let found = in_page
+            .map(|replayed| &replayed.entry)
+            .or_else(|| in_memory.map(|held| &held.entry));
+        let Some(Entry::Record(record)) = found.filter(|entry| entry.first() == key.seq) else {
             return;
         };
+        let record = record.clone();
         let text = format!(
             "the broker closes the connection whenever it gets record {} of run {}, and takes others: \
              it is kept aside and reported as lost",
             record.seq, record.run
         );
         self.orders.push_back(Output::Log(Level::Warn, text));
-        self.poison.refused.push(Loss {
+        self.orders
+            .push_back(Output::SetAside(record.wire(clock, true)));
+        if own && self.is_live(key.seq) {
+            self.give_up_at(place, REFUSED);
+            return;
+        }
+        self.given_up += 1;
+        self.disk.gaps.push(Loss {
             of_run: record.run,
             from_seq: record.seq,
             to_seq: record.seq,
             count: 1,
-            reason: "refused".into(),
+            reason: REFUSED.into(),
         });
-        self.orders
-            .push_back(Output::SetAside(record.wire(clock, true)));
-        self.settle_page(|other, _| *other == key, Phase::Confirmed, now);
-        if self.key_of_own(key.seq) == key {
-            self.settle_own(key.seq, Phase::Confirmed, now);
-        }
     }
 }

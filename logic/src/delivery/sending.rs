@@ -9,7 +9,7 @@ use super::{
 };
 use crate::link::Sent;
 use crate::time::Clock;
-use crate::{Level, Output};
+use crate::{Entry, Level, Output};
 
 /// A batch ends before it is larger than this many bytes; brokers refuse large packets.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -57,26 +57,23 @@ impl Delivery {
             let Some(held) = self.live.get_mut(place) else {
                 break;
             };
-            let topic = match held.record.is_reading() {
-                true => Topic::Telemetry,
-                false => Topic::Events,
+            let topic = match &held.entry {
+                Entry::Record(record) if record.is_reading() => Topic::Telemetry,
+                _ => Topic::Events,
             };
             let is_live = held.lane == Lane::Live && held.phase == Phase::Waiting;
-            let is_held_back = self.sessions.holds_back(Sent::Publish(topic));
-            if is_live && !is_held_back && self.sessions.must_wait(Sent::Publish(topic)) {
+            if is_live && self.sessions.holds_back(Sent::Publish(topic)) {
+                held.lane = Lane::History;
+            } else if is_live && self.sessions.must_wait(Sent::Publish(topic)) {
                 break;
             }
-            self.next_live = held.record.seq + 1;
-            if is_live && is_held_back && self.disk.failed {
-                held.lane = Lane::History;
-            }
-            // What is held back goes to the disk in time, and comes back from there as history.
-            if !is_live || is_held_back {
+            self.next_live = held.entry.last() + 1;
+            if held.lane != Lane::Live || held.phase != Phase::Waiting {
                 continue;
             }
             held.phase = Phase::Sent;
-            let payload = held.record.wire(clock, false).into_bytes();
-            let cargo = Cargo::Own(held.record.seq);
+            let payload = held.entry.wire(clock, false).into_bytes();
+            let cargo = Cargo::Own(held.entry.first());
             self.publish(topic, payload, self.settings.qos, false, cargo, now);
         }
     }
@@ -111,7 +108,7 @@ impl Delivery {
             if keys.len() >= batch || bytes >= BATCH_BYTES {
                 break;
             }
-            let object = replayed.record.wire(clock, true);
+            let object = replayed.entry.wire(clock, true);
             bytes += object.len() + 1;
             replayed.phase = Phase::Sent;
             keys.push(replayed.key);
@@ -143,13 +140,13 @@ impl Delivery {
             .enumerate()
             .find_map(|(at, held)| self.is_free_history(held).then_some(place + at));
         let Some(held) = found.and_then(|place| self.live.get_mut(place)) else {
-            self.next_history = self.live.back().map_or(0, |held| held.record.seq + 1);
+            self.next_history = self.live.back().map_or(0, |held| held.entry.last() + 1);
             return 0;
         };
-        self.next_history = held.record.seq + 1;
+        self.next_history = held.entry.last() + 1;
         held.phase = Phase::Sent;
-        let payload = held.record.wire(clock, true).into_bytes();
-        let cargo = Cargo::Own(held.record.seq);
+        let payload = held.entry.wire(clock, true).into_bytes();
+        let cargo = Cargo::Own(held.entry.first());
         self.publish(
             Topic::History,
             payload,

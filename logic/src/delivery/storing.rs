@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use super::{Copy, Delivery, Disk, FORGET_AFTER, Forget, Held, Phase, Replayed};
-use crate::telemetry::Record;
-use crate::{Key, KeyRange, Output};
+use crate::{Entry, Key, KeyRange, Output};
 
 /// Published records that await the server's ack in memory, beside their copy on the disk.
 const LIVE_ON_DISK: usize = 1_024;
@@ -16,26 +15,31 @@ const PAGE: usize = 256;
 const STORE_RETRY: Duration = Duration::from_secs(2);
 
 impl Delivery {
-    /// The backlog is open and this run has its ordinal there.
-    pub fn opened(&mut self, ordinal: u64, records: u64, oldest_ms: Option<i64>) {
-        self.disk.ordinal = Some(ordinal);
+    /// The backlog is open and this run has its run_number there.
+    pub fn opened(&mut self, run_number: u64, records: u64, oldest_ms: Option<i64>) {
+        self.disk.run_number = Some(run_number);
         self.disk.failed = false;
         self.disk.records = records;
         self.disk.oldest_ms = oldest_ms;
         self.disk.end = false;
     }
 
-    /// What was handed over to be stored is on the disk.
-    pub fn stored(&mut self, records: u64) {
+    /// What was handed over to be stored is on the disk, and `lost` records became gaps there.
+    pub fn stored(&mut self, records: u64, lost: u64) {
         self.disk.storing = false;
         self.disk.failed = false;
+        self.disk.storing_gaps.clear();
+        if lost > 0 && self.disk.end {
+            // A gap may be in front of all that was read.
+            self.disk.end = false;
+            self.disk.after = None;
+            self.disk.stale = self.disk.fetching;
+        }
         // What was handed over to be removed since then is still in that number.
         self.disk.records = records.saturating_sub(std::mem::take(&mut self.disk.removing));
         for held in &mut self.live {
             if held.copy == Copy::Storing {
                 held.copy = Copy::OnDisk;
-                self.orders
-                    .extend(held.tells_loss.take().map(Output::ForgetLoss));
             }
         }
         // The disk has them now; those that could not be published in time come back as history.
@@ -47,7 +51,7 @@ impl Delivery {
             let leaves = waits && held.phase != Phase::Sent && held.copy == Copy::OnDisk;
             if leaves {
                 left -= 1;
-                disk.read_again(held.record.seq);
+                disk.read_again(held.entry.first());
             }
             !leaves
         });
@@ -57,6 +61,8 @@ impl Delivery {
     pub fn store_failed(&mut self, now: Duration) {
         self.disk.storing = false;
         self.disk.failed = true;
+        let gaps = std::mem::take(&mut self.disk.storing_gaps);
+        self.disk.gaps.splice(0..0, gaps);
         self.disk.removing = 0;
         self.disk.retry_at = Some(now + STORE_RETRY);
         self.next_history = 0;
@@ -71,24 +77,26 @@ impl Delivery {
     }
 
     /// A page of the backlog came.
-    pub fn fetched(&mut self, records: Vec<(Key, Record)>, end: bool) {
+    pub fn fetched(&mut self, entries: Vec<(Key, Entry)>, end: bool) {
         self.disk.fetching = false;
         if std::mem::take(&mut self.disk.stale) || !self.is_up() {
             return;
         }
         self.disk.end = end;
-        for (key, record) in records {
+        for (key, entry) in entries {
             self.disk.after = Some(key);
             // Memory cares for its own; and what was read again may be in the page already.
             let place = self.page.partition_point(|replayed| replayed.key < key);
             let in_page = self.page.get(place).is_some_and(|next| next.key == key);
-            let own = self.disk.ordinal == Some(key.ordinal);
-            if in_page || self.forget.has(key) || own && self.is_live(key.seq) {
+            let own = self.disk.run_number == Some(key.run_number);
+            // A gap is delivered though memory has, or had, what it counts as lost.
+            let in_memory = own && self.is_live(key.seq) && matches!(entry, Entry::Record(_));
+            if in_page || in_memory || self.forget.has(key, entry.last()) {
                 continue;
             }
             let replayed = Replayed {
                 key,
-                record,
+                entry,
                 phase: Phase::Waiting,
             };
             self.page.insert(place, replayed);
@@ -110,24 +118,26 @@ impl Delivery {
     /// commands obeyed. False when that cannot be done now.
     pub fn commit(&mut self, command_ids: Vec<String>, last_seq: u64, now: Duration) -> bool {
         let waits = self.disk.retry_at.is_some_and(|at| now < at);
-        if self.disk.ordinal.is_none() || self.disk.storing || waits {
+        if self.disk.run_number.is_none() || self.disk.storing || waits {
             return false;
         }
-        let mut records = Vec::new();
+        self.disk.storing_gaps = std::mem::take(&mut self.disk.gaps);
+        let gaps = self.disk.storing_gaps.iter().cloned();
+        let mut entries: Vec<Entry> = gaps.map(Entry::Gap).collect();
         for held in &mut self.live {
             if held.copy == Copy::None && held.phase != Phase::Confirmed {
                 held.copy = Copy::Storing;
-                records.push(held.record.clone());
+                entries.push(held.entry.clone());
             }
         }
         if self.disk.records == 0 {
-            self.disk.oldest_ms = records.first().map(|record| record.stamp.wall_ms);
+            self.disk.oldest_ms = entries.iter().find_map(Entry::wall_ms);
         }
         self.disk.storing = true;
         self.disk.removing = 0;
         self.disk.retry_at = None;
-        self.orders.push_back(Output::Store {
-            records,
+        self.orders.push_back(Output::Append {
+            entries,
             command_ids,
             last_seq,
         });
@@ -137,16 +147,16 @@ impl Delivery {
     /// The run ends: all that is not on the disk is handed over once more, whatever is known of the disk.
     /// What cannot be stored the store notes, and the next run reports it as lost. Gives the number.
     pub fn hand_over_the_rest(&mut self, command_ids: Vec<String>, last_seq: u64) -> usize {
-        let records: Vec<Record> = self
+        let entries: Vec<Entry> = self
             .live
             .iter()
             .filter(|held| held.copy != Copy::OnDisk && held.phase != Phase::Confirmed)
-            .map(|held| held.record.clone())
+            .map(|held| held.entry.clone())
             .collect();
-        let left = records.len();
+        let left = entries.len();
         if left > 0 {
-            self.orders.push_back(Output::Store {
-                records,
+            self.orders.push_back(Output::Append {
+                entries,
                 command_ids,
                 last_seq,
             });
@@ -162,13 +172,16 @@ impl Delivery {
         if !ranges.is_empty() {
             self.disk.records = self.disk.records.saturating_sub(records);
             self.disk.removing += records;
-            self.orders.push_back(Output::Forget(ranges));
+            self.orders.push_back(Output::Discard(ranges));
         }
     }
 
     pub(super) fn commit_at(&self) -> Option<Duration> {
-        if self.disk.ordinal.is_none() || self.disk.storing || !self.begun {
+        if self.disk.run_number.is_none() || self.disk.storing || !self.begun {
             return None;
+        }
+        if !self.disk.gaps.is_empty() {
+            return Some(self.disk.retry_at.unwrap_or_default());
         }
         // Half of the time is for the disk, so that the promise holds when the time is over.
         let oldest = self
@@ -190,7 +203,7 @@ impl Delivery {
         if self.can_fetch() {
             self.hand_over_forgets();
             self.disk.fetching = true;
-            self.orders.push_back(Output::Fetch {
+            self.orders.push_back(Output::ReadAfter {
                 after: self.disk.after,
                 limit: self.page_size(),
             });
@@ -199,7 +212,7 @@ impl Delivery {
 
     /// Whether the disk may have history that is older than what memory has.
     pub(super) fn disk_first(&self) -> bool {
-        self.disk.ordinal.is_some() && !self.disk.end
+        self.disk.run_number.is_some() && !self.disk.end
     }
 
     pub(super) fn can_fetch(&self) -> bool {
@@ -219,35 +232,37 @@ impl Disk {
     /// A record of this run is left to the disk; if it was passed over, it is to be read after all.
     pub(super) fn read_again(&mut self, seq: u64) {
         self.end = false;
-        if let (Some(ordinal), Some(after)) = (self.ordinal, self.after)
-            && after >= (Key { ordinal, seq })
+        if let (Some(run_number), Some(after)) = (self.run_number, self.after)
+            && after >= (Key { run_number, seq })
         {
             let seq = seq.saturating_sub(1);
-            self.after = Some(Key { ordinal, seq });
+            self.after = Some(Key { run_number, seq });
             self.stale = self.fetching;
         }
     }
 }
 
 impl Forget {
-    pub(super) fn push(&mut self, key: Key, now: Duration) {
-        let Key { ordinal, seq } = key;
+    /// A record, or a gap up to `last`.
+    pub(super) fn push(&mut self, key: Key, last: u64, now: Duration) {
+        let (Key { run_number, seq }, to) = (key, last);
         match self.ranges.last_mut() {
-            Some(last) if last.ordinal == ordinal && last.to + 1 == seq => last.to = seq,
+            Some(last) if last.run_number == run_number && last.to + 1 == seq => last.to = to,
             _ => self.ranges.push(KeyRange {
-                ordinal,
+                run_number,
                 from: seq,
-                to: seq,
+                to,
             }),
         }
         self.records += 1;
         self.due.get_or_insert(now + FORGET_AFTER);
     }
 
-    pub(super) fn has(&self, key: Key) -> bool {
-        let covers = |range: &KeyRange| (range.from..=range.to).contains(&key.seq);
+    /// Whether a record, or a gap up to `last`, is to be removed as a whole.
+    pub(super) fn has(&self, key: Key, last: u64) -> bool {
+        let covers = |range: &KeyRange| range.from <= key.seq && last <= range.to;
         self.ranges
             .iter()
-            .any(|range| range.ordinal == key.ordinal && covers(range))
+            .any(|range| range.run_number == key.run_number && covers(range))
     }
 }

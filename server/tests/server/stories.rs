@@ -237,7 +237,7 @@ pub fn what_a_device_gave_up_is_lost_and_nothing_is_missing(store: Store) {
     let mut server = Server::start(&store, broker.port, "");
     eventually("it is on line", || status(&ear) == "online");
     broker.stop();
-    let more = "[backlog]\npath = \"{folder}/backlog\"\nmax_records = 100\non_full = \"thin\"\n\
+    let more = "[backlog]\npath = \"{folder}/backlog\"\nmax_records = 100\non_full = \"drop-oldest\"\n\
                 [sensor]\ndriver = \"iio\"\npath = \"{folder}/light\"\ninterval = \"10ms\"\n\
                 [delivery]\nconfirm = \"server\"\nack_timeout = \"2s\"\nreplay_jitter = \"0s\"\n\
                 batch = 20\n";

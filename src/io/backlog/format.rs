@@ -1,15 +1,15 @@
 //! The bytes of the backlog: values that describe themselves, so that a raw scan of a dead store
-//! finds them again without its tree.
+//! finds them again without its tree. docs/store-format.md is the page about it, with an example.
 //!
 //! A value is a header of 72 bytes (big endian) and a payload:
 //!
 //! | at | bytes | what |
 //! | --- | --- | --- |
 //! | 0 | 4 | magic `nL\xB5\x10` |
-//! | 4 | 1 | version, 1 |
+//! | 4 | 1 | version, 2 |
 //! | 5 | 1 | [`Kind`] |
-//! | 6 | 2 | count of records |
-//! | 8 | 8 | ordinal of the run |
+//! | 6 | 2 | number of records in a chunk, else 0 |
+//! | 8 | 8 | run number |
 //! | 16 | 16 | run |
 //! | 32 | 16 | boot id |
 //! | 48 | 8 | first seq |
@@ -17,23 +17,25 @@
 //! | 64 | 4 | length of the payload |
 //! | 68 | 4 | CRC-32 (IEEE) of the 68 bytes before and of the payload |
 //!
-//! The payload of records is JSON lines `{"q":seq,"t":stamp,"d":body}`, deflated in a chunk; that of
-//! the other kinds is one JSON value. A line whose body this version does not know stays as it is
-//! through sealing, thinning and salvage; only a fetch has to give it up, as `unreadable`.
-//! No files and no sled here; `store`, `salvage` and `inspect` call it.
+//! The payload of a chunk is JSON lines `{"q":seq,"t":stamp,"d":body}`, deflated; that of the other kinds
+//! is one JSON object. A line whose body this version does not know stays as it is through salvage; only
+//! reading it has to give it up, as `unreadable`. No files and no sled here.
+
+use std::borrow::Cow;
 
 use miniz_oxide::deflate::compress_to_vec;
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::logic::telemetry::{Body, Record};
+use crate::logic::Key;
+use crate::logic::telemetry::{Body, Loss, Record};
 use crate::logic::time::Stamp;
 
 /// No value is longer, in bytes: sled would put it into a file of its own, which is not crash safe.
 pub(super) const MAX_VALUE: usize = 7 * 1024;
 
-/// Most records in a chunk; half of it is the least when there are enough and they fit.
+/// No chunk has more records.
 pub(super) const MAX_CHUNK: usize = 128;
 
 /// What every value begins with.
@@ -42,26 +44,27 @@ pub(super) const MAGIC: [u8; 4] = *b"nL\xB5\x10";
 /// Bytes before the payload.
 pub(super) const HEADER: usize = 72;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const LEVEL: u8 = 6;
 /// A chunk inflates to no more than this: a damaged one must not eat the memory.
 const MAX_INFLATED: usize = 4 * 1024 * 1024;
 
+/// First letter of the keys of entries: chunks and gaps, in the order in which they are delivered.
+pub(super) const ENTRY: u8 = b'e';
+/// First letter of the keys of runs.
+pub(super) const RUN: u8 = b'r';
+
 /// What a value holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One record, plain.
+    /// One record, plain: only stores of version 1 have it, and only a salvage reads it.
     Single = 1,
     /// Records of one run, deflated.
     Chunk = 2,
     /// What is known of a run.
     Run = 3,
-    /// A loss not yet told.
-    Loss = 4,
-    /// The id of a command.
-    Command = 5,
-    /// The account of the whole store.
-    State = 6,
+    /// Records of one run that were given up.
+    Gap = 7,
 }
 
 /// What stands before the payload.
@@ -71,8 +74,8 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     /// Records in it; 0 for what is not records.
     pub(super) count: u16,
-    /// Ordinal of the run.
-    pub(super) ordinal: u64,
+    /// Number of the run.
+    pub(super) run_number: u64,
     /// The run.
     pub(super) run: Uuid,
     /// The start of the machine in which the run lived.
@@ -112,6 +115,12 @@ pub(super) struct Lines {
     pub(super) nameless: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Gap<'a> {
+    count: u64,
+    reason: Cow<'a, str>,
+}
+
 #[derive(Serialize)]
 struct LineOut<'a> {
     q: u64,
@@ -138,7 +147,7 @@ pub(super) fn pack(header: &Header, payload: &[u8]) -> Vec<u8> {
     bytes.push(VERSION);
     bytes.push(header.kind as u8);
     bytes.extend_from_slice(&header.count.to_be_bytes());
-    bytes.extend_from_slice(&header.ordinal.to_be_bytes());
+    bytes.extend_from_slice(&header.run_number.to_be_bytes());
     bytes.extend_from_slice(header.run.as_bytes());
     bytes.extend_from_slice(header.boot_id.as_bytes());
     bytes.extend_from_slice(&header.first.to_be_bytes());
@@ -156,32 +165,62 @@ pub(super) fn pack_json<T: Serialize>(header: &Header, what: &T) -> Vec<u8> {
     pack(header, &serde_json::to_vec(what).unwrap_or_default())
 }
 
-/// One record.
-pub(super) fn pack_single(ordinal: u64, record: &Record) -> Vec<u8> {
-    let header = Header {
-        kind: Kind::Single,
-        count: 1,
-        ordinal,
-        run: record.run,
-        boot_id: record.boot_id,
-        first: record.seq,
-        last: record.seq,
+/// One record as it lies in the payload of a chunk.
+pub(super) fn line(record: &Record) -> Line {
+    let out = LineOut {
+        q: record.seq,
+        t: record.stamp,
+        d: &record.body,
     };
-    pack_json(
-        &header,
-        &LineOut {
-            q: record.seq,
-            t: record.stamp,
-            d: &record.body,
-        },
-    )
+    Line {
+        seq: record.seq,
+        // Plain structs into memory: no way to fail.
+        json: serde_json::to_string(&out).unwrap_or_default(),
+        record: Some(record.clone()),
+    }
 }
 
-/// As many of `lines` (ascending, of the run in `of`) as fit in one chunk of at most [`MAX_CHUNK`]
-/// records and [`MAX_VALUE`] bytes, and the header it got. `None` when there is none, or when the
-/// first alone is too long.
-pub(super) fn pack_chunk(of: &Header, lines: &[Line]) -> Option<(Header, Vec<u8>)> {
-    let mut count = lines.len().min(MAX_CHUNK);
+/// Records that were given up, as a value.
+pub(super) fn pack_gap(run_number: u64, loss: &Loss) -> Vec<u8> {
+    let header = Header {
+        kind: Kind::Gap,
+        count: 0,
+        run_number,
+        run: loss.of_run,
+        boot_id: Uuid::nil(),
+        first: loss.from_seq,
+        last: loss.to_seq,
+    };
+    let gap = Gap {
+        count: loss.count,
+        reason: loss.reason.as_str().into(),
+    };
+    pack_json(&header, &gap)
+}
+
+/// Records that were given up.
+///
+/// # Errors
+/// When the bytes are damaged or no gap.
+pub(super) fn unpack_gap(bytes: &[u8]) -> Result<Loss, Broken> {
+    let (header, gap): (_, Gap<'_>) = unpack_json(bytes)?;
+    if header.kind != Kind::Gap || header.last < header.first {
+        return Err(Broken::Unknown);
+    }
+    Ok(Loss {
+        of_run: header.run,
+        from_seq: header.first,
+        to_seq: header.last,
+        count: gap.count,
+        reason: gap.reason.into_owned(),
+    })
+}
+
+/// As many of `lines` (ascending, of the run in `of`) as fit in one chunk of at most `most` records and
+/// [`MAX_VALUE`] bytes, and the header it got. `None` when there is none, or when the first alone is too
+/// long.
+pub(super) fn pack_chunk(of: &Header, lines: &[Line], most: usize) -> Option<(Header, Vec<u8>)> {
+    let mut count = lines.len().min(most.clamp(1, MAX_CHUNK));
     while count > 0 {
         let (first, last) = (lines.first()?.seq, lines.get(count - 1)?.seq);
         let mut plain = String::new();
@@ -205,6 +244,33 @@ pub(super) fn pack_chunk(of: &Header, lines: &[Line]) -> Option<(Header, Vec<u8>
     None
 }
 
+/// The key of the entry whose first record is `key`. Numbers are big endian, so that sled's order is ours.
+pub(super) fn entry_key(key: Key) -> Vec<u8> {
+    let mut bytes = vec![ENTRY];
+    bytes.extend_from_slice(&key.run_number.to_be_bytes());
+    bytes.extend_from_slice(&key.seq.to_be_bytes());
+    bytes
+}
+
+/// From the key of an entry; `None` when it is none of ours.
+pub(super) fn parse_entry_key(bytes: &[u8]) -> Option<Key> {
+    let (&[ENTRY], numbers) = bytes.split_at_checked(1)? else {
+        return None;
+    };
+    let (run_number, seq) = numbers.split_first_chunk::<8>()?;
+    Some(Key {
+        run_number: u64::from_be_bytes(*run_number),
+        seq: u64::from_be_bytes(seq.try_into().ok()?),
+    })
+}
+
+/// The key of what is known of a run.
+pub(super) fn run_key(run_number: u64) -> Vec<u8> {
+    let mut bytes = vec![RUN];
+    bytes.extend_from_slice(&run_number.to_be_bytes());
+    bytes
+}
+
 /// The bytes that the value at the start of `bytes` claims to have, if its header looks like one.
 pub(super) fn claimed_length(bytes: &[u8]) -> Option<usize> {
     if bytes.len() < HEADER || !bytes.starts_with(&MAGIC) {
@@ -212,6 +278,28 @@ pub(super) fn claimed_length(bytes: &[u8]) -> Option<usize> {
     }
     let length = HEADER + u32::from_be_bytes(array(bytes, 64)) as usize;
     (length <= MAX_VALUE).then_some(length)
+}
+
+/// The header of a value, if it looks like one: nothing is checked.
+pub(super) fn peek(bytes: &[u8]) -> Option<Header> {
+    if bytes.len() < HEADER || !bytes.starts_with(&MAGIC) {
+        return None;
+    }
+    Some(Header {
+        kind: match bytes[5] {
+            1 => Kind::Single,
+            2 => Kind::Chunk,
+            3 => Kind::Run,
+            7 => Kind::Gap,
+            _ => return None,
+        },
+        count: u16::from_be_bytes(array(bytes, 6)),
+        run_number: u64::from_be_bytes(array(bytes, 8)),
+        run: Uuid::from_bytes(array(bytes, 16)),
+        boot_id: Uuid::from_bytes(array(bytes, 32)),
+        first: u64::from_be_bytes(array(bytes, 48)),
+        last: u64::from_be_bytes(array(bytes, 56)),
+    })
 }
 
 /// Header and payload of a value.
@@ -228,27 +316,10 @@ pub(super) fn unpack(bytes: &[u8]) -> Result<(Header, &[u8]), Broken> {
     {
         return Err(Broken::Damaged);
     }
-    if bytes[4] != VERSION {
+    if !(1..=VERSION).contains(&bytes[4]) {
         return Err(Broken::Unknown);
     }
-    let kind = match bytes[5] {
-        1 => Kind::Single,
-        2 => Kind::Chunk,
-        3 => Kind::Run,
-        4 => Kind::Loss,
-        5 => Kind::Command,
-        6 => Kind::State,
-        _ => return Err(Broken::Unknown),
-    };
-    let header = Header {
-        kind,
-        count: u16::from_be_bytes(array(bytes, 6)),
-        ordinal: u64::from_be_bytes(array(bytes, 8)),
-        run: Uuid::from_bytes(array(bytes, 16)),
-        boot_id: Uuid::from_bytes(array(bytes, 32)),
-        first: u64::from_be_bytes(array(bytes, 48)),
-        last: u64::from_be_bytes(array(bytes, 56)),
-    };
+    let header = peek(bytes).ok_or(Broken::Unknown)?;
     Ok((header, payload))
 }
 
@@ -256,7 +327,7 @@ pub(super) fn unpack(bytes: &[u8]) -> Result<(Header, &[u8]), Broken> {
 ///
 /// # Errors
 /// When the bytes are damaged or not such a value.
-pub(super) fn unpack_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Header, T), Broken> {
+pub(super) fn unpack_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(Header, T), Broken> {
     let (header, payload) = unpack(bytes)?;
     let what = serde_json::from_slice(payload).map_err(|_| Broken::Unknown)?;
     Ok((header, what))
@@ -276,7 +347,7 @@ pub(super) fn unpack_lines(bytes: &[u8]) -> Result<(Header, Lines), Broken> {
                 decompress_to_vec_with_limit(payload, MAX_INFLATED).map_err(|_| Broken::Damaged)?;
             &inflated
         }
-        Kind::Run | Kind::Loss | Kind::Command | Kind::State => return Err(Broken::Unknown),
+        Kind::Run | Kind::Gap => return Err(Broken::Unknown),
     };
     let mut lines = Lines::default();
     for json in plain.split(|byte| *byte == b'\n') {
@@ -352,46 +423,65 @@ mod tests {
     }
 
     fn lines(records: &[Record]) -> Vec<Line> {
-        records
-            .iter()
-            .map(|record| {
-                let bytes = pack_single(3, record);
-                unpack_lines(&bytes).unwrap().1.lines.remove(0)
-            })
-            .collect()
+        records.iter().map(line).collect()
     }
 
     fn of() -> Header {
-        unpack(&pack_single(3, &reading(1, 1.0))).unwrap().0
+        Header {
+            kind: Kind::Chunk,
+            count: 0,
+            run_number: 3,
+            run: Uuid::from_u128(0x0b7e),
+            boot_id: Uuid::from_u128(0xb007),
+            first: 0,
+            last: 0,
+        }
+    }
+
+    fn loss() -> Loss {
+        Loss {
+            of_run: Uuid::from_u128(0x0b7e),
+            from_seq: 812,
+            to_seq: 1034,
+            count: 223,
+            reason: "backlog-full".into(),
+        }
     }
 
     /// If this fails, the change is wrong and not the test: these bytes lie on cards.
     #[test]
-    fn the_bytes_of_a_single() {
-        let bytes = pack_single(3, &reading(7, 243.0));
+    fn the_bytes_of_a_gap_and_the_keys() {
+        let bytes = pack_gap(3, &loss());
         let mut expected = Vec::new();
-        expected.extend_from_slice(b"nL\xB5\x10\x01\x01\x00\x01");
+        expected.extend_from_slice(b"nL\xB5\x10\x02\x07\x00\x00");
         expected.extend_from_slice(b"\0\0\0\0\0\0\0\x03");
         expected.extend_from_slice(b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x0b\x7e");
-        expected.extend_from_slice(b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xb0\x07");
-        expected.extend_from_slice(b"\0\0\0\0\0\0\0\x07");
-        expected.extend_from_slice(b"\0\0\0\0\0\0\0\x07");
-        expected.extend_from_slice(b"\0\0\0\x51");
-        expected.extend_from_slice(b"\x96\x70\xfe\x97");
-        expected.extend_from_slice(
-            br#"{"q":7,"t":{"b":7000,"w":1795194191250,"s":true},"d":{"light":243,"led_on":true}}"#,
-        );
+        expected.extend_from_slice(&[0; 16]);
+        expected.extend_from_slice(b"\0\0\0\0\0\0\x03\x2c");
+        expected.extend_from_slice(b"\0\0\0\0\0\0\x04\x0a");
+        expected.extend_from_slice(b"\0\0\0\x25");
+        expected.extend_from_slice(b"\x35\x91\xe4\x1f");
+        expected.extend_from_slice(br#"{"count":223,"reason":"backlog-full"}"#);
         assert_eq!(bytes, expected);
-        let (_, back) = unpack_lines(&expected).unwrap();
-        assert_eq!(back.lines[0].record, Some(reading(7, 243.0)));
+        assert_eq!(unpack_gap(&expected), Ok(loss()));
+        let key = Key {
+            run_number: 3,
+            seq: 812,
+        };
+        assert_eq!(entry_key(key), b"e\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\x03\x2c");
+        assert_eq!(parse_entry_key(&entry_key(key)), Some(key));
+        assert_eq!(run_key(3), b"r\0\0\0\0\0\0\0\x03");
+        for length in 0..30 {
+            let _ = parse_entry_key(&vec![b'e'; length]);
+        }
     }
 
     /// The deflated bytes may change with the compressor; what they inflate to may not.
     #[test]
     fn the_header_and_the_plain_payload_of_a_chunk() {
         let records = [reading(7, 243.0), reading(9, 0.5)];
-        let (_, bytes) = pack_chunk(&of(), &lines(&records)).unwrap();
-        assert_eq!(&bytes[..8], b"nL\xB5\x10\x01\x02\x00\x02");
+        let (_, bytes) = pack_chunk(&of(), &lines(&records), MAX_CHUNK).unwrap();
+        assert_eq!(&bytes[..8], b"nL\xB5\x10\x02\x02\x00\x02");
         assert_eq!(&bytes[8..16], b"\0\0\0\0\0\0\0\x03");
         assert_eq!(&bytes[48..64], b"\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x09");
         assert_eq!(
@@ -415,14 +505,16 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         for seq in 1..=2000 {
             let light = random.f64() * 10f64.powi(random.i32(-9..9));
-            let (_, lines) = unpack_lines(&pack_single(3, &reading(seq, light))).unwrap();
-            assert_eq!(lines.lines[0].record, Some(reading(seq, light)));
+            let lines = lines(&[reading(seq, light)]);
+            let (_, bytes) = pack_chunk(&of(), &lines, MAX_CHUNK).unwrap();
+            let (_, back) = unpack_lines(&bytes).unwrap();
+            assert_eq!(back.lines, lines);
         }
     }
 
     #[test]
     fn any_flipped_bit_is_noticed() {
-        let good = pack_single(3, &reading(7, 243.0));
+        let good = pack_gap(3, &loss());
         for at in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[at / 8] ^= 1 << (at % 8);
@@ -445,7 +537,7 @@ mod tests {
                 record: None,
             },
         );
-        let (_, bytes) = pack_chunk(&of(), &all).unwrap();
+        let (_, bytes) = pack_chunk(&of(), &all, MAX_CHUNK).unwrap();
         let (_, back) = unpack_lines(&bytes).unwrap();
         assert_eq!(back.lines, all);
         assert_eq!(back.nameless, 0);
@@ -463,7 +555,7 @@ mod tests {
                 ..reading(seq, 0.0)
             })
             .collect();
-        let (header, bytes) = pack_chunk(&of(), &lines(&records)).unwrap();
+        let (header, bytes) = pack_chunk(&of(), &lines(&records), MAX_CHUNK).unwrap();
         assert!(bytes.len() <= MAX_VALUE);
         assert!(header.count < 64 && header.count > 0);
     }

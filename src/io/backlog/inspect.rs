@@ -5,6 +5,7 @@
 //! store a copy is opened, and salvaged as the daemon will do it at its next start, so that what is shown
 //! is what will be delivered.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -14,15 +15,17 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::config;
+use crate::logic::KeyRange;
 use crate::logic::time::Clock;
-use crate::logic::{Key, KeyRange};
 
-use super::account::Account;
-use super::disk::{Fault, Place, finish_snapshots, tree_bytes};
-use super::format::Line;
-use super::opening::{Opening, discard, guard};
-use super::pages::{chunk_end, next};
+use super::checkpoint::Checkpoint;
+use super::dir::{Fault, StoreDir, tree_bytes};
+use super::entries::{LOWEST, Stored, after};
+use super::format;
+use super::opening::Opening;
+use super::run::Run;
 use super::store::Store;
+use super::tree::{self, Tree, drop_failed, finish_snapshots, guard};
 
 /// The totals of a backlog.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,10 +40,10 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Free bytes below which nothing is stored.
     pub floor_bytes: u64,
-    /// Records not yet sealed into chunks.
-    pub single: u64,
-    /// Losses not yet told.
-    pub losses: u64,
+    /// Records that were given up, and this is not reported yet.
+    pub lost: u64,
+    /// The gaps that say so.
+    pub gaps: u64,
     /// Ids of commands remembered.
     pub command_ids: u64,
     /// The runs, oldest first.
@@ -50,8 +53,8 @@ pub struct Stats {
 /// One run in a backlog.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunStats {
-    /// Its ordinal.
-    pub ordinal: u64,
+    /// Its number.
+    pub number: u64,
     /// Its name.
     pub run: Uuid,
     /// Records held.
@@ -73,11 +76,7 @@ pub struct Verified {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "records      {}, {} of them singly",
-            self.records, self.single
-        )?;
+        writeln!(f, "records      {}", self.records)?;
         writeln!(
             f,
             "bytes        {} packed, {} on disk",
@@ -85,17 +84,21 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "room         {} bytes free, {} are left to the system",
+            "disk         {} bytes free, {} are left to the system",
             self.free_bytes, self.floor_bytes
         )?;
-        writeln!(f, "losses       {} to be told", self.losses)?;
+        writeln!(
+            f,
+            "lost         {} records in {} gaps, not reported yet",
+            self.lost, self.gaps
+        )?;
         writeln!(f, "command ids  {}", self.command_ids)?;
         for run in &self.runs {
             let (from, to) = (run.range.from, run.range.to);
             write!(
                 f,
                 "run {}     {}: {} records",
-                run.ordinal, run.run, run.held
+                run.number, run.run, run.held
             )?;
             match run.held {
                 0 => writeln!(f)?,
@@ -122,7 +125,7 @@ impl fmt::Display for Verified {
 
 /// Bytes that are free where the backlog is, and those that are left to the system.
 pub fn room(path: &Path) -> (u64, u64) {
-    let space = Place::new(path).space();
+    let space = StoreDir::new(path).space();
     (space.free, space.floor)
 }
 
@@ -131,45 +134,65 @@ pub fn room(path: &Path) -> (u64, u64) {
 /// # Errors
 /// In words, when there is none, it is held by a daemon, or it is damaged.
 pub fn stats(path: &Path) -> Result<Stats, String> {
-    with_store(path, |store| {
-        let space = store.place.space();
+    let mut stats = with_store(path, |store| {
+        let mut lost = 0;
+        each_entry(store, |entry| {
+            let gap = format::unpack_gap(&entry.value).ok();
+            lost += gap.map_or(0, |gap| gap.count);
+        })?;
         Ok(Stats {
-            records: store.records(),
-            packed_bytes: store.state.bytes,
-            disk_bytes: tree_bytes(&store.place.store()),
-            free_bytes: space.free,
-            floor_bytes: space.floor,
-            single: store.tail.len() as u64,
-            losses: store.losses.all.len() as u64,
-            command_ids: store.commands.len() as u64,
-            runs: store
-                .runs
-                .iter()
-                .map(|(ordinal, run)| RunStats {
-                    ordinal: *ordinal,
-                    run: run.run,
-                    held: run.held,
-                    range: KeyRange {
-                        ordinal: *ordinal,
-                        from: run.low,
-                        to: run.high,
-                    },
-                })
-                .collect(),
+            records: store.runs.values().map(|run| run.held).sum(),
+            packed_bytes: store.runs.values().map(|run| run.bytes).sum(),
+            disk_bytes: tree_bytes(&store.dir.store()),
+            free_bytes: 0,
+            floor_bytes: 0,
+            lost,
+            gaps: store.runs.values().map(|run| run.gaps).sum(),
+            command_ids: 0,
+            runs: run_stats(&store.runs),
         })
-    })
-    .map_err(|fault| fault.why().to_owned())
+    })?;
+    let space = StoreDir::new(path).space();
+    let checkpoint = Checkpoint::read(&StoreDir::new(path).checkpoint());
+    (stats.free_bytes, stats.floor_bytes) = (space.free, space.floor);
+    stats.command_ids = checkpoint.commands.len() as u64;
+    if stats.runs.is_empty() {
+        stats.runs = run_stats(&checkpoint.runs);
+    }
+    Ok(stats)
 }
 
-/// Writes a line for each chunk and single record, oldest first: ordinal, first seq, last seq, count.
+fn run_stats(runs: &BTreeMap<u64, Run>) -> Vec<RunStats> {
+    let of = |(number, run): (&u64, &Run)| RunStats {
+        number: *number,
+        run: run.run,
+        held: run.held,
+        range: KeyRange {
+            run_number: *number,
+            from: run.low,
+            to: run.high,
+        },
+    };
+    runs.iter().map(of).collect()
+}
+
+/// Writes a line for each entry, oldest first: number of the run, first seq, last seq, and the number of
+/// records, or of a gap the number lost and why.
 ///
 /// # Errors
 /// As `stats`, and when `out` cannot be written.
 pub fn list(path: &Path, out: &mut dyn Write) -> Result<(), String> {
-    each(path, out, &mut |out, unit| {
-        let count = unit.lines.len();
-        let (first, last) = (unit.first, unit.last);
-        writeln!(out, "{} {first} {last} {count}", unit.ordinal)
+    each(path, out, &mut |out, entry| {
+        let (number, header) = (entry.key.run_number, &entry.header);
+        let (first, last, count) = (header.first, header.last, header.count);
+        match format::unpack_gap(&entry.value) {
+            Ok(gap) => writeln!(
+                out,
+                "{number} {first} {last} lost {} {}",
+                gap.count, gap.reason
+            ),
+            Err(_) => writeln!(out, "{number} {first} {last} {count}"),
+        }
     })
 }
 
@@ -179,8 +202,12 @@ pub fn list(path: &Path, out: &mut dyn Write) -> Result<(), String> {
 /// # Errors
 /// As `stats`, and when `out` cannot be written.
 pub fn export(path: &Path, clock: &Clock, out: &mut dyn Write) -> Result<(), String> {
-    each(path, out, &mut |out, unit| {
-        for line in &unit.lines {
+    each(path, out, &mut |out, entry| {
+        if let Ok(gap) = format::unpack_gap(&entry.value) {
+            return writeln!(out, "{}", gap.wire());
+        }
+        let lines = format::unpack_lines(&entry.value);
+        for line in lines.map(|(_, chunk)| chunk.lines).unwrap_or_default() {
             match &line.record {
                 Some(record) => writeln!(out, "{}", record.wire(clock, true))?,
                 // A later version wrote it: as it is stored.
@@ -199,30 +226,20 @@ pub fn verify(path: &Path) -> Result<Verified, String> {
     let checked = in_place(path, &mut |store: &mut Store| {
         let mut readable = 0;
         let mut problems = Vec::new();
-        let singles: Vec<Key> = store.tail.keys().copied().collect();
-        for key in singles {
-            match store.single(key)? {
-                Some(_) => readable += 1,
-                None => problems.push(format!(
-                    "record {} of run {} is damaged",
-                    key.seq, key.ordinal
-                )),
-            }
-        }
-        let mut at = super::pages::LOWEST;
-        while let Some(chunk) = store.chunk_at(at)? {
-            at = next(chunk_end(&chunk));
-            match store.lines(&chunk)? {
-                Ok((_, lines)) if lines.nameless == 0 => readable += lines.lines.len() as u64,
+        each_entry(store, |entry| {
+            let (first, last) = (entry.header.first, entry.header.last);
+            match format::unpack_lines(&entry.value) {
+                _ if entry.is_gap() && format::unpack_gap(&entry.value).is_ok() => {}
+                Ok((_, chunk)) if chunk.nameless == 0 => readable += chunk.lines.len() as u64,
                 _ => problems.push(format!(
-                    "the chunk with records {} to {} of run {} is damaged",
-                    chunk.first, chunk.last, chunk.ordinal
+                    "the entry with records {first} to {last} of run {} is damaged",
+                    entry.key.run_number
                 )),
             }
-        }
+        })?;
         Ok(Verified {
             readable,
-            expected: store.state.records,
+            expected: store.runs.values().map(|run| run.held).sum(),
             problems,
         })
     });
@@ -237,10 +254,15 @@ pub fn verify(path: &Path) -> Result<Verified, String> {
             Ok(verified)
         }
         Err(Fault::Damaged(why)) => in_copy(path, &mut |store: &mut Store| {
-            let lost: u64 = store.losses.all.values().map(|loss| loss.count).sum();
+            let mut lost = 0;
+            each_entry(store, |entry| {
+                let gap = format::unpack_gap(&entry.value).ok();
+                lost += gap.map_or(0, |gap| gap.count);
+            })?;
+            let readable = store.runs.values().map(|run| run.held).sum();
             Ok(Verified {
-                readable: store.state.records,
-                expected: store.state.records + lost,
+                readable,
+                expected: readable + lost,
                 problems: vec![format!(
                     "{why}; the next start of nightlight salvages what is readable"
                 )],
@@ -251,86 +273,84 @@ pub fn verify(path: &Path) -> Result<Verified, String> {
     }
 }
 
-/// Lines of one chunk or single record.
-struct UnitLines {
-    ordinal: u64,
-    first: u64,
-    last: u64,
-    lines: Vec<Line>,
+/// Gives `look` each entry, in order.
+fn each_entry(store: &Store, mut look: impl FnMut(&Stored)) -> Result<(), Fault> {
+    let mut at = LOWEST;
+    while let Some(entry) = store.entry_at(at)? {
+        at = after(entry.end());
+        look(&entry);
+    }
+    Ok(())
 }
 
-/// Gives `write` each chunk and single record, in the order of their first records.
+/// Writes something of each entry, in order.
 fn each(
     path: &Path,
     out: &mut dyn Write,
-    write: &mut dyn FnMut(&mut dyn Write, &UnitLines) -> io::Result<()>,
+    write: &mut dyn FnMut(&mut dyn Write, &Stored) -> io::Result<()>,
 ) -> Result<(), String> {
     let mut failed = None;
     with_store(path, |store| {
-        let mut at = super::pages::LOWEST;
-        while failed.is_none()
-            && let Some(unit) = store.unit_at(at)?
-        {
-            at = next(unit.end());
-            if let Some((header, lines)) = store.unit_lines(&unit)? {
-                let lines = UnitLines {
-                    ordinal: header.ordinal,
-                    first: header.first,
-                    last: header.last,
-                    lines,
-                };
-                failed = write(out, &lines).err();
+        each_entry(store, |entry| {
+            if failed.is_none() {
+                failed = write(out, entry).err();
             }
-        }
-        Ok(())
-    })
-    .map_err(|fault| fault.why().to_owned())?;
+        })
+    })?;
     match failed {
         Some(error) => Err(format!("cannot write: {error}")),
         None => Ok(()),
     }
 }
 
-/// Opens the store and works on it: the store itself, or what can be salvaged of a copy.
+/// Opens the store and works on it: the store itself, what can be salvaged of a copy, or an empty one
+/// where there is none because nothing waits.
 fn with_store<T>(
     path: &Path,
     mut work: impl FnMut(&mut Store) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    match in_place(path, &mut work) {
+) -> Result<T, String> {
+    let worked = match in_place(path, &mut work) {
         Err(Fault::Damaged(why)) => {
             warn!("the backlog is damaged ({why}): this is what can be salvaged of it");
             in_copy(path, &mut work)
         }
         other => other,
-    }
+    };
+    worked.map_err(|fault| fault.why().to_owned())
 }
 
 fn in_place<T>(
     path: &Path,
     work: &mut impl FnMut(&mut Store) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let place = Place::new(path);
-    let account = Account::read(&place.account());
-    if !place.store().exists() && account.generation == 0 {
-        let why = format!("there is no backlog in {}", path.display());
-        return Err(Fault::Blocked(why));
+    let dir = StoreDir::new(path);
+    let checkpoint = Checkpoint::read(&dir.checkpoint());
+    if !dir.store().exists() {
+        if !checkpoint.is_known() {
+            let why = format!("there is no backlog in {}", path.display());
+            return Err(Fault::Blocked(why));
+        }
+        if !checkpoint.holds {
+            return in_copy(path, work);
+        }
     }
-    if !place.store().join("db").is_file() {
+    if !dir.store().join("db").is_file() {
         return Err(Fault::Damaged("the store is gone".into()));
     }
+    tree::not_held(&dir)?;
+    finish_snapshots(&dir.store()).map_err(|error| dir.fault(&error))?;
+    tree::copy_before(&dir);
     let bounds = unbounded(path);
-    place.not_held()?;
-    finish_snapshots(&place.store()).map_err(|error| place.fault(&error))?;
-    place.copy_before();
-    let mut store = guard(&place, || Store::load(&place, &place.store(), &bounds))?;
-    let done = if store.state.generation < account.generation {
+    let tree = Tree::open(&dir, &dir.store())?;
+    let mut store = guard(&dir, || Store::load(tree, &dir, &bounds))?;
+    let done = if store.generation < checkpoint.least {
         Err(Fault::Damaged("it opens, but records are missing".into()))
     } else {
-        guard(&place, || work(&mut store))
+        guard(&dir, || work(&mut store))
     };
-    discard(store);
+    drop_failed(store);
     if done.is_ok() {
-        place.drop_before();
+        tree::drop_before(&dir);
     }
     done
 }
@@ -341,22 +361,29 @@ fn in_copy<T>(
 ) -> Result<T, Fault> {
     let copy = Copied::of(path)
         .map_err(|error| Fault::Blocked(format!("the damaged store cannot be copied: {error}")))?;
+    let dir = StoreDir::new(&copy.0);
+    dir.prepare()?;
+    let checkpoint = Checkpoint::read(&dir.checkpoint());
     let bounds = unbounded(&copy.0);
     let opening = Opening {
+        dir: &dir,
         bounds: &bounds,
-        run: Uuid::new_v4(),
-        boot_id: Uuid::nil(),
+        checkpoint: &checkpoint,
+        run: (Uuid::nil(), Uuid::nil()),
+        suspect: false,
+        displaced: None,
     };
-    let place = Place::new(&copy.0);
-    let mut store = guard(&place, || opening.open(false, None, &|| {}))?;
-    for loss in store.losses.all.values() {
-        warn!(
-            "of run {}: {} records within {} to {} are lost: {}",
-            loss.of_run, loss.count, loss.from_seq, loss.to_seq, loss.reason
-        );
-    }
-    let done = guard(&place, || work(&mut store));
-    discard(store);
+    let mut store = guard(&dir, || opening.open(&|| {}))?;
+    each_entry(&store, |entry| {
+        if let Ok(gap) = format::unpack_gap(&entry.value) {
+            warn!(
+                "of run {}: {} records within {} to {} are lost: {}",
+                gap.of_run, gap.count, gap.from_seq, gap.to_seq, gap.reason
+            );
+        }
+    })?;
+    let done = guard(&dir, || work(&mut store));
+    drop_failed(store);
     done
 }
 
@@ -365,7 +392,7 @@ fn unbounded(path: &Path) -> config::Backlog {
     config::Backlog {
         path: path.to_owned(),
         max_records: u64::MAX,
-        max_bytes: u64::MAX,
+        max_bytes: u64::MAX / 2,
         on_full: config::OnFull::DropOldest,
     }
 }

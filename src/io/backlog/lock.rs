@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::config::DEFAULT_FILE;
 
-use super::disk::create_synced;
+use super::dir::create_synced;
 
 /// The file's name in the state folder.
 const FILE: &str = "lock";

@@ -1,27 +1,54 @@
 //! The backlog: records on disk that are not yet confirmed, so that they outlive an outage, a crash
-//! and a power cut. This file is the handle; the store has a thread of its own (`worker`), because a
+//! and a power cut. This file is the handle; the store has a thread of its own (`thread`), because a
 //! card can take seconds for a write, and because sled may panic or hang where something is damaged.
 //!
-//! Nothing here decides what is stored or forgotten: the daemon carries out `logic::Output::Store`,
-//! `Forget`, `ForgetLoss` and `Fetch` with this, and hands the answers to the controller.
+//! Nothing here decides what is stored or discarded: the daemon carries out `logic::Output::Append`,
+//! `ReadAfter` and `Discard` with this, and hands the answers to the controller.
 //!
-//! Reading order: `format` (bytes), `keys`, `ledger` (what the store knows of itself), `store`
-//! (commit, seal, sync), `pages` (fetch, forget), `room` (bounds), `disk`, `account`, `salvage`,
-//! `opening`, `worker`. `lock` lets one daemon in; `inspect` is for people with a stopped daemon.
+//! # What is stored
+//!
+//! One form: an entry, under the number of its run and its first seq. It is a chunk of records (at most 7 KB,
+//! compressed, checksummed) or a gap (`from`, `to`, `count`, `reason`). The newest chunk is open and written
+//! anew by each commit until it is full. A loss is its gap: written in the batch that drops the records,
+//! delivered in its place in the order, discarded like any entry.
+//!
+//! ```text
+//!   append ---> chunk, gap, chunk, chunk (open)      read after ---> records and gaps, in order; pinned
+//!                 |                                  discard    ---> whole entries, in any order
+//!                 +--- full: the oldest chunk that is not pinned becomes a gap; neighbours join
+//! ```
+//!
+//! # Where things live
+//!
+//! | what | where | why |
+//! | --- | --- | --- |
+//! | records and gaps | the sled store | survives power cuts, reads in order, removes in any order |
+//! | per run: number, name, clock, last seq, what is held | a value of the store, in each batch | what is lost by damage can be counted |
+//! | the same, command ids, "the store holds entries", what a full disk did not take | `checkpoint` | known while there is no store, and against it |
+//! | confirmed records of a chunk that is not confirmed as a whole | memory | what a crash forgets comes again |
+//!
+//! The store exists only while there is something in it or to put in: without an outage there is no sled
+//! and none of its threads, and after one the folder goes, so that the next begins small.
+//!
+//! # Reading order
+//!
+//! `format` (bytes), `run`, `checkpoint`, `store` (append), `entries` (read, discard), `gaps` (give up),
+//! `tree` (everything particular to sled), `dir` (the folder), `salvage`, `opening`, `thread`. `lock` lets one daemon in; `inspect` is
+//! for people with a stopped daemon.
 
-mod account;
-mod disk;
+mod checkpoint;
+mod dir;
+mod entries;
 mod format;
+mod gaps;
 pub mod inspect;
-mod keys;
-mod ledger;
 pub mod lock;
 mod opening;
-mod pages;
-mod room;
+mod run;
 mod salvage;
 mod store;
-mod worker;
+mod thread;
+mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -29,17 +56,16 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use crate::config;
-use crate::logic::telemetry::Record;
-use crate::logic::{Input, Key, KeyRange};
+use crate::logic::{Entry, Input, Key, KeyRange};
 
-use worker::{Request, Worker};
+use self::thread::{Request, StoreThread};
 
 /// The backlog's thread, seen from outside. Every method returns at once, except `close`.
 #[derive(Debug)]
@@ -60,10 +86,10 @@ struct Counts {
 }
 
 impl Backlog {
-    /// Starts the thread, which opens the store in the folder `settings.path` (made when missing) and
+    /// Starts the thread, which opens the backlog in the folder `settings.path` (made when missing) and
     /// answers with `Input::BacklogOpened`. As long as it cannot be opened for a reason that must
-    /// pass by itself or by a person's hand (full disk, lock, rights), it is tried again every 2 s to
-    /// 5 s; the first failure is told by one `Input::StoreFailed` that nobody asked for.
+    /// pass by itself or by a person's hand (full disk, lock, permissions), it is tried again every 2 s to
+    /// 5 s; the first failure is reported by one `Input::StoreFailed` that nobody asked for.
     pub fn open(
         settings: &config::Backlog,
         run: Uuid,
@@ -73,17 +99,17 @@ impl Backlog {
         let (requests, queue) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         let counts = Arc::new(Counts::default());
-        let worker = Worker::new(
+        let store_thread = StoreThread::new(
             settings.clone(),
             run,
             boot_id,
             inputs.clone(),
             Arc::clone(&counts),
         );
-        let thread = thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("backlog".to_owned())
             .spawn(move || {
-                let clean = worker.run(&queue);
+                let clean = store_thread.run(&queue);
                 // Nobody may be waiting any more.
                 let _ = end.send(clean);
             });
@@ -102,12 +128,12 @@ impl Backlog {
         }
     }
 
-    /// Puts records of this run and ids of commands on the disk, synced, and that the run has given
-    /// numbers up to `last_seq`. Each call is answered by one
-    /// `Input::Stored` or `Input::StoreFailed`, in the order of the calls.
-    pub fn store(&self, records: Vec<Record>, command_ids: Vec<String>, last_seq: u64) {
-        if !self.ask(Request::Store {
-            records,
+    /// Appends records of this run and gaps, in order, and ids of commands, synced, and notes that the run
+    /// has given numbers up to `last_seq`. Each call is answered by one `Input::Stored` or
+    /// `Input::StoreFailed`, in the order of the calls.
+    pub fn append(&self, entries: Vec<Entry>, command_ids: Vec<String>, last_seq: u64) {
+        if !self.ask(Request::Append {
+            entries,
             command_ids,
             last_seq,
         }) {
@@ -116,20 +142,16 @@ impl Backlog {
         }
     }
 
-    /// Removes confirmed records. Not answered; when it cannot be done now it is done later.
-    pub fn forget(&self, ranges: Vec<KeyRange>) {
-        self.ask(Request::Forget(ranges));
+    /// Discards confirmed records and reported gaps. Not answered; when it cannot be done now it is done
+    /// later.
+    pub fn discard(&self, ranges: Vec<KeyRange>) {
+        self.ask(Request::Discard(ranges));
     }
 
-    /// Notes that a loss has been told. Not answered.
-    pub fn forget_loss(&self, id: u64) {
-        self.ask(Request::ForgetLoss(id));
-    }
-
-    /// Reads about `limit` records after `after`. Answered by one `Input::Fetched`: while there is no
-    /// store, not before there is one.
-    pub fn fetch(&self, after: Option<Key>, limit: usize) {
-        self.ask(Request::Fetch { after, limit });
+    /// Reads about `limit` records and gaps after `after`. Answered by one `Input::Fetched`: while the
+    /// store cannot be read, not before it can.
+    pub fn read_after(&self, after: Option<Key>, limit: usize) {
+        self.ask(Request::ReadAfter { after, limit });
     }
 
     /// Does what was asked, syncs, and ends the thread; `false` when that failed or took longer than

@@ -2,10 +2,10 @@
 //! themselves and carry a checksum, and writing them into a new store in order.
 //!
 //! The scan takes everything that ever was a value and was not yet overwritten, so records that were
-//! confirmed long ago can come back as duplicates; those below the lowest held seq are left out.
-//! What the runs' accounts say was held, and is not found, becomes a loss. Only `opening` calls this.
+//! confirmed long ago can come back as duplicates; those below the lowest held seq, and those in a gap, are
+//! left out. What the runs' accounts say was held, and is not found, becomes a gap. Only `opening` calls this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,39 +15,36 @@ use uuid::Uuid;
 
 use crate::logic::telemetry::Loss;
 
-use super::account::Account;
-use super::disk::Fault;
+use super::checkpoint::Checkpoint;
+use super::dir::Fault;
+use super::entries::spread;
 use super::format::{self, HEADER, Header, Kind, Line, MAGIC, MAX_VALUE};
-use super::keys;
-use super::ledger::{DAMAGED, Run, State, pack_command};
-use super::store::{Store, loss};
+use super::run::{DAMAGED, Run, loss};
+use super::store::Store;
 
 const BLOCK: usize = 1024 * 1024;
 /// After a read error, what is skipped.
 const SKIP: u64 = 64 * 1024;
 /// So many entries, or twice those that were unlike, are sorted and rid of their copies.
 const SORT_AT: usize = 65_536;
-/// So many gaps are told one by one; more are told as one loss.
-const MAX_GAPS: usize = 64;
 /// Chunks in a batch.
 const CHUNKS: usize = 16;
 const DEPTH: usize = 3;
 
 /// What a scan has found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct SalvageScan {
     files: Vec<PathBuf>,
-    entries: Vec<Entry>,
+    entries: Vec<Found>,
     runs: BTreeMap<(u64, Uuid), Run>,
-    losses: BTreeMap<u64, Loss>,
-    commands: BTreeMap<u64, String>,
-    state: State,
+    gaps: BTreeMap<(u64, Uuid, u64), Loss>,
+    synced: u64,
 }
 
 /// Where a value with records lies. The order is the order of the records, equal values together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    ordinal: u64,
+struct Found {
+    run_number: u64,
     run: Uuid,
     first: u64,
     last: u64,
@@ -57,32 +54,25 @@ struct Entry {
     at: u64,
 }
 
-/// The seqs of a run that are missing between those that were found.
-#[derive(Debug, Default)]
-struct Gaps {
-    ranges: Vec<(u64, u64)>,
-    missing: u64,
-}
-
-impl Found {
+impl SalvageScan {
     /// Scans these files, and all files in these folders.
-    pub(super) fn scan(dead: &[PathBuf], progress: &dyn Fn()) -> Found {
-        let mut found = Found::default();
+    pub(super) fn of(dead: &[PathBuf], progress: &dyn Fn()) -> SalvageScan {
+        let mut scan = SalvageScan::default();
         for path in dead {
             // A descriptor of an open file looks like a link.
             match path.metadata() {
-                Ok(meta) if meta.is_file() => found.files.push(path.clone()),
-                _ => collect(path, DEPTH, &mut found.files),
+                Ok(meta) if meta.is_file() => scan.files.push(path.clone()),
+                _ => collect(path, DEPTH, &mut scan.files),
             }
         }
         let mut sort_at = SORT_AT;
-        for file in 0..found.files.len() {
-            if let Ok(open) = File::open(&found.files[file]) {
-                found.scan_file(file, &open, &mut sort_at, progress);
+        for file in 0..scan.files.len() {
+            if let Ok(open) = File::open(&scan.files[file]) {
+                scan.scan_file(file, &open, &mut sort_at, progress);
             }
         }
-        found.sort();
-        found
+        scan.sort();
+        scan
     }
 
     /// Whether nothing at all was found.
@@ -90,89 +80,52 @@ impl Found {
         self.entries.is_empty() && self.runs.is_empty()
     }
 
-    /// The last write that was surely on the disk.
+    /// The last batch that was surely on the disk.
     pub(super) fn synced(&self) -> u64 {
-        self.state.synced
+        self.synced
     }
 
-    /// Writes what was found into a new, empty store; gives the records and the losses it made.
+    /// Writes what was found into a new, empty store; gives the records and the gaps.
     ///
     /// # Errors
     /// As sled and the disk give them.
     pub(super) fn refill(
         &mut self,
         store: &mut Store,
-        account: &Account,
+        checkpoint: &Checkpoint,
         progress: &dyn Fn(),
-    ) -> Result<u64, Fault> {
-        if let Some(run) = account.run {
-            let known = self.runs.entry((account.ordinal, run.run)).or_insert(run);
+    ) -> Result<(u64, u64), Fault> {
+        for (number, run) in &checkpoint.runs {
+            let known = self.runs.entry((*number, run.run)).or_insert(*run);
             if known.generation < run.generation {
-                *known = run;
+                *known = *run;
             }
         }
-        store.state.generation = self.state.generation.max(account.generation);
-        store.state.synced = store.state.generation;
-        let last_loss = self.losses.keys().next_back().copied().unwrap_or(0);
-        store.state.last_loss = self.state.last_loss.max(last_loss);
-        let oldest = self.state.oldest_loss;
-        let mut batch = Batch::default();
-        for (id, loss) in self.losses.range(oldest..) {
-            batch.insert(
-                keys::numbered(keys::LOSS, *id),
-                super::ledger::pack_loss(*id, loss),
-            );
-            store.losses.all.insert(*id, loss.clone());
+        let newest = self.runs.values().map(|run| run.generation).max();
+        store.generation = newest.unwrap_or(0).max(checkpoint.generation);
+        let mut names: BTreeSet<(u64, Uuid)> = self.runs.keys().copied().collect();
+        names.extend(
+            self.entries
+                .iter()
+                .map(|entry| (entry.run_number, entry.run)),
+        );
+        names.extend(self.gaps.keys().map(|(number, run, _)| (*number, *run)));
+        let (mut records, mut gaps) = (0, 0);
+        let mut number = 0;
+        for name in names {
+            // Two runs with one number can only come of stores that were mixed by hand.
+            number = name.0.max(number + 1);
+            let mut writer = Writer::new(store, number, name.1, self.runs.get(&name).copied());
+            let found = self
+                .gaps
+                .range((name.0, name.1, 0)..=(name.0, name.1, u64::MAX));
+            writer.gaps = found.map(|(_, gap)| gap.clone()).collect();
+            self.refill_run(name, &mut writer, progress)?;
+            let (more, made) = writer.finish()?;
+            records += more;
+            gaps += made;
         }
-        let last = self.commands.keys().next_back().copied().unwrap_or(0);
-        store.state.last_command = self.state.last_command.max(last);
-        let skip = self.commands.len().saturating_sub(super::store::COMMANDS);
-        for (number, id) in self.commands.iter().skip(skip) {
-            batch.insert(
-                keys::numbered(keys::COMMAND, *number),
-                pack_command(*number, id),
-            );
-            store.commands.push_back((*number, id.clone()));
-        }
-        store.apply(batch)?;
-        self.refill_runs(store, progress)
-    }
-
-    fn refill_runs(&self, store: &mut Store, progress: &dyn Fn()) -> Result<u64, Fault> {
-        let mut names: Vec<(u64, Uuid)> = self.runs.keys().copied().collect();
-        names.extend(self.entries.iter().map(|entry| (entry.ordinal, entry.run)));
-        names.sort_unstable();
-        names.dedup();
-        let mut records = 0;
-        let mut ordinal = 0;
-        for (was, run) in names {
-            // Two runs with one ordinal can only come of stores that were mixed by hand.
-            ordinal = was.max(ordinal + 1);
-            let known = self.runs.get(&(was, run)).copied();
-            let low = known.map_or(0, |known| known.low);
-            let high = known.map_or(0, |known| known.high);
-            let mut fresh = known.unwrap_or_else(|| Run::new(run, Uuid::nil()));
-            fresh.held = 0;
-            store.runs.insert(ordinal, fresh);
-            store.dirty.insert(ordinal);
-            let mut writer = Writer {
-                store,
-                of: None,
-                ordinal,
-                lines: Vec::new(),
-                batch: Batch::default(),
-                chunks: 0,
-                gaps: Gaps::default(),
-                low,
-                high,
-                next: low,
-                inside: 0,
-                records: 0,
-            };
-            self.refill_run((was, run), &mut writer, progress)?;
-            records += writer.finish(run, known)?;
-        }
-        Ok(records)
+        Ok((records, gaps))
     }
 
     /// Merges the values of a run: they come by their first seq, so what lies below that is complete.
@@ -182,8 +135,12 @@ impl Found {
         writer: &mut Writer<'_>,
         progress: &dyn Fn(),
     ) -> Result<(), Fault> {
-        let begin = self.entries.partition_point(|e| (e.ordinal, e.run) < name);
-        let end = self.entries.partition_point(|e| (e.ordinal, e.run) <= name);
+        let begin = self
+            .entries
+            .partition_point(|e| (e.run_number, e.run) < name);
+        let end = self
+            .entries
+            .partition_point(|e| (e.run_number, e.run) <= name);
         let mut waiting: BTreeMap<u64, Line> = BTreeMap::new();
         let mut open: Option<(usize, File)> = None;
         for entry in &self.entries[begin..end] {
@@ -207,11 +164,12 @@ impl Found {
                 continue;
             };
             writer.of.get_or_insert(Header {
-                ordinal: writer.ordinal,
+                kind: Kind::Chunk,
+                run_number: writer.number,
                 ..header
             });
             for line in lines.lines {
-                if line.seq >= writer.low {
+                if line.seq >= writer.low && !writer.is_given_up(line.seq) {
                     waiting.entry(line.seq).or_insert(line);
                 }
             }
@@ -269,8 +227,8 @@ impl Found {
         let value = bytes.get(..length)?;
         let (header, payload) = format::unpack(value).ok()?;
         match header.kind {
-            Kind::Single | Kind::Chunk => self.entries.push(Entry {
-                ordinal: header.ordinal,
+            Kind::Single | Kind::Chunk => self.entries.push(Found {
+                run_number: header.run_number,
                 run: header.run,
                 first: header.first,
                 last: header.last,
@@ -281,29 +239,19 @@ impl Found {
             }),
             Kind::Run => {
                 let run: Run = serde_json::from_slice(payload).ok()?;
-                let known = self.runs.entry((header.ordinal, run.run)).or_insert(run);
+                self.synced = self.synced.max(run.synced);
+                let known = self.runs.entry((header.run_number, run.run)).or_insert(run);
                 if known.generation < run.generation {
                     *known = run;
                 }
             }
-            Kind::Loss => {
-                let loss: Loss = serde_json::from_slice(payload).ok()?;
-                let known = self
-                    .losses
-                    .entry(header.ordinal)
-                    .or_insert_with(|| loss.clone());
-                if known.count < loss.count {
-                    *known = loss;
-                }
-            }
-            Kind::Command => {
-                let id = serde_json::from_slice(payload).ok()?;
-                self.commands.insert(header.ordinal, id);
-            }
-            Kind::State => {
-                let state: State = serde_json::from_slice(payload).ok()?;
-                if state.generation > self.state.generation {
-                    self.state = state;
+            Kind::Gap => {
+                let gap = format::unpack_gap(value).ok()?;
+                let name = (header.run_number, gap.of_run, gap.from_seq);
+                let known = self.gaps.entry(name).or_insert_with(|| gap.clone());
+                // It only ever grows.
+                if known.to_seq < gap.to_seq {
+                    *known = gap;
                 }
             }
         }
@@ -313,40 +261,76 @@ impl Found {
     fn sort(&mut self) {
         self.entries.sort_unstable();
         self.entries
-            .dedup_by_key(|e| (e.ordinal, e.run, e.first, e.last, e.crc, e.length));
+            .dedup_by_key(|e| (e.run_number, e.run, e.first, e.last, e.crc, e.length));
     }
 }
 
-/// Writes the records of one run, ascending.
+/// Writes the records of one run, ascending, and its gaps.
 struct Writer<'a> {
     store: &'a mut Store,
     of: Option<Header>,
-    ordinal: u64,
+    number: u64,
+    run: Uuid,
+    /// Records that its account says were held.
+    held: u64,
+    low: u64,
+    high: u64,
+    gaps: Vec<Loss>,
     lines: Vec<Line>,
     batch: Batch,
     chunks: usize,
-    gaps: Gaps,
-    low: u64,
-    high: u64,
+    /// The next seq that is expected.
     next: u64,
+    missing: Vec<(u64, u64)>,
     inside: u64,
     records: u64,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(store: &'a mut Store, number: u64, run: Uuid, known: Option<Run>) -> Writer<'a> {
+        let fresh = Run {
+            held: 0,
+            gaps: 0,
+            bytes: 0,
+            ..known.unwrap_or_else(|| Run::new(run, Uuid::nil()))
+        };
+        store.runs.insert(number, fresh);
+        store.dirty.insert(number);
+        let low = known.map_or(0, |known| known.low);
+        Writer {
+            store,
+            of: None,
+            number,
+            run,
+            held: known.map_or(0, |known| known.held),
+            low,
+            high: known.map_or(0, |known| known.high),
+            gaps: Vec::new(),
+            lines: Vec::new(),
+            batch: Batch::default(),
+            chunks: 0,
+            next: low.max(1),
+            missing: Vec::new(),
+            inside: 0,
+            records: 0,
+        }
+    }
+
+    fn is_given_up(&self, seq: u64) -> bool {
+        let before = self.gaps.partition_point(|gap| gap.from_seq <= seq);
+        before > 0 && self.gaps[before - 1].to_seq >= seq
+    }
+
     fn push(&mut self, line: Line) -> Result<(), Fault> {
         if line.seq <= self.high {
             if line.seq > self.next {
-                self.gaps.add(self.next, line.seq - 1);
+                let (from, to) = (self.next, line.seq - 1);
+                // Chunks must not reach over a hole: there will be a gap.
+                self.seal()?;
+                self.missing.push((from, to));
             }
             self.next = line.seq + 1;
             self.inside += 1;
-        }
-        if let Some(run) = self.store.runs.get_mut(&self.ordinal) {
-            if self.records == 0 {
-                run.low = line.seq;
-            }
-            run.high = run.high.max(line.seq);
         }
         self.records += 1;
         self.lines.push(line);
@@ -358,72 +342,70 @@ impl Writer<'_> {
 
     fn seal(&mut self) -> Result<(), Fault> {
         let Some(of) = self.of else { return Ok(()) };
-        if let Some(run) = self.store.runs.get_mut(&self.ordinal) {
+        if let Some(run) = self.store.runs.get_mut(&self.number) {
             run.boot = of.boot_id;
         }
         let lines = std::mem::take(&mut self.lines);
-        self.store.insert_lines(&mut self.batch, &of, &lines);
+        self.store.put_lines(&mut self.batch, &of, &lines);
         self.chunks += 1;
         if self.chunks.is_multiple_of(CHUNKS) {
-            self.store.place.has_room()?;
-            self.store.write(std::mem::take(&mut self.batch))?;
+            self.store.dir.has_room()?;
+            self.store.apply(std::mem::take(&mut self.batch))?;
+            self.store.sync()?;
         }
         Ok(())
     }
 
-    /// Writes the rest and notes what is missing; gives the records written.
-    fn finish(mut self, run: Uuid, known: Option<Run>) -> Result<u64, Fault> {
+    /// Writes the rest and puts gaps where something is missing; gives the records and gaps written.
+    fn finish(mut self) -> Result<(u64, u64), Fault> {
         self.seal()?;
+        if self.next <= self.high {
+            self.missing.push((self.next, self.high));
+        }
         if self.records == 0
-            && let Some(run) = self.store.runs.get_mut(&self.ordinal)
+            && let Some(run) = self.store.runs.get_mut(&self.number)
         {
             run.low = run.high.saturating_add(1);
         }
-        if self.next <= self.high {
-            self.gaps.add(self.next, self.high);
+        self.store.apply(std::mem::take(&mut self.batch))?;
+        self.store.sync()?;
+        let lost = self.held.saturating_sub(self.inside);
+        let mut gaps = std::mem::take(&mut self.gaps);
+        if lost > 0 {
+            let given_up = gaps.iter().map(|gap| (gap.from_seq, gap.to_seq));
+            let missing = without(&self.missing, &given_up.collect::<Vec<_>>());
+            for (from, to, count) in spread(&missing, lost) {
+                gaps.push(loss(self.run, from, to, count, DAMAGED));
+            }
         }
-        let held = known.map_or(0, |known| known.held);
-        let lost = held.saturating_sub(self.inside);
-        let mut batch = std::mem::take(&mut self.batch);
-        for (from, to, count) in self.gaps.told(lost) {
-            self.store
-                .repeat_loss(&mut batch, loss(run, from, to, count, DAMAGED));
+        gaps.sort_by_key(|gap| gap.from_seq);
+        let made = gaps.len() as u64;
+        for gap in gaps {
+            self.store.put_gap(self.number, gap)?;
         }
-        self.store.dirty.insert(self.ordinal);
-        self.store.apply(batch)?;
-        Ok(self.records)
+        Ok((self.records, made))
     }
 }
 
-impl Gaps {
-    fn add(&mut self, from: u64, to: u64) {
-        self.missing += to - from + 1;
-        if self.ranges.len() < MAX_GAPS {
-            self.ranges.push((from, to));
-        } else if let Some(last) = self.ranges.last_mut() {
-            last.1 = to;
+/// `ranges` without what is in `taken`; both ascending.
+fn without(ranges: &[(u64, u64)], taken: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    for (from, to) in ranges {
+        let mut next = *from;
+        for (begin, end) in taken
+            .iter()
+            .filter(|(begin, end)| end >= from && begin <= to)
+        {
+            if *begin > next {
+                left.push((next, begin - 1));
+            }
+            next = next.max(end.saturating_add(1));
+        }
+        if next <= *to {
+            left.push((next, *to));
         }
     }
-
-    /// The losses (from, to, count) that `lost` missing records make. When there are more gaps than
-    /// lost records, some were never stored or were confirmed, and nobody knows which.
-    fn told(&self, lost: u64) -> Vec<(u64, u64, u64)> {
-        let (Some(first), Some(last)) = (self.ranges.first(), self.ranges.last()) else {
-            return Vec::new();
-        };
-        if lost == 0 {
-            return Vec::new();
-        }
-        let exact: u64 = self.ranges.iter().map(|(from, to)| to - from + 1).sum();
-        if exact == lost && self.missing == lost {
-            return self
-                .ranges
-                .iter()
-                .map(|(from, to)| (*from, *to, to - from + 1))
-                .collect();
-        }
-        vec![(first.0, last.1, lost)]
-    }
+    left
 }
 
 fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) {

@@ -1,688 +1,517 @@
-//! The sled store: loading it, committing records, sealing the tail into chunks, losses, syncing.
-//! Reading and forgetting are in `pages`, the bounds in `room`, making and mending in `opening`.
+//! An open store: loading it, and appending to it. `entries` reads and discards, `gaps` gives up what
+//! does not fit or cannot be read.
 //!
 //! Invariants:
-//! - Every batch is whole by itself: after any of them the store is true, only perhaps not on the disk.
-//!   Each is synced before the next: see `write`.
+//! - An entry is a chunk of records or a gap. Its key is the number of its run and its first seq. Entries of a
+//!   run do not overlap, so that their keys are the order of delivery; no undelivered record is in a gap.
+//! - Each batch is whole by itself: after any of them the store is true. It is durable before the next.
 //! - What is in memory here is changed before the batch is applied. After an error the store must be
 //!   dropped and opened again, so the two never drift apart.
-//! - The chunks of a run do not overlap, and ascend. A record that comes late stays in the tail.
-//! - Values are at most `format::MAX_VALUE` bytes, and `flush` is never trusted without `fdatasync`.
+//! - The newest chunk of the current run is open: each commit writes it anew until it is full. A commit of
+//!   many records makes whole chunks at once.
 //!
-//! Sled may panic in any call: the caller (`worker`, `opening`) catches that and drops the store.
+//! Sled may panic in any call: the callers (`thread`, `opening`) catch that and drop the store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
 
 use sled::Batch;
 use uuid::Uuid;
 
 use crate::config::{self, OnFull};
 use crate::logic::telemetry::{Loss, Record};
-use crate::logic::{Key, Opened};
+use crate::logic::{Entry, Key};
 
-use super::account::Account;
-use super::disk::{Fault, Place, sync_tree};
-use super::format::{self, Line, MAX_CHUNK, MAX_VALUE};
-use super::keys::{self, Chunk};
-use super::ledger::{self, Losses, Run, State, pack_command, pack_loss};
-use super::room::{New, Round};
+use super::checkpoint::Checkpoint;
+use super::dir::{Fault, StoreDir};
+use super::entries::Partly;
+use super::format::{self, ENTRY, Header, Kind, Line, MAX_CHUNK, RUN};
+use super::run::{FULL, Run, TOO_LARGE, loss};
+use super::tree::{MAX_UNSYNCED, Tree};
 
-/// Ids of commands that are remembered.
-pub(super) const COMMANDS: usize = 256;
-/// A tail of so many records of a run is sealed, the oldest `MAX_CHUNK` at a time.
-const SEAL_AT: usize = 2 * MAX_CHUNK;
-/// Fewer records of an earlier run than this stay single: a chunk would save nothing.
-const SEAL_RUN_AT: usize = 8;
-/// A commit of more bytes than this is made in parts, each of them synced.
-const MOST_UNSYNCED: u64 = 16 * 1024;
 /// Stores of at most so many bytes are counted when they are opened. Counting reads every page, and sled
-/// keeps what it has read once; a greater one is counted by what is left when all of it is forgotten.
-const COUNTED: u64 = 6 * 1024 * 1024;
-/// Room that a record about a loss needs, in bytes, with something to spare.
-const LOSS_ROOM: u64 = 1024;
-const CACHE: u64 = 2 * 1024 * 1024;
+/// keeps what it has read once; what a larger one lacks shows when all that is left of it is discarded.
+const MAX_COUNTED: u64 = 6 * 1024 * 1024;
+/// A chunk has no more than this part of `max_records`: dropping one must not empty a small store.
+const CHUNKS_IN_BOUND: u64 = 8;
 
 /// An open store.
 #[derive(Debug)]
 pub(super) struct Store {
-    pub(super) db: sled::Db,
-    pub(super) place: Place,
+    pub(super) tree: Tree,
+    pub(super) dir: StoreDir,
     pub(super) bounds: config::Backlog,
-    pub(super) state: State,
     pub(super) runs: BTreeMap<u64, Run>,
     /// Runs whose value must be part of the next batch.
     pub(super) dirty: BTreeSet<u64>,
-    /// Single records and the bytes of their values.
-    pub(super) tail: BTreeMap<Key, u64>,
-    /// Chunks of which some records are forgotten, and the seqs that are not.
-    pub(super) partly: HashMap<Chunk, BTreeSet<u64>>,
-    pub(super) losses: Losses,
-    pub(super) round: Round,
-    /// Ids of commands and their numbers, oldest first.
-    pub(super) commands: VecDeque<(u64, String)>,
-    ordinal: u64,
-    /// A second descriptor of sled's log: see `sync`.
-    log: File,
-    /// The folder it was opened in, as device and inode.
-    folder: (u64, u64),
-    account_due: bool,
+    /// Chunks of which some records are confirmed, by first key.
+    pub(super) partly: HashMap<Key, Partly>,
+    /// The last entry that replay has read: those up to it are pinned.
+    pub(super) read_to: Option<Key>,
+    pub(super) open: Option<OpenChunk>,
+    /// Records given up since `take_lost`.
+    pub(super) lost: u64,
+    /// The checkpoint is to be written: see there.
+    pub(super) checkpoint_due: bool,
+    /// The number of the current run.
+    pub(super) current: u64,
+    pub(super) generation: u64,
+    synced: u64,
 }
 
-/// An open log that is no longer in its place.
+/// The newest chunk of the current run.
 #[derive(Debug)]
-pub(super) struct Displaced {
-    /// Deleted or moved away, but whole.
-    pub(super) log: File,
-    /// What it must at least hold.
-    pub(super) account: Account,
+pub(super) struct OpenChunk {
+    pub(super) key: Key,
+    lines: Vec<Line>,
+    bytes: usize,
+}
+
+/// Chunks that records have been packed into, and records that fit into none.
+#[derive(Debug, Default)]
+struct Packed {
+    chunks: Vec<(Header, Vec<u8>)>,
+    too_large: Vec<u64>,
+    /// The first chunk has the lines of the open one.
+    replaces_open: bool,
 }
 
 impl Store {
-    /// Opens the sled store in `folder` (of `place`) and reads its account; makes it when missing.
+    /// Reads what the store knows of itself.
     ///
     /// # Errors
-    /// `Damaged` when it does not hold what it says it holds; others as the disk gives them.
+    /// `Damaged` when it does not hold what it says it holds, or was made by another version.
     pub(super) fn load(
-        place: &Place,
-        folder: &Path,
+        tree: Tree,
+        dir: &StoreDir,
         bounds: &config::Backlog,
     ) -> Result<Store, Fault> {
-        let fresh = !folder.join("db").exists();
-        let db = sled::Config::new()
-            .path(folder)
-            .cache_capacity(CACHE)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| place.sled_fault(error))?;
-        let log = File::open(folder.join("db")).map_err(|error| place.fault(&error))?;
-        if fresh {
-            sync_tree(folder).map_err(|error| place.fault(&error))?;
-        }
-        let meta = folder.metadata().map_err(|error| place.fault(&error))?;
         let mut store = Store {
-            folder: (meta.dev(), meta.ino()),
-            db,
-            place: place.clone(),
+            tree,
+            dir: dir.clone(),
             bounds: bounds.clone(),
-            state: State::default(),
             runs: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            tail: BTreeMap::new(),
             partly: HashMap::new(),
-            losses: Losses::default(),
-            round: Round::default(),
-            commands: VecDeque::new(),
-            ordinal: 0,
-            log,
-            account_due: false,
+            read_to: None,
+            open: None,
+            lost: 0,
+            checkpoint_due: false,
+            current: 0,
+            generation: 0,
+            synced: 0,
         };
-        store.read()?;
+        // The key under which version 1 kept its totals.
+        if store.tree.get(b"s")?.is_some() {
+            let why = "the store was made by an earlier version of nightlight";
+            return Err(Fault::Damaged(why.into()));
+        }
+        for item in store.tree.all(RUN) {
+            let (_, value) = item?;
+            let run = format::unpack_json::<Run>(&value);
+            let (header, run) =
+                run.map_err(|_| Fault::Damaged("a run of the store cannot be read".into()))?;
+            store.runs.insert(header.run_number, run);
+            store.generation = store.generation.max(run.generation);
+        }
+        store.synced = store.generation;
+        store.count()?;
         Ok(store)
     }
 
-    /// Makes `run` the current one, under the ordinal it has or the next that is free, and puts what
-    /// earlier runs left in their tails in order.
+    /// Compares what is there with what should be, if that costs little.
+    fn count(&self) -> Result<(), Fault> {
+        if self.runs.values().map(|run| run.bytes).sum::<u64>() > MAX_COUNTED {
+            return Ok(());
+        }
+        let mut counted: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for item in self.tree.all(ENTRY) {
+            let (key, value) = item?;
+            let header = format::peek(&value).filter(|header| {
+                format::parse_entry_key(&key).is_some_and(|key| key.run_number == header.run_number)
+            });
+            let header =
+                header.ok_or_else(|| Fault::Damaged("a key of the store cannot be read".into()))?;
+            let (records, gaps) = counted.entry(header.run_number).or_default();
+            *records += u64::from(header.count);
+            *gaps += u64::from(header.kind == Kind::Gap);
+        }
+        for (number, run) in &self.runs {
+            let (records, gaps) = counted.remove(number).unwrap_or_default();
+            if (records, gaps) != (run.held, run.gaps) {
+                return Err(Fault::Damaged(format!(
+                    "the store holds {records} records of run {number} where it should hold {}",
+                    run.held
+                )));
+            }
+        }
+        match counted.is_empty() {
+            true => Ok(()),
+            false => Err(Fault::Damaged(
+                "the store holds records of unknown runs".into(),
+            )),
+        }
+    }
+
+    /// Makes `run` the one whose records are appended, under the number that it has or the next that is
+    /// free, and takes over what the checkpoint knows.
     ///
     /// # Errors
     /// As sled and the disk give them.
-    pub(super) fn begin(&mut self, run: Uuid, boot_id: Uuid, least: u64) -> Result<(), Fault> {
-        let known = self.runs.iter().find(|(_, known)| known.run == run);
-        if let Some((ordinal, _)) = known {
-            self.ordinal = *ordinal;
-        } else {
-            let highest = self.runs.keys().next_back().copied().unwrap_or(0);
-            self.ordinal = highest.saturating_add(1).max(least);
-            self.runs.insert(self.ordinal, Run::new(run, boot_id));
-            self.dirty.insert(self.ordinal);
-        }
-        let earlier: Vec<u64> = self.runs.range(..self.ordinal).map(|(o, _)| *o).collect();
-        for ordinal in earlier {
-            while self.seal(ordinal, SEAL_RUN_AT)? {}
-        }
-        let mut batch = Batch::default();
-        self.drop_done_runs(&mut batch);
-        if !self.dirty.is_empty() {
-            self.write(batch)?;
-        }
-        self.sync()?;
-        self.write_account()
-    }
-
-    /// Whether the log on the path is the log that is open. A person or a script may delete, rename or
-    /// replace the folder of a running daemon: sled writes on into a file that no restart will find.
-    pub(super) fn is_in_place(&self) -> bool {
-        let same = |meta: std::io::Result<std::fs::Metadata>, id: (u64, u64)| {
-            meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == id)
-        };
-        let folder = self.place.store();
-        let log = self.log.metadata().map(|meta| (meta.dev(), meta.ino()));
-        same(folder.metadata(), self.folder)
-            && log.is_ok_and(|log| same(folder.join("db").metadata(), log))
-    }
-
-    /// The log and what it must hold, to be salvaged when it is no longer in its place.
-    pub(super) fn displaced(&self) -> Option<Displaced> {
-        Some(Displaced {
-            log: self.log.try_clone().ok()?,
-            account: self.account(),
-        })
-    }
-
-    /// What the daemon is told of it.
-    ///
-    /// # Errors
-    /// As sled and the disk give them.
-    pub(super) fn opened(&mut self) -> Result<Opened, Fault> {
-        let oldest = self.fetch(None, 1)?.records.into_iter().next();
-        Ok(Opened {
-            oldest_ms: oldest.map(|(_, record)| record.stamp.wall_ms),
-            ordinal: self.ordinal,
-            previous: self
-                .runs
-                .range(..self.ordinal)
-                .next_back()
-                .map(|(_, run)| (run.run, run.high.max(run.last))),
-            records: self.records(),
-            clocks: self
-                .runs
-                .values()
-                .filter_map(|run| Some((run.boot, run.offset_ms?)))
-                .collect(),
-            command_ids: self.commands.iter().map(|(_, id)| id.clone()).collect(),
-        })
-    }
-
-    /// Records that are held and not forgotten.
-    pub(super) fn records(&self) -> u64 {
-        let forgotten: u64 = self
-            .partly
-            .iter()
-            .map(|(chunk, left)| u64::from(chunk.count).saturating_sub(left.len() as u64))
-            .sum();
-        self.state.records.saturating_sub(forgotten)
-    }
-
-    /// Whether a record that tells of a loss would be kept. While new records are refused it would not,
-    /// and what it tells would be told twice.
-    pub(super) fn may_tell(&self) -> bool {
-        self.bounds.on_full != OnFull::DropNewest
-            || self.state.records < self.bounds.max_records
-                && self.state.bytes + LOSS_ROOM <= self.bounds.max_bytes
-    }
-
-    /// Puts records (of this run, ascending) and command ids on the disk, and that the run has given
-    /// numbers up to `last_seq`. When it returns they survive
-    /// a power cut, or a loss does that counts those for which there was no room.
-    ///
-    /// # Errors
-    /// As sled and the disk give them; then nothing is promised of the records.
-    pub(super) fn commit(
+    pub(super) fn begin(
         &mut self,
-        records: &[Record],
-        ids: &[String],
-        last_seq: u64,
+        run: Uuid,
+        boot_id: Uuid,
+        checkpoint: &Checkpoint,
     ) -> Result<(), Fault> {
-        let first = self.state.records == 0;
-        let mut new = VecDeque::with_capacity(records.len());
-        for record in records {
-            if let Some(run) = self.runs.get_mut(&self.ordinal) {
-                run.learns(record.stamp);
+        self.generation = self.generation.max(checkpoint.generation);
+        self.synced = self.generation;
+        let current = checkpoint.number_beside(run, &self.runs);
+        self.current = current;
+        let noted = |of: Uuid| checkpoint.not_stored.iter().any(|loss| loss.of_run == of);
+        let previous = checkpoint.runs.range(..current).next_back();
+        let previous = previous.map(|(number, _)| *number);
+        for (number, known) in &checkpoint.runs {
+            let recent = *number == current || Some(*number) == previous;
+            if !recent && !noted(known.run) && !self.runs.contains_key(number) {
+                continue;
             }
-            if let Some(single) = self.pack(record)? {
-                new.push_back(single);
-            }
+            let run = self.runs.entry(*number).or_insert(Run {
+                held: 0,
+                gaps: 0,
+                bytes: 0,
+                ..*known
+            });
+            run.last = run.last.max(known.last);
+            run.offset_ms = known.offset_ms.or(run.offset_ms);
         }
-        self.make_room(&mut new)?;
-        if new.len() >= SEAL_AT {
-            // What was in the tail before comes before it in the chunks too.
-            while self.seal(self.ordinal, SEAL_RUN_AT)? {}
-            self.pack_in_bulk(&mut new)?;
-        }
-        while self.seal(self.ordinal, SEAL_AT)? {}
-        let mut further = false;
-        if let Some(run) = self.runs.get_mut(&self.ordinal)
-            && run.last < last_seq
-        {
-            run.last = last_seq;
-            self.dirty.insert(self.ordinal);
-            further = true;
-        }
-        let mut ids = ids;
-        while !new.is_empty() || !ids.is_empty() || further {
-            let mut batch = Batch::default();
-            let mut size = 0;
-            while size < MOST_UNSYNCED
-                && let Some((key, _, value)) = new.pop_front()
-            {
-                let bytes = value.len() as u64;
-                size += bytes;
-                batch.insert(keys::tail(key), value);
-                self.tail.insert(key, bytes);
-                self.state.records += 1;
-                self.state.bytes += bytes;
-                self.dirty.insert(key.ordinal);
-                if let Some(run) = self.runs.get_mut(&key.ordinal) {
-                    run.gains(key.seq);
-                }
-            }
-            self.remember(&mut batch, ids);
-            ids = &[];
-            further = false;
-            self.write(batch)?;
-        }
-        self.sync()?;
-        if self.account_due || (first && self.state.records > 0) {
-            self.write_account()?;
-        }
-        Ok(())
+        self.runs
+            .entry(current)
+            .or_insert_with(|| Run::new(run, boot_id));
+        self.commit(Batch::default())
     }
 
-    /// Packs so many new records that they need not be singles first: those would only leave holes in
-    /// sled's log. What is less than a chunk stays in `new`.
-    fn pack_in_bulk(&mut self, new: &mut VecDeque<New>) -> Result<(), Fault> {
-        while new.len() >= MAX_CHUNK {
-            let mut of = None;
-            let mut lines = Vec::with_capacity(MAX_CHUNK);
-            for (_, _, value) in new.iter().take(MAX_CHUNK) {
-                let Ok((header, single)) = format::unpack_lines(value) else {
-                    return Ok(());
-                };
-                of = Some(header);
-                lines.extend(single.lines);
-            }
-            let Some(of) = of else {
-                return Ok(());
-            };
-            let Some((header, value)) = format::pack_chunk(&of, &lines) else {
-                return Ok(());
-            };
-            for (key, ..) in new.drain(..usize::from(header.count)) {
-                self.state.records += 1;
-                self.dirty.insert(key.ordinal);
-                if let Some(run) = self.runs.get_mut(&key.ordinal) {
-                    run.gains(key.seq);
-                }
-            }
-            self.state.bytes += value.len() as u64;
-            let chunk = Chunk {
-                ordinal: header.ordinal,
-                first: header.first,
-                last: header.last,
-                count: header.count,
-            };
-            let mut batch = Batch::default();
-            batch.insert(chunk.bytes(), value);
-            self.account_due = true;
-            self.write(batch)?;
-        }
-        Ok(())
+    /// Entries that wait: records that are not confirmed, and gaps.
+    pub(super) fn waiting(&self) -> u64 {
+        let stored: u64 = self.runs.values().map(|run| run.held + run.gaps).sum();
+        let confirmed: u64 = self.partly.values().map(Partly::confirmed).sum();
+        stored.saturating_sub(confirmed)
     }
 
-    /// Notes that the loss with this id has been told and need not be told again.
+    /// Whether it has no entry.
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.values().all(Run::is_empty)
+    }
+
+    /// Records given up since the last call.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        mem::take(&mut self.lost)
+    }
+
+    /// Appends entries in order, and notes that the run has given numbers up to `last_seq`. When it
+    /// returns they survive a power cut, or a gap does that counts those for which there was no room.
     ///
     /// # Errors
-    /// As sled and the disk give them.
-    pub(super) fn forget_loss(&mut self, id: u64) -> Result<(), Fault> {
-        if self.losses.remove(id) {
-            let mut batch = Batch::default();
-            batch.remove(keys::numbered(keys::LOSS, id));
-            self.write(batch)?;
-            self.sync()?;
+    /// As sled and the disk give them; then nothing is promised of the entries.
+    pub(super) fn append(&mut self, entries: &[Entry], last_seq: u64) -> Result<(), Fault> {
+        let before = self.generation;
+        let run = self.runs.get_mut(&self.current);
+        let advanced = run.filter(|run| run.last < last_seq);
+        let advanced = advanced.map(|run| run.last = last_seq).is_some();
+        let mut records: Vec<&Record> = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Record(record) => {
+                    if records.last().is_some_and(|last| last.run != record.run) {
+                        self.append_records(&mem::take(&mut records))?;
+                    }
+                    records.push(record);
+                }
+                Entry::Gap(gap) => {
+                    self.append_records(&mem::take(&mut records))?;
+                    self.replace_with_gap(gap)?;
+                }
+            }
         }
+        self.append_records(&records)?;
+        self.checkpoint_due |= advanced && self.generation == before;
         Ok(())
     }
 
-    /// Notes a loss in `batch`; the last one grows instead, when no record lies between the two.
-    pub(super) fn add_loss(&mut self, batch: &mut Batch, mut loss: Loss) -> Result<(), Fault> {
-        let open = self
-            .losses
-            .open_for(&loss)
-            .map(|(id, old)| (id, old.clone()));
-        let id = match open {
-            Some((id, old)) if self.continues(&old, &loss)? => {
-                loss.from_seq = old.from_seq;
-                loss.count += old.count;
-                id
-            }
-            _ => {
-                self.state.last_loss += 1;
-                self.state.last_loss
-            }
+    /// Records of one run, ascending.
+    fn append_records(&mut self, records: &[&Record]) -> Result<(), Fault> {
+        let Some(first) = records.first() else {
+            return Ok(());
         };
-        batch.insert(keys::numbered(keys::LOSS, id), pack_loss(id, &loss));
-        self.losses.put(id, loss);
-        Ok(())
+        let Some(number) = self.number_of(first.run) else {
+            let why = format!("run {} has no number in this store", first.run);
+            return Err(Fault::Blocked(why));
+        };
+        let of = Header {
+            kind: Kind::Chunk,
+            count: 0,
+            run_number: number,
+            run: first.run,
+            boot_id: first.boot_id,
+            first: 0,
+            last: 0,
+        };
+        let high = self.runs.get(&number).map_or(0, |run| run.high);
+        let mut new = Vec::with_capacity(records.len());
+        for record in records {
+            if let Some(run) = self.runs.get_mut(&number) {
+                run.learn_clock(record);
+            }
+            match record.seq <= high {
+                true => self.insert_late(&of, format::line(record))?,
+                false => new.push(format::line(record)),
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (packed, refused) = self.make_room(&of, &mut new)?;
+        let Some(gap) = refused else {
+            return self.put_new(&of, packed, &new);
+        };
+        self.lost += gap.count;
+        // A gap closes the open chunk.
+        if new.first().is_some_and(|line| line.seq > gap.to_seq) {
+            self.put_gap(number, gap)?;
+            return self.put_new(&of, packed, &new);
+        }
+        self.put_new(&of, packed, &new)?;
+        self.put_gap(number, gap)
     }
 
-    /// Notes as lost what earlier runs could not store. What `run` could not, memory still has.
-    ///
-    /// # Errors
-    /// As sled and the disk give them.
-    pub(super) fn note_losses(&mut self, losses: &[Loss], run: Uuid) -> Result<(), Fault> {
-        for loss in losses.iter().filter(|loss| loss.of_run != run) {
-            let known = self.losses.all.values().any(|old| old == loss);
-            if !known {
-                let mut batch = Batch::default();
-                self.repeat_loss(&mut batch, loss.clone());
-                self.write(batch)?;
+    /// Packs new records, and gives up, as the settings say which, what is too much.
+    fn make_room(
+        &mut self,
+        of: &Header,
+        new: &mut Vec<Line>,
+    ) -> Result<(Packed, Option<Loss>), Fault> {
+        let mut refused = Vec::new();
+        let mut packed = self.pack(of, new);
+        while !self.fits(&packed, new.len()) && !new.is_empty() {
+            let drop_oldest = self.bounds.on_full == OnFull::DropOldest;
+            let open = self.open.as_ref().map(|open| open.key);
+            if drop_oldest && self.drop_oldest()? {
+                // The packed lines have those of the open chunk, unless just that was dropped.
+                if open == self.open.as_ref().map(|open| open.key) {
+                    continue;
+                }
+            } else {
+                let some = (new.len() / CHUNKS_IN_BOUND as usize).max(1);
+                match drop_oldest {
+                    true => refused.extend(new.drain(..some)),
+                    false => refused.extend(new.drain(new.len() - some..)),
+                }
+                if drop_oldest {
+                    self.open = None;
+                }
             }
+            packed = self.pack(of, new);
+        }
+        refused.sort_by_key(|line: &Line| line.seq);
+        let gap = match (refused.first(), refused.last()) {
+            (Some(first), Some(last)) => {
+                let count = refused.len() as u64;
+                Some(loss(of.run, first.seq, last.seq, count, FULL))
+            }
+            _ => None,
+        };
+        Ok((packed, gap))
+    }
+
+    fn fits(&self, packed: &Packed, new: usize) -> bool {
+        let replaced = match (&self.open, packed.replaces_open) {
+            (Some(open), true) => open.bytes,
+            _ => 0,
+        };
+        let held: u64 = self.runs.values().map(|run| run.held).sum();
+        let bytes: u64 = self.runs.values().map(|run| run.bytes).sum();
+        let more: usize = packed.chunks.iter().map(|(_, value)| value.len()).sum();
+        held + new as u64 <= self.bounds.max_records
+            && bytes + more as u64 <= self.bounds.max_bytes.saturating_add(replaced as u64)
+    }
+
+    /// Packs new records, together with those of the open chunk where that makes fewer chunks.
+    fn pack(&self, of: &Header, new: &[Line]) -> Packed {
+        let most = self.records_in_chunk();
+        let open = self.open.as_ref();
+        let open = open.filter(|open| {
+            let same = open.key.run_number == of.run_number && open.lines.len() < most;
+            // One that replay has begun to confirm stays as it is.
+            same && !self.partly.contains_key(&open.key)
+        });
+        if let Some(open) = open {
+            let mut all = open.lines.clone();
+            all.extend_from_slice(new);
+            let packed = pack_all(of, &all, most);
+            let is_one = packed.chunks.len() == 1;
+            if is_one || open.lines.len() * 2 < most {
+                return Packed {
+                    replaces_open: true,
+                    ..packed
+                };
+            }
+        }
+        pack_all(of, new, most)
+    }
+
+    /// Writes what was packed; the last chunk is the open one now.
+    fn put_new(&mut self, of: &Header, packed: Packed, new: &[Line]) -> Result<(), Fault> {
+        let old = self.open.take();
+        self.checkpoint_due |= old.is_some() && !packed.replaces_open;
+        let old = old.filter(|_| packed.replaces_open);
+        let mut batch = Batch::default();
+        let mut size = 0;
+        if let Some(old) = &old
+            && let Some(run) = self.runs.get_mut(&of.run_number)
+        {
+            run.subtract(old.lines.len() as u16, old.bytes);
+        }
+        let mut lines = old.map(|old| old.lines).unwrap_or_default();
+        lines.extend_from_slice(new);
+        let most = self.records_in_chunk();
+        let chunks = packed.chunks.len();
+        for (n, (header, value)) in packed.chunks.into_iter().enumerate() {
+            if size + value.len() > MAX_UNSYNCED {
+                self.commit(mem::take(&mut batch))?;
+                size = 0;
+            }
+            size += value.len();
+            let bytes = value.len();
+            let key = Key {
+                run_number: header.run_number,
+                seq: header.first,
+            };
+            let inside = |line: &&Line| (header.first..=header.last).contains(&line.seq);
+            self.put_chunk(&mut batch, &header, value);
+            let is_full = usize::from(header.count) >= most;
+            self.checkpoint_due |= is_full || n + 1 < chunks;
+            if n + 1 == chunks && !is_full {
+                let lines = lines.iter().filter(inside).cloned().collect();
+                self.open = Some(OpenChunk { key, lines, bytes });
+            }
+        }
+        if chunks > 0 {
+            self.commit(batch)?;
+        }
+        for seq in packed.too_large {
+            self.lost += 1;
+            self.put_gap(of.run_number, loss(of.run, seq, seq, 1, TOO_LARGE))?;
         }
         Ok(())
     }
 
-    /// Notes a loss in `batch` as it is: one that was told before, in a record that is now given up.
-    pub(super) fn repeat_loss(&mut self, batch: &mut Batch, loss: Loss) {
-        self.state.last_loss += 1;
-        let id = self.state.last_loss;
-        batch.insert(keys::numbered(keys::LOSS, id), pack_loss(id, &loss));
-        self.losses.all.insert(id, loss);
+    /// A record that comes after those with higher seqs, or that is there already.
+    fn insert_late(&mut self, of: &Header, line: Line) -> Result<(), Fault> {
+        let key = Key {
+            run_number: of.run_number,
+            seq: line.seq,
+        };
+        let mut batch = Batch::default();
+        let covering = self.entry_at(key)?.filter(|entry| entry.key <= key);
+        let mut lines = Vec::new();
+        if let Some(entry) = covering {
+            // What was given up stays so; what is damaged is for the reader.
+            let Ok((_, chunk)) = format::unpack_lines(&entry.value) else {
+                return Ok(());
+            };
+            if chunk.nameless > 0 || chunk.lines.iter().any(|held| held.seq == line.seq) {
+                return Ok(());
+            }
+            lines = chunk.lines;
+            self.remove_entry(&mut batch, &entry);
+        }
+        let place = lines.partition_point(|held| held.seq < line.seq);
+        lines.insert(place, line);
+        for (header, value) in pack_all(of, &lines, self.records_in_chunk()).chunks {
+            self.put_chunk(&mut batch, &header, value);
+        }
+        self.commit(batch)
     }
 
-    /// Applies a batch together with the totals and the runs that have changed, synced. Sled relies on
-    /// the order of its writes, and a card keeps it at a sync alone: of several batches, or a large one,
-    /// a power cut can leave the later part without the earlier, and then nothing opens.
-    pub(super) fn write(&mut self, batch: Batch) -> Result<(), Fault> {
+    /// Adds a chunk to a batch, and to the account of its run.
+    pub(super) fn put_chunk(&mut self, batch: &mut Batch, header: &Header, value: Vec<u8>) {
+        if let Some(run) = self.runs.get_mut(&header.run_number) {
+            run.add(header, value.len());
+            self.dirty.insert(header.run_number);
+        }
+        let key = Key {
+            run_number: header.run_number,
+            seq: header.first,
+        };
+        batch.insert(format::entry_key(key), value);
+    }
+
+    /// Packs lines of one run, ascending, into chunks, and adds these to a batch.
+    pub(super) fn put_lines(&mut self, batch: &mut Batch, of: &Header, lines: &[Line]) {
+        for (header, value) in pack_all(of, lines, MAX_CHUNK).chunks {
+            self.put_chunk(batch, &header, value);
+        }
+    }
+
+    /// Applies a batch together with the runs that have changed. It is durable when this returns.
+    ///
+    /// # Errors
+    /// As sled and the disk give them.
+    pub(super) fn commit(&mut self, batch: Batch) -> Result<(), Fault> {
         self.apply(batch)?;
         self.sync()
     }
 
-    /// As `write`, but not synced: for a store that nobody opens before all of it is.
+    /// As `commit`, but not synced: for a store that nobody opens before all of it is.
     pub(super) fn apply(&mut self, mut batch: Batch) -> Result<(), Fault> {
-        self.state.generation += 1;
-        let oldest = self.losses.all.keys().next().copied();
-        self.state.oldest_loss = oldest.unwrap_or(self.state.last_loss + 1);
-        for ordinal in std::mem::take(&mut self.dirty) {
-            if let Some(run) = self.runs.get_mut(&ordinal) {
-                run.generation = self.state.generation;
-                batch.insert(keys::numbered(keys::RUN, ordinal), run.pack(ordinal));
+        self.generation += 1;
+        // Some run has to say which batch was the last.
+        self.dirty.insert(self.current);
+        for number in mem::take(&mut self.dirty) {
+            if let Some(run) = self.runs.get_mut(&number) {
+                run.generation = self.generation;
+                run.synced = self.synced;
+                batch.insert(format::run_key(number), run.pack(number));
             }
         }
-        batch.insert(&keys::STATE, self.state.pack());
-        self.db
-            .apply_batch(batch)
-            .map_err(|error| self.place.sled_fault(error))
+        self.tree.apply(batch)
     }
 
-    /// Makes all that was written survive a power cut. Sled's `flush` alone does not: on Linux it is
-    /// `sync_file_range`, which neither waits for the drive nor writes the file's metadata.
+    /// Makes all that was applied survive a power cut.
     pub(super) fn sync(&mut self) -> Result<(), Fault> {
-        let flushed = self
-            .db
-            .flush()
-            .map_err(|error| self.place.sled_fault(error))?;
-        if flushed > 0 {
-            self.log
-                .sync_data()
-                .map_err(|error| self.place.fault(&error))?;
-        }
-        self.state.synced = self.state.generation;
+        self.tree.sync()?;
+        self.synced = self.generation;
         Ok(())
     }
 
-    /// Writes the account; only after a `sync`, so that it never says more than the disk holds.
-    pub(super) fn write_account(&mut self) -> Result<(), Fault> {
-        self.account_due = false;
-        self.account()
-            .write(&self.place.account())
-            .map_err(|error| self.place.fault(&error))
+    /// The number of a run.
+    pub(super) fn number_of(&self, run: Uuid) -> Option<u64> {
+        let mut newest_first = self.runs.iter().rev();
+        newest_first
+            .find(|(_, known)| known.run == run)
+            .map(|(number, _)| *number)
     }
 
-    fn account(&self) -> Account {
-        Account {
-            generation: self.state.generation,
-            ordinal: self.ordinal,
-            records: self.state.records > 0,
-            run: self.runs.get(&self.ordinal).copied(),
-            not_stored: Vec::new(),
-        }
-    }
-
-    /// Sets the lowest held seq of a run, `gone` being removed with the next batch.
-    pub(super) fn refresh_low(
-        &mut self,
-        ordinal: u64,
-        gone: &BTreeSet<Chunk>,
-    ) -> Result<(), Fault> {
-        let Some(run) = self.runs.get(&ordinal).copied() else {
-            return Ok(());
-        };
-        let from = Key { ordinal, seq: 0 };
-        let mut low = run.high.saturating_add(1);
-        if run.held > 0 {
-            let end = keys::chunks_from(Key {
-                ordinal: ordinal.saturating_add(1),
-                seq: 0,
-            });
-            for item in self.db.range(keys::chunks_from(from)..end) {
-                let (key, _) = item.map_err(|error| self.place.sled_fault(error))?;
-                if let Some(chunk) = Chunk::parse(&key).filter(|chunk| !gone.contains(chunk)) {
-                    low = chunk.first;
-                    break;
-                }
-            }
-            if let Some((key, _)) = self.tail.range(from..).next()
-                && key.ordinal == ordinal
-            {
-                low = low.min(key.seq);
-            }
-        }
-        if let Some(run) = self.runs.get_mut(&ordinal) {
-            run.low = low;
-            self.dirty.insert(ordinal);
-        }
-        Ok(())
-    }
-
-    /// Takes records off the totals.
-    pub(super) fn lose_count(&mut self, ordinal: u64, records: u64, bytes: u64) {
-        self.state.records = self.state.records.saturating_sub(records);
-        self.state.bytes = self.state.bytes.saturating_sub(bytes);
-        if let Some(run) = self.runs.get_mut(&ordinal) {
-            run.held = run.held.saturating_sub(records);
-        }
-        self.dirty.insert(ordinal);
-    }
-
-    /// Puts the account of runs without records out of `batch`; this one and the one before stay.
-    pub(super) fn drop_done_runs(&mut self, batch: &mut Batch) {
-        let previous = self.runs.range(..self.ordinal).next_back().map(|(o, _)| *o);
-        let done: Vec<u64> = self
-            .runs
-            .iter()
-            .filter(|(ordinal, run)| {
-                run.held == 0 && **ordinal != self.ordinal && Some(**ordinal) != previous
-            })
-            .map(|(ordinal, _)| *ordinal)
-            .collect();
-        for ordinal in done {
-            self.runs.remove(&ordinal);
-            self.dirty.remove(&ordinal);
-            batch.remove(keys::numbered(keys::RUN, ordinal));
-        }
-    }
-
-    /// Writes what is left to write and shuts sled down; panics in it are the caller's to catch.
-    ///
-    /// # Errors
-    /// As sled and the disk give them.
-    pub(super) fn close(mut self) -> Result<(), Fault> {
-        self.sync()?;
-        self.write_account()
-    }
-
-    /// The ordinal and the value of a record that is to be stored; none when it is there already,
-    /// or can never be stored, which is noted as a loss.
-    fn pack(&mut self, record: &Record) -> Result<Option<(Key, Line, Vec<u8>)>, Fault> {
-        let ordinal = self
-            .runs
-            .iter()
-            .rev()
-            .find(|(_, run)| run.run == record.run)
-            .map(|(ordinal, _)| *ordinal);
-        let value = format::pack_single(ordinal.unwrap_or(0), record);
-        let key = match ordinal {
-            Some(ordinal) if value.len() <= MAX_VALUE => Key {
-                ordinal,
-                seq: record.seq,
-            },
-            _ => {
-                let mut batch = Batch::default();
-                self.add_loss(
-                    &mut batch,
-                    loss(record.run, record.seq, record.seq, 1, ledger::REFUSED),
-                )?;
-                self.write(batch)?;
-                return Ok(None);
-            }
-        };
-        if self.holds(key)? {
-            return Ok(None);
-        }
-        let line = Line {
-            seq: record.seq,
-            json: String::new(),
-            record: Some(record.clone()),
-        };
-        Ok(Some((key, line, value)))
-    }
-
-    /// Seals the oldest records of a run's tail when it has `at` or more; whether it did.
-    fn seal(&mut self, ordinal: u64, at: usize) -> Result<bool, Fault> {
-        let sealed = self.last_chunk(ordinal)?.map_or(0, |chunk| chunk.last);
-        let from = Key {
-            ordinal,
-            seq: sealed.saturating_add(1),
-        };
-        let to = Key {
-            ordinal,
-            seq: u64::MAX,
-        };
-        if sealed == u64::MAX || self.tail.range(from..=to).take(at).count() < at {
-            return Ok(false);
-        }
-        let keys: Vec<Key> = self
-            .tail
-            .range(from..=to)
-            .take(MAX_CHUNK)
-            .map(|(key, _)| *key)
-            .collect();
-        let mut batch = Batch::default();
-        let mut of = None;
-        let mut lines = Vec::with_capacity(keys.len());
-        for key in &keys {
-            match self.single(*key)? {
-                Some((header, line)) => {
-                    of = Some(header);
-                    lines.push(line);
-                }
-                None => self.drop_damaged_single(&mut batch, *key)?,
-            }
-        }
-        let packed = of.and_then(|of| format::pack_chunk(&of, &lines));
-        if let Some((header, value)) = packed {
-            for line in lines.iter().take(usize::from(header.count)) {
-                let key = Key {
-                    ordinal,
-                    seq: line.seq,
-                };
-                batch.remove(keys::tail(key));
-                let bytes = self.tail.remove(&key).unwrap_or(0);
-                self.state.bytes = self.state.bytes.saturating_sub(bytes);
-            }
-            self.state.bytes += value.len() as u64;
-            let chunk = Chunk {
-                ordinal,
-                first: header.first,
-                last: header.last,
-                count: header.count,
-            };
-            batch.insert(chunk.bytes(), value);
-            self.account_due = true;
-            self.write(batch)?;
-            return Ok(true);
-        }
-        self.write(batch)?;
-        Ok(false)
-    }
-
-    /// Reads everything but the chunks, and compares what is there with what should be.
-    fn read(&mut self) -> Result<(), Fault> {
-        let fault = |error| self.place.sled_fault(error);
-        let wrong = |what: &str| Fault::Damaged(format!("{what} of the store cannot be read"));
-        if let Some(bytes) = self.db.get(keys::STATE).map_err(fault)? {
-            (_, self.state) = format::unpack_json(&bytes).map_err(|_| wrong("the account"))?;
-        } else if !self.db.is_empty() {
-            return Err(wrong("the account"));
-        }
-        for item in self.db.scan_prefix([keys::RUN]) {
-            let (_, bytes) = item.map_err(fault)?;
-            let (header, run): (_, Run) =
-                format::unpack_json(&bytes).map_err(|_| wrong("a run"))?;
-            self.runs.insert(header.ordinal, run);
-        }
-        let mut losses = BTreeMap::new();
-        for item in self.db.scan_prefix([keys::LOSS]) {
-            let (_, bytes) = item.map_err(fault)?;
-            let (header, loss) = format::unpack_json(&bytes).map_err(|_| wrong("a loss"))?;
-            losses.insert(header.ordinal, loss);
-        }
-        self.losses = Losses::new(losses);
-        for item in self.db.scan_prefix([keys::COMMAND]) {
-            let (key, bytes) = item.map_err(fault)?;
-            let (_, id) = format::unpack_json(&bytes).map_err(|_| wrong("a command id"))?;
-            let number = keys::parse_numbered(&key).ok_or_else(|| wrong("a command id"))?;
-            self.commands.push_back((number, id));
-        }
-        for item in self.db.scan_prefix([keys::TAIL]) {
-            let (key, bytes) = item.map_err(fault)?;
-            let key = keys::parse_tail(&key).ok_or_else(|| wrong("a key"))?;
-            self.tail.insert(key, bytes.len() as u64);
-        }
-        if self.state.bytes <= COUNTED {
-            let mut counted = self.tail.len() as u64;
-            for item in self.db.scan_prefix([keys::CHUNK]) {
-                let (key, _) = item.map_err(fault)?;
-                let chunk = Chunk::parse(&key).ok_or_else(|| wrong("a key"))?;
-                counted += u64::from(chunk.count);
-            }
-            if counted != self.state.records {
-                return Err(Fault::Damaged(format!(
-                    "the store holds {counted} records where it should hold {}",
-                    self.state.records
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn remember(&mut self, batch: &mut Batch, ids: &[String]) {
-        for id in ids {
-            self.state.last_command += 1;
-            let number = self.state.last_command;
-            batch.insert(
-                keys::numbered(keys::COMMAND, number),
-                pack_command(number, id),
-            );
-            self.commands.push_back((number, id.clone()));
-        }
-        while self.commands.len() > COMMANDS {
-            if let Some((number, _)) = self.commands.pop_front() {
-                batch.remove(keys::numbered(keys::COMMAND, number));
-            }
-        }
+    fn records_in_chunk(&self) -> usize {
+        let part = (self.bounds.max_records / CHUNKS_IN_BOUND).clamp(1, MAX_CHUNK as u64);
+        part as usize
     }
 }
 
-/// A loss.
-pub(super) fn loss(of_run: Uuid, from_seq: u64, to_seq: u64, count: u64, reason: &str) -> Loss {
-    Loss {
-        of_run,
-        from_seq,
-        to_seq,
-        count,
-        reason: reason.to_owned(),
+fn pack_all(of: &Header, lines: &[Line], most: usize) -> Packed {
+    let mut packed = Packed::default();
+    let mut rest = lines;
+    while let Some(first) = rest.first() {
+        match format::pack_chunk(of, rest, most) {
+            Some((header, value)) => {
+                rest = &rest[usize::from(header.count)..];
+                packed.chunks.push((header, value));
+            }
+            None => {
+                packed.too_large.push(first.seq);
+                rest = &rest[1..];
+            }
+        }
     }
+    packed
 }

@@ -177,7 +177,10 @@ impl FakeBroker {
             .iter()
             .filter(|came| came.confirmed)
             .flat_map(|came| objects(&came.publish.payload))
-            .filter(|object| object["run"].is_string() && object["seq"].is_u64())
+            .filter(|object| {
+                let is_record = object["run"].is_string() && object["seq"].is_u64();
+                is_record || object["event"] == "loss"
+            })
             .collect()
     }
 

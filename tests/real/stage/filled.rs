@@ -18,7 +18,7 @@ use nightlight::config::{self, OnFull};
 use nightlight::io::backlog::Backlog;
 use nightlight::logic::telemetry::{Body, Loss, Record};
 use nightlight::logic::time::Stamp;
-use nightlight::logic::{Input, Key, KeyRange};
+use nightlight::logic::{Entry, Input, Key, KeyRange};
 use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel};
 use uuid::Uuid;
 
@@ -62,15 +62,15 @@ pub fn fill(path: &Path, run: Uuid, last: u64) {
     let mut seq = 1;
     while seq <= last {
         let end = last.min(seq + 999);
-        let records = (seq..=end).map(|seq| reading(run, seq)).collect();
-        backlog.store(records, Vec::new(), end);
+        let entry = |seq| Entry::Record(reading(run, seq));
+        backlog.append((seq..=end).map(entry).collect(), Vec::new(), end);
         seq = end + 1;
     }
     // The answers come in the order of the orders: the last one is behind all.
     let mut stored = 0;
     while stored < last {
         match answer(&mut answers) {
-            Input::Stored { records } => stored = records,
+            Input::Stored { records, .. } => stored = records,
             Input::StoreFailed(why) => panic!("not stored: {why}"),
             _ => {}
         }
@@ -86,11 +86,11 @@ pub fn wear(path: &Path, run: Uuid, last: u64, kept: u64) {
     let Input::BacklogOpened(opened) = answer(&mut answers) else {
         panic!("not opened");
     };
-    let ordinal = opened.ordinal;
+    let run_number = opened.run_number;
     let mut forgotten = 0;
     for end in (500..=last).step_by(500) {
-        let records = (end - 499..=end).map(|seq| reading(run, seq)).collect();
-        backlog.store(records, Vec::new(), end);
+        let entry = |seq| Entry::Record(reading(run, seq));
+        backlog.append((end - 499..=end).map(entry).collect(), Vec::new(), end);
         match answer(&mut answers) {
             Input::Stored { .. } => {}
             other => panic!("not stored: {other:?}"),
@@ -98,7 +98,11 @@ pub fn wear(path: &Path, run: Uuid, last: u64, kept: u64) {
         let to = end.saturating_sub(kept);
         if to > forgotten {
             let from = forgotten + 1;
-            backlog.forget(vec![KeyRange { ordinal, from, to }]);
+            backlog.discard(vec![KeyRange {
+                run_number,
+                from,
+                to,
+            }]);
             forgotten = to;
         }
     }
@@ -119,13 +123,20 @@ pub fn drain(path: &Path) -> Drained {
     let run = Uuid::new_v4();
     let backlog = Backlog::open(&unbounded(path), run, Uuid::from_u128(0xb007), inputs);
     let mut drained = Drained::default();
-    let mut losses = BTreeMap::new();
     let mut after: Option<Key> = None;
-    backlog.fetch(None, 1000);
+    backlog.read_after(None, 1000);
     loop {
         match answer(&mut answers) {
-            Input::Fetched { records, end } => {
-                for (key, record) in records {
+            Input::Fetched { entries, end } => {
+                for (key, entry) in entries {
+                    after = Some(key);
+                    let record = match entry {
+                        Entry::Record(record) => record,
+                        Entry::Gap(gap) => {
+                            drained.losses.push(gap);
+                            continue;
+                        }
+                    };
                     let mut same = reading(record.run, record.seq);
                     same.stamp = record.stamp;
                     assert_eq!(record.body, same.body, "the record {key:?} has changed");
@@ -134,27 +145,17 @@ pub fn drain(path: &Path) -> Drained {
                         .entry(record.run)
                         .or_default()
                         .insert(record.seq);
-                    after = Some(key);
                 }
                 if end {
                     break;
                 }
-                backlog.fetch(after, 1000);
-            }
-            Input::Lost { id, loss } => {
-                losses.insert(id, loss);
+                backlog.read_after(after, 1000);
             }
             Input::StoreFailed(why) => panic!("not opened: {why}"),
             _ => {}
         }
     }
     assert!(backlog.close(LIMIT), "not closed");
-    while let Ok(input) = answers.try_recv() {
-        if let Input::Lost { id, loss } = input {
-            losses.insert(id, loss);
-        }
-    }
-    drained.losses = losses.into_values().collect();
     drained
 }
 

@@ -335,6 +335,13 @@ impl Agent {
         command
     }
 
+    /// The names of its threads.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process");
+        let name = |task: fs::DirEntry| read(&task.path().join("comm")).trim().to_owned();
+        tasks.flatten().map(name).collect()
+    }
+
     /// Resident memory in kB.
     pub fn memory_kb(&self) -> i64 {
         let status = read(Path::new(&format!("/proc/{}/status", self.pid())));

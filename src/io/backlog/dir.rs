@@ -1,37 +1,32 @@
-//! The folder around the sled store: places, syncs, free space, the ballast, what a failure means,
-//! and moving a dead store aside. Nothing here looks into a store; `opening` and `store` call it.
+//! The folder around the store: names, syncs, free space, the ballast, what a failure means, and moving
+//! a dead store aside. Nothing here looks into a store; `opening` and `thread` call it.
 //!
 //! ```text
-//! <path>/store                                the sled store
+//! <path>/store                                the sled store, while there is something in it
 //! <path>/store.new                            being built; complete only once it was renamed
-//! <path>/store.old                            replaced; only to be removed
+//! <path>/store.old                            drained; only to be removed
 //! <path>/store.damaged-2026-11-20T17-03-11Z   dead, for a person to look at; newest two kept
-//! <path>/store.before                         copy of sled's log while it is being opened
-//! <path>/account                              what the store must at least know (`account`)
+//! <path>/store.before                         copy of sled's log while it is being opened (`tree`)
+//! <path>/checkpoint                           what is known beside the records (`checkpoint`)
 //! <path>/ballast                              1 MB to give back when the disk is full
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 const MB: u64 = 1024 * 1024;
 /// Below this no commit is begun, whatever the file system: three segments of sled.
-const LEAST_FLOOR: u64 = 3 * MB / 2;
+const MIN_FLOOR: u64 = 3 * MB / 2;
 /// Free space above which more is no safer.
-const MOST_FLOOR: u64 = 16 * MB;
+const MAX_FLOOR: u64 = 16 * MB;
 /// With less than this, sled cannot even open.
 const NO_ROOM: u64 = MB / 2;
 const BALLAST: u64 = MB;
-const QUARANTINED: usize = 2;
-/// A log of more bytes is opened without a copy, which would take a slow card too long and as much room
-/// again. Of so great a log the scan of what sled has left was enough (docs/reliability.md).
-const MOST_COPIED: u64 = 64 * MB;
-
+const MAX_QUARANTINED: usize = 2;
 /// Why the store cannot be used now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -43,7 +38,7 @@ pub(super) enum Fault {
     Damaged(String),
 }
 
-/// What can be done without sled having to write: free bytes, and how many must stay free.
+/// Free space on the file system, and how much of it is left untouched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Space {
     /// Bytes that this process may still write.
@@ -63,13 +58,13 @@ impl Fault {
 
 /// The folder that holds the store and what lies beside it.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct StoreDir {
     path: PathBuf,
 }
 
-impl Place {
-    pub(super) fn new(path: &Path) -> Place {
-        Place {
+impl StoreDir {
+    pub(super) fn new(path: &Path) -> StoreDir {
+        StoreDir {
             path: path.to_owned(),
         }
     }
@@ -80,13 +75,22 @@ impl Place {
     }
 
     /// The store that is being built.
-    pub(super) fn new_store(&self) -> PathBuf {
+    pub(super) fn part(&self) -> PathBuf {
+        self.path.join("store.part")
+    }
+
+    fn new_store(&self) -> PathBuf {
         self.path.join("store.new")
     }
 
-    /// The account beside the store.
-    pub(super) fn account(&self) -> PathBuf {
-        self.path.join("account")
+    /// What is known beside the records.
+    pub(super) fn checkpoint(&self) -> PathBuf {
+        self.path.join("checkpoint")
+    }
+
+    /// The folder itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The copy of sled's log.
@@ -110,79 +114,47 @@ impl Place {
         create_synced(&self.path).map_err(|error| self.fault(&error))?;
         let finish = || -> io::Result<()> {
             remove_any(&self.old_store())?;
+            remove_any(&self.part())?;
             if self.store().symlink_metadata().is_ok() {
-                // Not renamed, so perhaps not complete; the store it was made from is still there.
+                // The store that it was made from is still there, and is salvaged again.
                 remove_any(&self.new_store())?;
             } else if self.new_store().symlink_metadata().is_ok() {
                 fs::rename(self.new_store(), self.store())?;
                 sync_folder(&self.path)?;
             }
-            finish_snapshots(&self.store())
+            Ok(())
         };
         finish().map_err(|error| self.fault(&error))
     }
 
-    /// # Errors
-    /// `Blocked` when another process has the store open.
-    pub(super) fn not_held(&self) -> Result<(), Fault> {
-        let Ok(log) = File::open(self.store().join("db")) else {
-            return Ok(());
-        };
-        match rustix::fs::flock(&log, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Err(self.held()),
-            // Let go with the descriptor.
-            _ => Ok(()),
-        }
-    }
-
-    /// Copies sled's log before sled opens it. When it finds damage, sled overwrites all that was
-    /// logged later with zeros and opens with the state of before: without the copy nothing would be
-    /// left to salvage. The copy is not synced: it is gone again before much of it reaches the card.
-    pub(super) fn copy_before(&self) {
-        let log = self.store().join("db");
-        let Ok(length) = log.metadata().map(|meta| meta.len()) else {
-            return;
-        };
-        let space = self.space();
-        let fits = space.free.saturating_sub(length) > space.floor;
-        // One that is there already was made by an open that did not end: it is the better one, if a
-        // power cut has not left a part of it.
-        if length > MOST_COPIED || !fits || is_whole_copy(&self.before()).unwrap_or(false) {
-            return;
-        }
-        if let Err(error) = copy_whole(&log, &self.before()) {
-            tracing::warn!("backlog: no copy of its log while it is opened: {error}");
-            self.drop_before();
-        }
-    }
-
-    /// Removes the copy.
-    pub(super) fn drop_before(&self) {
-        let _ = remove_any(&self.before());
-    }
-
-    /// Puts `store.new`, which must be closed and synced, in the place of `store`, which is removed.
+    /// Removes a drained store, which must be closed. It gets another name first: a power cut must not
+    /// leave half of it under the name of a store.
     ///
     /// # Errors
-    /// When a rename fails; whichever was in place before is in place again at the next `prepare`.
-    pub(super) fn replace(&self) -> Result<(), Fault> {
-        let swap = || -> io::Result<()> {
+    /// When it cannot be renamed.
+    pub(super) fn remove_store(&self) -> Result<(), Fault> {
+        let remove = || -> io::Result<()> {
             remove_any(&self.old_store())?;
-            fs::rename(self.store(), self.old_store())?;
-            fs::rename(self.new_store(), self.store())?;
+            match fs::rename(self.store(), self.old_store()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => other?,
+            }
             sync_folder(&self.path)?;
             remove_any(&self.old_store())
         };
-        swap().map_err(|error| self.fault(&error))
+        remove().map_err(|error| self.fault(&error))
     }
 
-    /// As `replace`, but what was in the way, if anything, is kept beside, dated.
+    /// Puts `store.part`, which must be closed and synced, in the place of `store`. What was in the way, if
+    /// anything, is kept beside, dated.
     ///
     /// # Errors
-    /// When a rename fails.
+    /// When a rename fails; whichever was in place before is in place again at the next `prepare`.
     pub(super) fn quarantine(&self) -> Result<Option<PathBuf>, Fault> {
         let aside = self.free_name();
         let swap = || -> io::Result<Option<PathBuf>> {
+            fs::rename(self.part(), self.new_store())?;
+            sync_folder(&self.path)?;
             let there = self.store().symlink_metadata().is_ok();
             if there {
                 fs::rename(self.store(), &aside)?;
@@ -205,8 +177,7 @@ impl Place {
         match rustix::fs::statvfs(&self.path) {
             Ok(fs) => Space {
                 free: fs.f_bavail.saturating_mul(fs.f_frsize),
-                floor: (fs.f_blocks.saturating_mul(fs.f_frsize) / 20)
-                    .clamp(LEAST_FLOOR, MOST_FLOOR),
+                floor: (fs.f_blocks.saturating_mul(fs.f_frsize) / 20).clamp(MIN_FLOOR, MAX_FLOOR),
             },
             Err(_) => Space {
                 free: u64::MAX,
@@ -264,9 +235,6 @@ impl Place {
     /// What an I/O error means for the store.
     pub(super) fn fault(&self, error: &io::Error) -> Fault {
         let path = self.path.display();
-        if error.to_string().contains("could not acquire lock") {
-            return self.held();
-        }
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => self.full(self.space()),
             ErrorKind::PermissionDenied => Fault::Blocked(format!(
@@ -286,37 +254,16 @@ impl Place {
         }
     }
 
-    /// What an error of sled means for the store.
-    pub(super) fn sled_fault(&self, error: sled::Error) -> Fault {
-        match error {
-            sled::Error::Io(error) => self.fault(&error),
-            // Sled says so of a half written snapshot, too.
-            _ if self.has_room().is_err() => self.full(self.space()),
-            other => Fault::Damaged(format!("{}: {other}", self.path.display())),
-        }
-    }
-
-    /// What a panic inside sled means for the store.
-    pub(super) fn panic_fault(&self, what: &(dyn std::any::Any + Send)) -> Fault {
-        if self.has_room().is_err() {
-            return self.full(self.space());
-        }
-        let words = what
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| what.downcast_ref::<&str>().copied())
-            .unwrap_or("unknown");
-        Fault::Damaged(format!("{}: sled: {words}", self.path.display()))
-    }
-
-    fn held(&self) -> Fault {
+    /// Another process has the store open.
+    pub(super) fn held(&self) -> Fault {
         Fault::Blocked(format!(
             "the backlog in {} is held by a running nightlight; stop that one, or give this one another [backlog] path",
             self.path.display()
         ))
     }
 
-    fn full(&self, space: Space) -> Fault {
+    /// What so little space means.
+    pub(super) fn full(&self, space: Space) -> Fault {
         Fault::Full(format!(
             "disk nearly full: {} kB free where {} kB must stay free for the backlog in {}; delete something or lower [backlog] max_bytes",
             space.free / 1024,
@@ -351,7 +298,7 @@ impl Place {
             .collect();
         others.sort();
         others.reverse();
-        for old in others.iter().skip(QUARANTINED - 1) {
+        for old in others.iter().skip(MAX_QUARANTINED - 1) {
             if let Err(error) = remove_any(old) {
                 tracing::warn!("the old damaged store {} stays: {error}", old.display());
             }
@@ -412,86 +359,6 @@ pub(super) fn remove_any(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// A power cut or a full disk during sled's open leaves `snap.*.generating`. A whole one is put in its
-/// place: sled zeroes parts of its log that only the older snapshot still needs before the name of the
-/// new one is on the disk. Of one that is not whole sled has made no use yet: without it all is well,
-/// and with it no later open succeeds.
-///
-/// # Errors
-/// When what was changed cannot be synced.
-pub(super) fn finish_snapshots(store: &Path) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(store) else {
-        return Ok(());
-    };
-    let mut finished = false;
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let Some(whole) = name.strip_suffix(".generating") else {
-            continue;
-        };
-        if !name.starts_with("snap.") {
-            continue;
-        }
-        if is_snapshot(&fs::read(entry.path())?) {
-            fs::rename(entry.path(), store.join(whole))?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-        finished = true;
-    }
-    match finished {
-        true => sync_folder(store),
-        false => Ok(()),
-    }
-}
-
-/// Copies a file, and appends its checksum.
-fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
-    let mut copy = File::create(to)?;
-    let crc = checksum(File::open(from)?, |block| copy.write_all(block))?;
-    copy.write_all(&crc.to_le_bytes())
-}
-
-/// Whether this is a copy with its checksum.
-fn is_whole_copy(path: &Path) -> io::Result<bool> {
-    let length = path.metadata()?.len();
-    let Some(length) = length.checked_sub(4) else {
-        return Ok(false);
-    };
-    let mut copy = File::open(path)?;
-    let crc = checksum(Read::by_ref(&mut copy).take(length), |_| Ok(()))?;
-    let mut told = [0; 4];
-    copy.read_exact(&mut told)?;
-    Ok(length > 0 && told == crc.to_le_bytes())
-}
-
-fn checksum(mut from: impl Read, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u32> {
-    let mut block = vec![0; 65_536];
-    let mut hasher = crc32fast::Hasher::new();
-    loop {
-        let read = from.read(&mut block)?;
-        if read == 0 {
-            return Ok(hasher.finalize());
-        }
-        hasher.update(&block[..read]);
-        each(&block[..read])?;
-    }
-}
-
-/// Whether this is a whole snapshot of sled: its bytes, their number, their checksum.
-fn is_snapshot(bytes: &[u8]) -> bool {
-    let Some((rest, crc)) = bytes.split_last_chunk::<4>() else {
-        return false;
-    };
-    let Some((content, length)) = rest.split_last_chunk::<8>() else {
-        return false;
-    };
-    !content.is_empty()
-        && u64::from_le_bytes(*length) == content.len() as u64
-        && u32::from_le_bytes(*crc) == crc32fast::hash(content)
 }
 
 pub(super) fn create_synced(path: &Path) -> io::Result<()> {
