@@ -18,9 +18,10 @@ use crate::wire::{Arrived, Loss};
 
 /// Rows in one statement: few texts, so that the database knows each already.
 const CHUNKS: [usize; 4] = [128, 32, 8, 1];
-/// Tries when others are in the way, and the longest wait before each.
-const TRIES: u32 = 8;
-const WAIT: Duration = Duration::from_millis(50);
+/// Tries when others are in the way, and the longest wait before the second; before later ones it is longer.
+const TRIES: u32 = 30;
+const WAIT: Duration = Duration::from_millis(20);
+const LONGER: u32 = 10;
 
 /// What came of all devices.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub async fn ingest(conn: &mut Conn, batch: &Batch) -> Result<Acks, Fault> {
         match attempt(conn, batch).await {
             Err(Fault::Again(why)) if tries < TRIES => {
                 tracing::debug!("the transaction is tried again: {why}");
-                tokio::time::sleep(WAIT.mul_f64(fastrand::f64()) * tries).await;
+                tokio::time::sleep(WAIT.mul_f64(fastrand::f64()) * tries.min(LONGER)).await;
                 tries += 1;
             }
             Err(Fault::Again(why)) => return Err(Fault::Other(why)),

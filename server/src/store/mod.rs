@@ -106,7 +106,10 @@ impl Address {
             |_| "cannot be read; write one such as postgres://nightlight@db.local:5432/nightlight",
         )?;
         Ok(Self::Postgres(Box::new(
-            options.application_name("nightlight-server"),
+            options
+                .application_name("nightlight-server")
+                // What it notes of tables that are there already is no news.
+                .options([("client_min_messages", "warning")]),
         )))
     }
 

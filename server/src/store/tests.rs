@@ -1,6 +1,7 @@
 //! Random deliveries against a model that simply remembers everything, and single stories of the account.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -16,10 +17,14 @@ use crate::wire;
 const RUNS: u128 = 3;
 const NOW_MS: i64 = 1_795_194_200_000;
 
+#[path = "../../tests/server/postgres.rs"]
+mod postgres;
+
 /// A database of its own.
 struct Place {
     database: Database,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
+    cluster: Option<(Arc<postgres::Cluster>, String)>,
 }
 
 impl Place {
@@ -32,8 +37,32 @@ impl Place {
                 password_file: None,
                 timeout: Duration::from_secs(60),
             },
-            _folder: folder,
+            _folder: Some(folder),
+            cluster: None,
         }
+    }
+
+    /// None, and loudly so, where PostgreSQL is not installed.
+    fn postgres() -> Option<Self> {
+        let cluster = postgres::shared()?;
+        let name = cluster.database();
+        Some(Self {
+            database: Database {
+                address: Address::parse(&cluster.url(&name)).unwrap(),
+                password_file: None,
+                timeout: Duration::from_secs(60),
+            },
+            _folder: None,
+            cluster: Some((cluster, name)),
+        })
+    }
+}
+
+/// The same with either database.
+fn with_each(story: impl Fn(Place)) {
+    story(Place::sqlite());
+    if let Some(place) = Place::postgres() {
+        story(place);
     }
 }
 
@@ -308,153 +337,159 @@ proptest! {
 
 #[test]
 fn the_example_of_the_protocol_misses_nothing_and_lost_one() {
-    let place = Place::sqlite();
-    let run = Uuid::from_u128(5);
-    block_on(async {
-        let mut conn = place.database.open().await.unwrap();
-        for seq in [1, 2, 3, 11, 12, 5, 6, 7] {
-            put(&mut conn, "pi", &[reading(run, seq)]).await;
-        }
-        put(&mut conn, "pi", &[loss(run, 3, 4, 2)]).await;
-        for seq in [8, 9, 10] {
-            put(&mut conn, "pi", &[reading(run, seq)]).await;
-        }
-        let (last, counts) = books(&mut conn, "pi").await[0];
-        let (received, lost, missing) = (counts.received, counts.lost, counts.missing);
-        assert_eq!((last, received, lost, missing), (12, 11, 1, 0));
+    with_each(|place| {
+        let run = Uuid::from_u128(5);
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            for seq in [1, 2, 3, 11, 12, 5, 6, 7] {
+                put(&mut conn, "pi", &[reading(run, seq)]).await;
+            }
+            put(&mut conn, "pi", &[loss(run, 3, 4, 2)]).await;
+            for seq in [8, 9, 10] {
+                put(&mut conn, "pi", &[reading(run, seq)]).await;
+            }
+            let (last, counts) = books(&mut conn, "pi").await[0];
+            let (received, lost, missing) = (counts.received, counts.lost, counts.missing);
+            assert_eq!((last, received, lost, missing), (12, 11, 1, 0));
+        });
     });
 }
 
 /// An ack of a range acks all that is in it: of a thinned one only when nothing of it is on its way.
 #[test]
 fn a_loss_with_holes_is_not_acked_before_they_are_filled() {
-    let place = Place::sqlite();
-    let run = Uuid::from_u128(5);
-    block_on(async {
-        let mut conn = place.database.open().await.unwrap();
-        let thinned = loss(run, 1, 3, 2);
-        assert!(
-            put(&mut conn, "pi", std::slice::from_ref(&thinned))
-                .await
-                .is_empty()
-        );
-        put(&mut conn, "pi", &[reading(run, 2)]).await;
-        let acks = put(&mut conn, "pi", &[thinned]).await;
-        let acked: Vec<_> = acks[&("pi".to_owned(), run)].iter().collect();
-        assert_eq!(acked, [(1, 3)]);
+    with_each(|place| {
+        let run = Uuid::from_u128(5);
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let thinned = loss(run, 1, 3, 2);
+            assert!(
+                put(&mut conn, "pi", std::slice::from_ref(&thinned))
+                    .await
+                    .is_empty()
+            );
+            put(&mut conn, "pi", &[reading(run, 2)]).await;
+            let acks = put(&mut conn, "pi", &[thinned]).await;
+            let acked: Vec<_> = acks[&("pi".to_owned(), run)].iter().collect();
+            assert_eq!(acked, [(1, 3)]);
+        });
     });
 }
 
 #[test]
 fn no_device_can_take_the_records_of_another() {
-    let place = Place::sqlite();
-    let run = Uuid::from_u128(5);
-    block_on(async {
-        let mut conn = place.database.open().await.unwrap();
-        let both = [("pi", reading(run, 1)), ("thief", reading(run, 1))];
-        let acks = ingest(&mut conn, &batch(both)).await.unwrap();
-        assert_eq!(acks.len(), 2);
-        for device in ["pi", "thief"] {
-            let (last, counts) = books(&mut conn, device).await[0];
-            assert_eq!((last, counts.received, counts.twice), (1, 1, 0), "{device}");
-        }
+    with_each(|place| {
+        let run = Uuid::from_u128(5);
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let both = [("pi", reading(run, 1)), ("thief", reading(run, 1))];
+            let acks = ingest(&mut conn, &batch(both)).await.unwrap();
+            assert_eq!(acks.len(), 2);
+            for device in ["pi", "thief"] {
+                let (last, counts) = books(&mut conn, device).await[0];
+                assert_eq!((last, counts.received, counts.twice), (1, 1, 0), "{device}");
+            }
+        });
     });
 }
 
 #[test]
 fn ids_and_texts_with_sql_in_them_are_kept_as_they_are() {
-    let place = Place::sqlite();
-    let run = Uuid::from_u128(5);
-    let ids = [
-        "'; drop table records; --",
-        "\" or 1=1",
-        "$1",
-        "?",
-        "%_\\",
-        "{id}",
-        "\u{202e}pi",
-        "\u{1}\u{7f}",
-        "null",
-    ];
-    block_on(async {
-        let mut conn = place.database.open().await.unwrap();
-        let odd = |seq| {
-            format!(
-                r#"{{"event":"led","led_on":true,"by":"'; --","why":"\u0000 $2 \"","run":"{run}","seq":{seq}}}"#
-            )
-        };
-        let all = ids
-            .iter()
-            .flat_map(|id| [(*id, odd(1)), (*id, odd(2)), (*id, loss(run, 4, 5, 2))]);
-        ingest(&mut conn, &batch(all)).await.unwrap();
-        let mut devices = read::devices(&mut conn).await.unwrap();
-        let mut expected = ids.map(str::to_owned).to_vec();
-        devices.sort();
-        expected.sort();
-        assert_eq!(devices, expected);
-        for id in ids {
-            let (last, counts) = books(&mut conn, id).await[0];
-            assert_eq!(
-                (last, counts.received, counts.lost, counts.missing),
-                (5, 2, 2, 1)
-            );
-            let page = read::records(&mut conn, (id, run), 0, &read::Span::default())
-                .await
-                .unwrap();
-            assert_eq!(page[1].payload, odd(2));
-            assert_eq!(page[1].why.as_deref(), Some("\u{fffd} $2 \""));
-        }
+    with_each(|place| {
+        let run = Uuid::from_u128(5);
+        let ids = [
+            "'; drop table records; --",
+            "\" or 1=1",
+            "$1",
+            "?",
+            "%_\\",
+            "{id}",
+            "\u{202e}pi",
+            "\u{1}\u{7f}",
+            "null",
+        ];
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let odd = |seq| {
+                format!(
+                    r#"{{"event":"led","led_on":true,"by":"'; --","why":"\u0000 $2 \"","run":"{run}","seq":{seq}}}"#
+                )
+            };
+            let all = ids
+                .iter()
+                .flat_map(|id| [(*id, odd(1)), (*id, odd(2)), (*id, loss(run, 4, 5, 2))]);
+            ingest(&mut conn, &batch(all)).await.unwrap();
+            let mut devices = read::devices(&mut conn).await.unwrap();
+            let mut expected = ids.map(str::to_owned).to_vec();
+            devices.sort();
+            expected.sort();
+            assert_eq!(devices, expected);
+            for id in ids {
+                let (last, counts) = books(&mut conn, id).await[0];
+                assert_eq!(
+                    (last, counts.received, counts.lost, counts.missing),
+                    (5, 2, 2, 1)
+                );
+                let page = read::records(&mut conn, (id, run), 0, &read::Span::default())
+                    .await
+                    .unwrap();
+                assert_eq!(page[1].payload, odd(2));
+                assert_eq!(page[1].why.as_deref(), Some("\u{fffd} $2 \""));
+            }
+        });
     });
 }
 
 #[test]
 fn what_comes_twice_in_one_batch_counts_once() {
-    let place = Place::sqlite();
-    let run = Uuid::from_u128(5);
-    block_on(async {
-        let mut conn = place.database.open().await.unwrap();
-        let many: Vec<_> = (1..=300)
-            .flat_map(|seq| [reading(run, seq), reading(run, seq)])
-            .collect();
-        put(&mut conn, "pi", &many).await;
-        let (last, counts) = books(&mut conn, "pi").await[0];
-        assert_eq!(
-            (last, counts.received, counts.twice, counts.missing),
-            (300, 300, 300, 0)
-        );
+    with_each(|place| {
+        let run = Uuid::from_u128(5);
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let many: Vec<_> = (1..=300)
+                .flat_map(|seq| [reading(run, seq), reading(run, seq)])
+                .collect();
+            put(&mut conn, "pi", &many).await;
+            let (last, counts) = books(&mut conn, "pi").await[0];
+            assert_eq!(
+                (last, counts.received, counts.twice, counts.missing),
+                (300, 300, 300, 0)
+            );
+        });
     });
 }
 
 #[test]
 fn what_is_deleted_is_neither_missing_nor_asked_for_again() {
-    let place = Place::sqlite();
-    let run = Uuid::from_u128(5);
-    block_on(async {
-        let mut conn = place.database.open().await.unwrap();
-        let some: Vec<_> = (1..=3_000)
-            .filter(|seq| *seq != 7)
-            .map(|seq| reading(run, seq))
-            .collect();
-        put(&mut conn, "pi", &some).await;
-        assert_eq!(forget::step(&mut conn, "pi", run).await.unwrap(), 2_000);
-        let (last, counts) = books(&mut conn, "pi").await[0];
-        assert_eq!(
-            (last, counts.received, counts.deleted, counts.missing),
-            (3_000, 999, 2_000, 1)
-        );
-        assert_eq!(read::missing(&mut conn, "pi", run).await.unwrap(), [(7, 7)]);
-        // The ack was lost: acked again, and not kept again.
-        let acks = put(&mut conn, "pi", &[reading(run, 3), reading(run, 7)]).await;
-        let acked: Vec<_> = acks[&("pi".to_owned(), run)].iter().collect();
-        assert_eq!(acked, [(3, 3), (7, 7)]);
-        let (_, counts) = books(&mut conn, "pi").await[0];
-        assert_eq!(
-            (counts.received, counts.twice, counts.missing),
-            (1_000, 1, 0)
-        );
-        assert!(forget::device(&mut conn, "pi").await.unwrap());
-        assert!(!forget::device(&mut conn, "pi").await.unwrap());
-        assert!(books(&mut conn, "pi").await.is_empty());
+    with_each(|place| {
+        let run = Uuid::from_u128(5);
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let some: Vec<_> = (1..=3_000)
+                .filter(|seq| *seq != 7)
+                .map(|seq| reading(run, seq))
+                .collect();
+            put(&mut conn, "pi", &some).await;
+            assert_eq!(forget::step(&mut conn, "pi", run).await.unwrap(), 2_000);
+            let (last, counts) = books(&mut conn, "pi").await[0];
+            assert_eq!(
+                (last, counts.received, counts.deleted, counts.missing),
+                (3_000, 999, 2_000, 1)
+            );
+            assert_eq!(read::missing(&mut conn, "pi", run).await.unwrap(), [(7, 7)]);
+            // The ack was lost: acked again, and not kept again.
+            let acks = put(&mut conn, "pi", &[reading(run, 3), reading(run, 7)]).await;
+            let acked: Vec<_> = acks[&("pi".to_owned(), run)].iter().collect();
+            assert_eq!(acked, [(3, 3), (7, 7)]);
+            let (_, counts) = books(&mut conn, "pi").await[0];
+            assert_eq!(
+                (counts.received, counts.twice, counts.missing),
+                (1_000, 1, 0)
+            );
+            assert!(forget::device(&mut conn, "pi").await.unwrap());
+            assert!(!forget::device(&mut conn, "pi").await.unwrap());
+            assert!(books(&mut conn, "pi").await.is_empty());
+        });
     });
 }
 
@@ -513,4 +548,147 @@ fn a_plot_of_a_day_goes_by_the_index() {
         );
         assert!(!plan.concat().contains("SCAN"), "{plan:?}");
     });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    #[test]
+    fn the_account_in_postgres_is_that_of_the_model_too(steps in steps()) {
+        if let Some(place) = Place::postgres() {
+            check(&place, steps)?;
+        }
+    }
+}
+
+/// Several servers write the same at the same time, each in an order of its own.
+#[test]
+fn writers_at_the_same_time_agree() {
+    with_each(|place| writers_agree(&place));
+}
+
+/// As strict as PostgreSQL can be: it refuses what could not have happened one after the other, and the server
+/// tries again.
+#[test]
+fn a_transaction_that_is_refused_is_tried_again() {
+    let Some(place) = Place::postgres() else {
+        return;
+    };
+    if let Some((cluster, name)) = &place.cluster {
+        let sql =
+            format!("alter database {name} set default_transaction_isolation = 'serializable'");
+        assert!(cluster.sql("postgres", &sql).is_some());
+    }
+    writers_agree(&place);
+}
+
+fn writers_agree(place: &Place) {
+    const WRITERS: u64 = 4;
+    const RECORDS: u64 = 60;
+    let run = Uuid::from_u128(5);
+    let devices: Vec<String> = (0..3).map(name).collect();
+    block_on(place.database.open()).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let devices = &devices;
+            scope.spawn(move || {
+                block_on(async {
+                    let mut conn = place.database.open().await.unwrap();
+                    let mut seqs: Vec<u64> = (1..=RECORDS).collect();
+                    fastrand::Rng::with_seed(writer).shuffle(&mut seqs);
+                    for some in seqs.chunks(6) {
+                        let all = devices.iter().flat_map(|device| {
+                            some.iter().map(|seq| (device.as_str(), reading(run, *seq)))
+                        });
+                        let told = devices
+                            .iter()
+                            .map(|device| (device.as_str(), loss(run, 61, 62, 2)));
+                        ingest(&mut conn, &batch(all.chain(told))).await.unwrap();
+                    }
+                    conn.close().await;
+                });
+            });
+        }
+    });
+    block_on(async {
+        let mut conn = place.database.look().await.unwrap();
+        for device in &devices {
+            let (last, counts) = books(&mut conn, device).await[0];
+            let expected = Counts {
+                received: RECORDS,
+                twice: (WRITERS - 1) * RECORDS,
+                lost: 2,
+                missing: 0,
+                deleted: 0,
+            };
+            assert_eq!((last, counts), (62, expected), "{device}");
+        }
+    });
+}
+
+/// The tables and views of both databases, column by column.
+#[test]
+fn both_databases_have_the_same_tables() {
+    let Some(postgres) = Place::postgres() else {
+        return;
+    };
+    let sqlite = Place::sqlite();
+    let (here, there) = block_on(async {
+        let mut conn = sqlite.database.open().await.unwrap();
+        let sql = "select m.name, c.name, lower(c.type), c.pk, c.\"notnull\" from sqlite_master m, \
+                   pragma_table_info(m.name) c where m.type in ('table', 'view') and m.name not like '\\_%' escape '\\' \
+                   and m.name not like 'sqlite%' order by m.name, c.cid";
+        let here: Vec<_> = conn
+            .rows(sql, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(column)
+            .collect();
+        let mut conn = postgres.database.open().await.unwrap();
+        let sql = "select c.table_name::text, c.column_name::text, c.data_type::text, \
+                   coalesce((select k.ordinal_position from information_schema.key_column_usage k \
+                   where k.table_name = c.table_name and k.column_name = c.column_name), 0)::bigint, \
+                   (c.is_nullable = 'NO')::int::bigint \
+                   from information_schema.columns c where c.table_schema = 'public' \
+                   and c.table_name not like '\\_%' order by c.table_name collate \"C\", c.ordinal_position";
+        let there: Vec<_> = conn
+            .rows(sql, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(column)
+            .collect();
+        (here, there)
+    });
+    assert!(here.len() > 60, "{here:?}");
+    assert_eq!(here.len(), there.len());
+    for (here, there) in here.iter().zip(&there) {
+        let types = match there.2.as_str() {
+            "bigint" | "boolean" => ["integer", "int"],
+            "double precision" => ["real", "real"],
+            _ => ["text", "text"],
+        };
+        assert_eq!(
+            (&here.0, &here.1, here.3, here.4),
+            (&there.0, &there.1, there.3, there.4)
+        );
+        // A view's computed column has no declared type in SQLite; some versions say blob then.
+        let is_computed = ["", "blob"].contains(&here.2.as_str());
+        assert!(
+            is_computed || types.contains(&here.2.as_str()),
+            "{here:?} {there:?}"
+        );
+    }
+}
+
+fn column(row: &super::Row) -> (String, String, String, i64, i64) {
+    let text = |at| row.text(at).unwrap().unwrap_or_default();
+    (
+        text(0),
+        text(1),
+        text(2),
+        row.whole(3).unwrap(),
+        row.whole(4).unwrap(),
+    )
 }

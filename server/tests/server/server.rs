@@ -3,16 +3,22 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::postgres::Cluster;
 use crate::stage::within;
 
 /// Where a story's records are kept.
 pub enum Store {
     /// In a file of the server's folder.
     Sqlite,
+    /// In a database of this cluster.
+    Postgres(Arc<Cluster>),
+    /// There.
+    At(String),
 }
 
 /// The server. Its database outlives it.
@@ -37,6 +43,8 @@ impl Server {
         let folder = tempfile::tempdir().expect("a folder");
         let url = match store {
             Store::Sqlite => format!("sqlite://{}/store/nightlight.db", folder.path().display()),
+            Store::Postgres(cluster) => cluster.url(&cluster.database()),
+            Store::At(url) => url.clone(),
         };
         let text = format!(
             "[broker]\nurl = \"mqtt://127.0.0.1:{port}\"\n{broker}[database]\nurl = \"{url}\"\n{more}"
