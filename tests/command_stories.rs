@@ -400,3 +400,93 @@ fn a_command_that_still_waited_when_the_daemon_died_is_obeyed_when_it_comes_agai
     world.seconds(1);
     assert!(world.led_on);
 }
+
+/// Light says off, and the server has spoken with a lease that is over soon.
+fn alone_by_day() -> World {
+    let mut world = World::new(settings());
+    world.server = false;
+    world.light = Some(900.0);
+    world.seconds(5);
+    world
+}
+
+#[test]
+fn in_a_mode_that_was_kept_a_command_without_an_end_outlives_a_restart() {
+    let mut world = alone_by_day();
+    world.command(r#"{"command":"set","mode":"remote","persist":true}"#);
+    world.command(r#"{"led_on":true,"id":"a","seq":7,"lease":"2s"}"#);
+    world.seconds(10);
+    // Switched by somebody while nightlight was away: the command still counts.
+    world.led_on = false;
+    world.crash();
+    world.seconds(1);
+    let view = world.view();
+    assert_eq!(
+        (view.by.as_str(), view.why.as_str()),
+        ("remote", "command a")
+    );
+    assert!(world.led_on);
+    world.command(r#"{"led_on":false,"id":"late","seq":6}"#);
+    world.seconds(1);
+    assert!(world.led_on, "it is older than the one that holds");
+}
+
+#[test]
+fn a_command_that_does_not_count_in_mode_local_flashes_no_led_at_a_restart() {
+    let mut world = alone_by_day();
+    world.command(r#"{"led_on":true,"lease":"1h"}"#);
+    world.seconds(1);
+    world.command(r#"{"command":"set","mode":"local","persist":true}"#);
+    world.seconds(10);
+    assert!(!world.led_on);
+    let changes = world.led_changes.len();
+    world.crash();
+    world.seconds(10);
+    assert_eq!(world.led_changes.len(), changes, "{:#?}", world.log);
+    // It is still there when it counts again.
+    world.command(r#"{"command":"set","mode":"auto"}"#);
+    world.seconds(1);
+    assert_eq!((world.view().by.as_str(), world.led_on), ("remote", true));
+}
+
+#[test]
+fn the_reason_of_the_newest_command_is_left_to_the_next_run() {
+    let mut settings = settings();
+    settings.lighting.lease = Lease::WhileLinked;
+    let mut world = World::new(settings);
+    world.server = false;
+    world.seconds(5);
+    world.command(r#"{"led_on":true,"id":"first"}"#);
+    world.seconds(1);
+    world.command(r#"{"led_on":true}"#);
+    world.seconds(1);
+    world.crash();
+    assert_eq!(world.view().why, "command");
+}
+
+#[test]
+fn a_command_overtaken_while_it_waited_is_not_obeyed_after_a_restart() {
+    let mut world = alone_by_day();
+    world.crash();
+    world.run_for(Duration::from_millis(300));
+    // Linked anew, so that what comes settles first, after the last of the start was written.
+    world.pull_cable();
+    world.run_for(Duration::from_millis(10));
+    world.mend_cable();
+    while !world.is_linked() {
+        world.run_for(Duration::from_millis(10));
+    }
+    // No disk knows the id.
+    world.disk_good(false);
+    world.command(r#"{"led_on":true,"id":"overtaken"}"#);
+    world.run_for(Duration::from_millis(249));
+    world.command(r#"{"led_on":false}"#);
+    world.run_for(Duration::from_millis(249));
+    world.crash();
+    world.seconds(5);
+    world.command(r#"{"led_on":true,"id":"overtaken"}"#);
+    world.seconds(1);
+    let result = world.on(Topic::Results).pop().cloned().unwrap_or_default();
+    assert_eq!(result["result"], "duplicate");
+    assert!(!world.led_on);
+}

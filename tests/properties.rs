@@ -510,14 +510,26 @@ type Told = (bool, &'static str, String);
 fn led_never_waits(world: &World, settings: &Settings) -> Result<Vec<Vec<Told>>, TestCaseError> {
     let mut model = Model::new(settings, false, Duration::from_secs(100), Value::Null);
     let mut lives = Vec::new();
+    let mut boot_id = None;
     for (place, step) in world.trace.iter().enumerate() {
+        let same_boot = boot_id.replace(step.boot_id) == Some(step.boot_id);
         if step.input.is_none() {
             lives.push(std::mem::take(&mut model.changes));
+            let left = model.left.take().filter(|_| same_boot);
             let (kept, now) = (model.kept.take(), step.now.boot);
-            model = Model::new(settings, step.led_wanted, now, kept);
+            model = Model::new(settings, step.led_on, now, kept);
+            model.go_on(left, step, settings);
         } else {
             model.step(step, settings);
+            model.leave(step);
         }
+        prop_assert!(
+            model.leaves_in_time(step.now.boot),
+            "not left to the next run at step {}: {:?} {:?}",
+            place,
+            step,
+            model
+        );
         prop_assert_eq!(
             model.led_on,
             step.led_wanted,
@@ -597,8 +609,17 @@ impl Rules {
     }
 }
 
+/// What a restart within the same boot goes on with.
+#[derive(Debug, Clone, PartialEq)]
+struct Left {
+    word: Option<Word>,
+    changed_at: Option<Duration>,
+    ids: BTreeSet<String>,
+    last: Option<i64>,
+}
+
 /// The server's word: what, why, its lease, and until when it holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Word {
     led_on: bool,
     why: String,
@@ -633,6 +654,10 @@ struct Model {
     /// The number of the last one obeyed.
     last: Option<i64>,
     stopping: bool,
+    /// What the next run gets, when that was written, and how often in all runs.
+    left: Option<Left>,
+    left_at: Duration,
+    handovers: u64,
 }
 
 impl Model {
@@ -644,7 +669,7 @@ impl Model {
             off_above: lighting.off_above,
             interval: lighting.interval,
         };
-        Self {
+        let mut model = Self {
             led_on,
             changes: Vec::new(),
             changed_at: None,
@@ -665,11 +690,64 @@ impl Model {
             hole_until: None,
             last: None,
             stopping: false,
+            left: None,
+            left_at: now,
+            handovers: 1,
+        };
+        model.left = Some(model.leaves());
+        model
+    }
+
+    /// Begins where the run before stopped. Until the first try to connect fails, a word that holds while
+    /// linked goes on holding.
+    fn go_on(&mut self, left: Option<Left>, step: &Step, settings: &Settings) {
+        let now = step.now.boot;
+        if let Some(left) = left {
+            self.changed_at = left.changed_at;
+            self.ids = left.ids;
+            let remote = self.rules.mode == Mode::Remote;
+            let holds = |word: &Word| remote || word.until.is_none_or(|until| now < until);
+            self.word = left.word.filter(holds);
+            // Without its lease the server counts again from anywhere.
+            self.last = left.last.filter(|_| self.word.is_some());
         }
+        self.decide(now, settings);
+        self.left = Some(self.leaves());
+        // A run leaves something as soon as it begins; the world sees that with its next step.
+        self.handovers = step.handovers + 1;
+    }
+
+    /// What is to be left: not the ids of commands that wait, which nobody has obeyed.
+    fn leaves(&self) -> Left {
+        let waits = |id: &str| self.waiting.iter().any(|waiting| waiting["id"] == id);
+        Left {
+            word: self.word.clone(),
+            changed_at: self.changed_at,
+            ids: self.ids.iter().filter(|id| !waits(id)).cloned().collect(),
+            last: self.last,
+        }
+    }
+
+    /// Something was left for the next run in this step.
+    fn leave(&mut self, step: &Step) {
+        if step.handovers > self.handovers {
+            self.handovers = step.handovers;
+            self.left = Some(self.leaves());
+            self.left_at = step.now.boot;
+        }
+    }
+
+    /// What changes is left at most 250 ms later, and at a stop at once.
+    fn leaves_in_time(&self, now: Duration) -> bool {
+        let soon = !self.stopping && now < self.left_at + ms(250);
+        soon || self.left.as_ref() == Some(&self.leaves())
     }
 
     fn step(&mut self, step: &Step, settings: &Settings) {
         let now = step.now.boot;
+        if let Some(Input::BacklogOpened(opened)) = &step.input {
+            self.ids.extend(opened.command_ids.iter().cloned());
+        }
         let Some(input) = step.input.as_ref().filter(|_| !self.stopping) else {
             return;
         };
@@ -681,7 +759,6 @@ impl Model {
                 self.settling = Some((now + ms(250), now + ms(1_000)));
             }
             Input::LinkDown { .. } => self.link_down(),
-            Input::BacklogOpened(opened) => self.ids.extend(opened.command_ids.iter().cloned()),
             Input::ServerAcked(_) => self.server_alive(now),
             Input::ServerStatus { retained: true, .. } => {}
             Input::ServerStatus { payload, .. } if payload == b"offline" => self.let_go(),

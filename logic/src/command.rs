@@ -110,7 +110,7 @@ pub struct Inbox {
     waiting: Vec<Command>,
     hole_until: Option<Duration>,
     last: Option<Place>,
-    /// Grows with each id that becomes known.
+    /// Grows with each id that becomes known, and with each command that waits no more.
     ids_noted: u64,
     verdicts: VecDeque<Verdict>,
 }
@@ -249,6 +249,7 @@ impl Inbox {
                     self.waiting.push(other);
                 }
                 Some(other) => {
+                    self.ids_noted += 1;
                     self.refuse(
                         other.id,
                         Outcome::Superseded,

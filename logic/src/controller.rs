@@ -231,10 +231,14 @@ impl Controller {
             Input::ServerStatus { payload, retained } => {
                 self.server_status(&payload, retained, now);
             }
-            Input::RulesFound { patch, place } => self.rules_found(patch, &place, now),
+            Input::RulesFound { patch, place } => {
+                self.rules_found(patch, &place, now);
+                self.rules_known(now);
+            }
             Input::RulesUnusable(why) => {
                 let text = format!("rules set by a command are not followed: {why}");
                 self.log(Level::Warn, text);
+                self.rules_known(now);
             }
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records, lost } => {

@@ -78,6 +78,10 @@ pub struct Lighting {
     led_on: bool,
     changed_at: Option<Duration>,
     held: Option<Held>,
+    /// Grows when another command holds, or the same for another reason or time.
+    held_count: u64,
+    /// What an earlier run left, as long as the rules kept on the disk are not known.
+    undecided: Option<handover::Undecided>,
     sensor: Sensor,
     light: Option<f64>,
     light_at: Duration,
@@ -98,7 +102,7 @@ pub struct Lighting {
 }
 
 /// The command that holds the LED.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Held {
     led_on: bool,
     lease: Lease,
@@ -121,6 +125,8 @@ impl Lighting {
             led_on,
             changed_at: None,
             held: None,
+            held_count: 0,
+            undecided: None,
             sensor: Sensor::Unknown,
             light: None,
             light_at: now,
@@ -183,12 +189,16 @@ impl Lighting {
             Some(own) => Lease::For(own.clamp(LEASE_MIN, LEASE_MAX)),
             None => self.settings.lease,
         };
-        self.held = Some(Held {
+        let held = Some(Held {
             led_on,
             lease,
             until: lease.end(now),
             why,
         });
+        if self.held != held {
+            self.held = held;
+            self.held_count += 1;
+        }
         self.decide(now)
     }
 

@@ -107,6 +107,12 @@ pub struct Step {
     pub clock_known: bool,
     /// The daemon left a broker that confirms nothing.
     pub left_broker: bool,
+    /// This start of the machine.
+    pub boot_id: Uuid,
+    /// The LED itself; when a run begins, as that run found it.
+    pub led_on: bool,
+    /// How often something was left for the next run, in all runs.
+    pub handovers: u64,
 }
 
 /// A life of the daemon that is over.
@@ -768,6 +774,9 @@ impl World {
             led_wanted: self.led_wanted,
             clock_known: clock == ClockState::Synced,
             left_broker: std::mem::take(&mut self.left_broker),
+            boot_id: self.boot_id,
+            led_on: self.led_on,
+            handovers: self.handovers_written,
         });
     }
 

@@ -45,6 +45,15 @@ impl Controller {
         self.inbox.take_over(commands);
     }
 
+    /// The rules kept on the disk are known: only now is it sure whether the command of an earlier run holds.
+    pub(super) fn rules_known(&mut self, now: Now) {
+        let (is_over, change) = self.lighting.rules_known(now.boot);
+        if is_over {
+            self.inbox.forget_order();
+        }
+        self.apply(change);
+    }
+
     pub(super) fn write_handover(&mut self, now: Now) {
         let stamps = (self.lighting.stamp(), self.inbox.stamp());
         let is_due = self.handover_due().is_some_and(|at| now.boot >= at);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Held, Lease, Lighting, Mode, State};
+use super::{Change, Held, Lease, Lighting, Mode, State};
 
 /// A command that holds as long as the link is up outlives a restart of at most this length: the link went
 /// down with the daemon, and nobody can tell what the server did meanwhile.
@@ -42,13 +42,22 @@ pub struct KeptCommand {
     pub why: String,
 }
 
+/// A command of an earlier run of which the mode decides, and the mode may still come from the disk.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    held: Held,
+    /// The restart was short enough for a command without an end.
+    in_time: bool,
+}
+
 /// What changes when there is something new to keep; cheap to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DecisionStamp {
     led_on: bool,
     by: &'static str,
     since: Duration,
-    command: Option<(bool, Option<Duration>)>,
+    held_count: u64,
+    until: Option<Option<Duration>>,
 }
 
 impl KeptDecision {
@@ -70,7 +79,7 @@ impl KeptDecision {
 
 impl Lighting {
     /// Goes on where an earlier run of the same boot stopped. `kept` is sound, and was written at `written`.
-    /// True if its command holds on.
+    /// True if its command holds on, or may when the rules kept on the disk are known.
     pub(crate) fn take_over(
         &mut self,
         kept: KeptDecision,
@@ -78,18 +87,22 @@ impl Lighting {
         now: Duration,
     ) -> bool {
         self.changed_at = kept.changed_at;
-        self.held = kept.command.and_then(|command| {
-            let holds = match command.until {
-                Some(until) => now < until,
-                None => now.saturating_sub(written) <= MAX_RESTART,
-            };
-            (holds || self.settings.mode == Mode::Remote).then_some(Held {
+        if let Some(command) = kept.command {
+            let held = Held {
                 led_on: command.led_on,
                 lease: command.lease.map_or(Lease::WhileLinked, Lease::For),
                 until: command.until,
                 why: command.why,
-            })
-        });
+            };
+            let in_time = held.until.is_some() || now.saturating_sub(written) <= MAX_RESTART;
+            let undecided = Undecided { held, in_time };
+            // One that did not decide (mode `local`) does not begin to before the mode is known for sure.
+            if kept.by == REMOTE.by() && undecided.holds(self.settings.mode, now) {
+                self.held = Some(undecided.held);
+            } else {
+                self.undecided = Some(undecided);
+            }
+        }
         // An LED that somebody switched meanwhile is not what the earlier run decided.
         if kept.led_on == self.led_on {
             self.decided = self.state();
@@ -101,7 +114,21 @@ impl Lighting {
                 self.why = kept.why;
             }
         }
-        self.held.is_some()
+        self.held.is_some() || self.undecided.is_some()
+    }
+
+    /// The rules kept on the disk are known by now: what an earlier run left holds by them, or no more.
+    /// Gives back whether its command ends here, and the change of the LED.
+    pub(crate) fn rules_known(&mut self, now: Duration) -> (bool, Option<Change>) {
+        let Some(undecided) = self.undecided.take() else {
+            return (false, None);
+        };
+        self.held_count += 1;
+        let is_newest = self.held.is_none();
+        if is_newest && undecided.holds(self.settings.mode, now) {
+            self.held = Some(undecided.held);
+        }
+        (self.held.is_none(), self.decide(now))
     }
 
     /// What an earlier run of the same boot leaves to the next one.
@@ -112,7 +139,7 @@ impl Lighting {
             why: self.why.clone(),
             since: self.decided_at,
             changed_at: self.changed_at,
-            command: self.held.as_ref().map(|held| KeptCommand {
+            command: self.left().map(|held| KeptCommand {
                 led_on: held.led_on,
                 lease: match held.lease {
                     Lease::For(time) => Some(time),
@@ -134,8 +161,21 @@ impl Lighting {
             led_on: self.led_on,
             by: self.by(),
             since: self.decided_at,
-            command: self.held.as_ref().map(|held| (held.led_on, held.until)),
+            held_count: self.held_count,
+            until: self.left().map(|held| held.until),
         }
+    }
+
+    fn left(&self) -> Option<&Held> {
+        let undecided = self.undecided.as_ref().map(|undecided| &undecided.held);
+        self.held.as_ref().or(undecided)
+    }
+}
+
+impl Undecided {
+    fn holds(&self, mode: Mode, now: Duration) -> bool {
+        let is_over = self.held.until.is_some_and(|until| now >= until);
+        mode == Mode::Remote || (self.in_time && !is_over)
     }
 }
 
