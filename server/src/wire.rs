@@ -98,8 +98,6 @@ pub struct Loss {
     pub count: u64,
     /// Why.
     pub reason: Option<String>,
-    /// It is told by itself and acked by its range, not by a record with a number of its own.
-    pub alone: bool,
 }
 
 /// The parts of a record that the server reads; everything else is kept as it is.
@@ -252,11 +250,10 @@ impl Payload {
             .filter(|_| is_now && wire.event.as_deref() == Some("sensor"));
         match (wire.run, wire.seq) {
             (Some(run), Some(seq)) if (1..=MOST_SEQ).contains(&seq) && is_worth_it => {
-                self.losses.extend(wire.loss(false));
                 self.records.push(wire.record((run, seq), lane, json));
             }
             (None, None) if wire.light.is_some() => self.plain += 1,
-            (None, None) => match wire.loss(true) {
+            (None, None) => match wire.loss() {
                 Some(loss) => self.losses.push(loss),
                 None => return self.rubbish += 1,
             },
@@ -295,7 +292,7 @@ impl Wire {
         }
     }
 
-    fn loss(&self, alone: bool) -> Option<Loss> {
+    fn loss(&self) -> Option<Loss> {
         if self.event.as_deref() != Some("loss") {
             return None;
         }
@@ -309,7 +306,6 @@ impl Wire {
             to,
             count,
             reason: self.reason.clone().map(storable),
-            alone,
         })
     }
 
@@ -388,29 +384,17 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_read_alone_and_in_a_record_of_its_own() {
-        let of_run: Uuid = RUN.parse().unwrap();
+    fn a_loss_is_the_gap_itself_and_has_no_number() {
         let told = |more: &str| live(&format!(r#"{{"event":"loss","of_run":"{RUN}",{more}}}"#));
-        let loss = |alone, count| Loss {
-            of_run,
+        let loss = Loss {
+            of_run: RUN.parse().unwrap(),
             from: 3,
             to: 9,
-            count,
+            count: 7,
             reason: Some("backlog-full".into()),
-            alone,
         };
-        let alone = told(r#""from_seq":3,"to_seq":9,"count":4,"reason":"backlog-full""#);
-        assert_eq!(
-            (alone.losses, alone.records.len()),
-            (vec![loss(true, 4)], 0)
-        );
-        let numbered = told(&format!(
-            r#""from_seq":3,"to_seq":9,"reason":"backlog-full","run":"{RUN}","seq":12"#
-        ));
-        assert_eq!(
-            (numbered.losses, numbered.records.len()),
-            (vec![loss(false, 7)], 1)
-        );
+        let read = told(r#""from_seq":3,"to_seq":9,"reason":"backlog-full""#);
+        assert_eq!((read.losses, read.records.len()), (vec![loss], 0));
         for bad in [
             r#""from_seq":9,"to_seq":3,"count":4"#,
             r#""from_seq":0,"to_seq":3"#,
@@ -418,9 +402,12 @@ mod tests {
         ] {
             let read = told(bad);
             assert_eq!((read.losses.len(), read.rubbish), (0, 1), "{bad}");
-            let read = told(&format!(r#"{bad},"run":"{RUN}","seq":12"#));
-            assert_eq!((read.losses.len(), read.records.len()), (0, 1), "{bad}");
         }
+        // With a number it is a record like any, and tells nothing of others.
+        let read = told(&format!(
+            r#""from_seq":3,"to_seq":9,"run":"{RUN}","seq":12"#
+        ));
+        assert_eq!((read.losses.len(), read.records.len()), (0, 1));
     }
 
     #[test]

@@ -384,7 +384,7 @@ async fn losses(
                 }
                 changed.insert(of.clone());
             }
-            if loss.alone && is_settled(conn, &of, loss).await? {
+            if is_settled(conn, &of, loss).await? {
                 acks.entry(of).or_default().insert(loss.from, loss.to);
             }
         }
