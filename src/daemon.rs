@@ -4,9 +4,10 @@
 //! backlog and the session live beside it and answer with inputs. `main.rs` and `demo.rs` call it.
 
 use std::future::Future;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -21,17 +22,23 @@ use crate::io::led::LedThread;
 use crate::io::rules::KeptRules;
 use crate::io::runtime::Runtime;
 use crate::io::sensor::Reader;
+use crate::io::web::{Look, Looker};
 use crate::io::{systemd, web};
 use crate::logic::delivery::Topic;
 use crate::logic::handover::Handover;
 use crate::logic::link::{Ending, Inbound, Names, Sent};
-use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
+use crate::logic::time::Now;
+use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings};
 
 /// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
 /// store keeps a small machine busy.
 const HEAD_START: Duration = Duration::from_millis(500);
 /// At the start, rules that a command kept are waited for so long; later ones count when they come.
 const RULES_WITHIN: Duration = Duration::from_millis(300);
+/// So many more inputs of the link are taken in with a confirmation.
+const ANSWERS_A_TURN: usize = 256;
+/// So many who look are answered before the next input.
+const LOOKS_A_TURN: usize = 4;
 /// At the end, the backlog may take so long to finish what it was told, and so may the chores.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 /// The runtime directory is in memory: it answers within this time or never.
@@ -41,12 +48,12 @@ const RUNTIME_CLOSE: Duration = Duration::from_millis(200);
 /// one thing is the salvage of a large damaged store on a slow card.
 const BACKLOG_HANGS: Duration = Duration::from_secs(600);
 
-/// Runs the nightlight until it is asked to stop: by `stop`, or by a command. Every change of the
-/// picture of the device is shown on `show`.
+/// Runs the nightlight until it is asked to stop: by `stop`, or by a command. Who wants to see the device
+/// asks with `looker`, whose questions come in `looks`.
 pub async fn run(
     config: Config,
     stop: impl Future<Output = ()>,
-    show: watch::Sender<Option<View>>,
+    (looker, mut looks): (Looker, mpsc::Receiver<Look>),
 ) -> Exit {
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let (mut shell, led) = Shell::start(&config, sender);
@@ -64,7 +71,7 @@ pub async fn run(
     let doors = tokio::spawn(web::serve(
         config.backlog.path.clone(),
         config.web_listen,
-        show.subscribe(),
+        looker,
     ));
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut stop = std::pin::pin!(stop);
@@ -88,7 +95,10 @@ pub async fn run(
             shell.open_backlog(&config);
         }
         let now = shell.clock.now();
-        show.send_replace(Some(controller.view(now)));
+        // Each turn some, so that neither visitors nor a busy link hold up the other.
+        for look in std::iter::from_fn(|| looks.try_recv().ok()).take(LOOKS_A_TURN) {
+            show(look, &controller, now);
+        }
         let wait = controller.next_deadline().saturating_sub(now.boot);
         let mut wake_at = Instant::now() + wait;
         if shell.backlog.is_none() {
@@ -110,11 +120,25 @@ pub async fn run(
             }
             Some(input) = inputs.recv() => input,
             input = next(&mut shell.session) => shell.heard(input),
+            Some(look) = looks.recv() => {
+                show(look, &controller, shell.clock.now());
+                continue;
+            }
             () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
         };
         decided |= matches!(input, Input::Read(_) | Input::ReadFailed(_));
-        controller.handle(input, shell.clock.now());
+        let more = match input {
+            Input::Acked(_) => shell.heard_already().await,
+            _ => Vec::new(),
+        };
+        let inputs = std::iter::once(input).chain(more);
+        controller.handle_all(inputs, shell.clock.now());
     }
+}
+
+/// Answers one who looks, and may have left.
+fn show(look: Look, controller: &Controller, now: Now) {
+    let _ = look.send(controller.view(now));
 }
 
 /// What the controller's orders act on.
@@ -287,6 +311,29 @@ impl Shell {
             self.link.ended(&session);
         }
         input
+    }
+
+    /// What the link says without being waited for: all answers of one read are one turn.
+    async fn heard_already(&mut self) -> Vec<Input> {
+        let mut heard = Vec::new();
+        while heard.len() < ANSWERS_A_TURN
+            && let Some(session) = &mut self.session
+        {
+            // Cancel-safe: what is not ready now comes in the next turn.
+            let ready = {
+                let mut next = std::pin::pin!(session.next());
+                std::future::poll_fn(|context| match next.as_mut().poll(context) {
+                    Poll::Ready(input) => Poll::Ready(Some(input)),
+                    Poll::Pending => Poll::Ready(None),
+                })
+                .await
+            };
+            let Some(input) = ready else {
+                break;
+            };
+            heard.push(self.heard(input));
+        }
+        heard
     }
 
     /// The end, in order: LED, link, backlog.

@@ -131,10 +131,9 @@ fn run(config: Config) -> Exit {
             return Exit::Software;
         }
     };
-    let (show, _) = tokio::sync::watch::channel(None);
     let ended = runtime.block_on(async {
         match signals::stop(None) {
-            Ok(stop) => Ok(daemon::run(config, stop, show).await),
+            Ok(stop) => Ok(daemon::run(config, stop, web::Looker::new()).await),
             Err(error) => Err(error),
         }
     });

@@ -398,6 +398,51 @@ fn with_the_servers_word_a_record_is_sent_again_until_it_is_acked() {
 }
 
 #[test]
+fn records_that_the_server_never_acks_hold_up_nothing_behind_them() {
+    let mut settings = settings();
+    settings.delivery.confirm = Confirm::Server;
+    settings.delivery.ack_timeout = Duration::from_secs(5);
+    settings.delivery.replay_rate = 0.0;
+    let mut world = World::new(settings);
+    world.acks = true;
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(1_000);
+    // More than a page of them, at the head of the backlog.
+    world.never_acked = (10..400).collect();
+    world.mend_cable();
+    world.seconds(120);
+    let left: Vec<u64> = world.disk.keys().map(|key| key.seq).collect();
+    assert_eq!(left, (10..400).collect::<Vec<_>>());
+    world.never_acked.clear();
+    world.seconds(60);
+    assert!(world.disk.is_empty());
+    let last = world.view().last_seq;
+    assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
+}
+
+#[test]
+fn live_readings_that_fill_the_link_leave_history_its_share() {
+    let mut settings = settings();
+    settings.delivery.window = 1;
+    settings.delivery.replay_rate = 0.0;
+    settings.lighting.interval = Duration::from_millis(200);
+    let mut world = World::new(settings);
+    world.server = false;
+    world.seconds(5);
+    world.pull_cable();
+    world.seconds(120);
+    // The broker confirms 200 ms after it was sent: one publication at a time just keeps up with the sensor.
+    world.latency = Duration::from_millis(100);
+    world.mend_cable();
+    world.seconds(300);
+    let live = world.on(Topic::Telemetry).len();
+    let history = world.on(Topic::History).len();
+    assert!(history > 250, "{history} of history, {live} live");
+    assert!(live > history, "{history} of history, {live} live");
+}
+
+#[test]
 fn keep_latest_tells_the_newest_reading_of_an_outage_alone() {
     let mut settings = settings();
     settings.telemetry.keep = Keep::Latest;

@@ -199,14 +199,26 @@ impl Controller {
 
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, input: Input, now: Now) {
-        if self.is_closed_to(&input) {
-            return;
-        }
+        self.handle_all([input], now);
+    }
+
+    /// Takes in several things that happened until `now`, in their order: all answers that one read from the
+    /// broker gave, for example. What follows from them is decided once.
+    pub fn handle_all(&mut self, inputs: impl IntoIterator<Item = Input>, now: Now) {
         if self.stopping.is_none() {
             self.observe_clock(now);
             self.notice_pause(now);
             self.decide(now);
         }
+        for input in inputs {
+            if !self.is_closed_to(&input) {
+                self.take_in(input, now);
+            }
+        }
+        self.advance(now);
+    }
+
+    fn take_in(&mut self, input: Input, now: Now) {
         match input {
             Input::Read(light) => self.read(light, now),
             Input::ReadFailed(why) => {
@@ -262,7 +274,6 @@ impl Controller {
             Input::DeadlineReached => {}
             Input::ShutdownAsked => self.stop(Exit::Stopped, now),
         }
-        self.advance(now);
     }
 
     /// The next order; to be drained after each input.
@@ -582,7 +593,7 @@ impl Controller {
             rules: self.lighting.settings().rules(),
             clock: self.clock.state(),
             sensor_ok: self.lighting.sensor_ok(),
-            backlog: self.delivery.has_backlog(),
+            backlog: self.delivery.backlog() > 0,
             store_ok: self.delivery.store_ok(),
         };
         if now.boot < self.announce_at && self.announced.as_ref() == Some(&announced) {

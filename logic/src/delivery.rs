@@ -1,51 +1,54 @@
-//! Delivery: what to publish next, what must go to the disk and when, and what may be forgotten.
+//! Delivery: what to publish next, what must go to the disk and when, and what may be discarded there.
 //!
-//! A record is in one of two places. Those of this run begin in `live` (memory); they are published at
-//! once while the link is up. Whatever is not confirmed in time goes to the disk, and when the link is
-//! lost the disk alone keeps it: after the outage it comes back in pages, oldest first, on the history
-//! lane, behind everything live. A record leaves memory and disk only when it is confirmed, or counted
-//! as lost.
+//! A record of this run begins in `memory` and is published at once while the link is up. What is not
+//! confirmed in time goes to the disk and leaves memory; when the link is lost, all of it does. After an
+//! outage it comes back from the disk in pages (`replay`), oldest first, on the history topic. A record
+//! leaves memory and disk only when it is confirmed, or counted as lost.
 //!
 //! ```text
-//!   add --> live --publish--> in flight --confirmed--> gone
+//!   add --> memory --publish--> window --confirmed--> gone
 //!             |                   |
 //!             | not confirmed in time, or link down
-//!             v                   v
-//!           disk --fetch--> page --publish--> in flight --confirmed--> forgotten
+//!             v
+//!           disk --read--> replay --publish--> window --confirmed--> discarded on the disk
 //! ```
 //!
-//! The window is counted as a span, from the oldest publication not yet confirmed to the newest, because
-//! the client library reuses packet ids. All I/O is orders; the controller drains [`Delivery::poll`].
+//! The states of a record are drawn at the head of `memory` and `replay`. Live records go first, but one
+//! publication in four is history as long as there is any: live readings that fill the link do not hold the
+//! backlog up for ever. All I/O is orders; the controller drains [`Delivery::poll`].
 
 mod confirming;
+mod discards;
 mod memory;
 mod poison;
+mod replay;
 mod sending;
 mod storing;
+mod unanswered;
 mod window;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use discards::Discards;
+use memory::{Memory, Queue};
 use poison::Poison;
+use replay::Replay;
+use storing::Disk;
+use unanswered::{InFlight, Unanswered};
 use window::Window;
 
-use super::link::{Ending, Inbound, Pattern, Sent, SessionEnd, Sessions};
-use super::telemetry::Loss;
+use super::link::{Ending, Inbound, Pattern, SessionEnd, Sessions};
+use super::telemetry::Record;
 use super::time::Clock;
-use super::{Entry, Key, KeyRange, Output};
+use super::{Key, Output};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-/// Publications that are not records may exceed the window by this many.
+/// Messages without records may exceed the window by this many.
 pub const CONTROL_ROOM: usize = 32;
-/// Records kept in memory when there is no disk for them.
-pub const MEMORY_RECORDS: usize = 20_000;
 /// Most results and the like that wait for room in the window.
 const CONTROL_WAITING: usize = 256;
-/// Removals are handed over when there are as many as fit in the window, but not more than this, or when
-/// they are so old. What a crash finds not removed comes again.
-const FORGET_RECORDS: u64 = 1_000;
-const FORGET_AFTER: Duration = Duration::from_secs(1);
 
 /// How records reach the server.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,32 +125,29 @@ pub struct Delivery {
     /// What each session subscribes to, and what is still to be subscribed to in this one.
     inbound: Vec<Inbound>,
     to_subscribe: Vec<Inbound>,
-    flight: VecDeque<Flight>,
-    next_token: u64,
-    /// The last record went out as history.
-    sent_history: bool,
     control: VecDeque<Control>,
     results_dropped: u64,
-    live: VecDeque<Held>,
+    unanswered: Unanswered,
+    /// How many publications may be in flight, and records in one of them, as far as this broker lets us.
+    window: Window,
+    batch: Window,
+    memory: Memory,
+    /// This run, once it has made a record.
+    run: Option<Uuid>,
     /// The first record of the run is finished; none is published or stored before it.
     begun: bool,
-    /// Records before this one have left the live lane.
-    next_live: u64,
-    /// No record before this one is history for memory to send.
-    next_history: u64,
-    /// With the server's word: no ack is late before this.
-    acks_due: Option<Duration>,
-    page: VecDeque<Replayed>,
+    replay: Replay,
+    /// No history is published before (boot clock).
     replay_at: Duration,
+    /// Live records published since the last history.
+    live_in_a_row: u32,
     disk: Disk,
-    forget: Forget,
-    /// Records that memory gave up, and that the operator does not know of yet.
-    given_up: u64,
+    discards: Discards,
+    /// With the server's acks: none is late before (boot clock).
+    acks_due: Option<Duration>,
     poison: Poison,
     /// A record is on trial, or waits for it: nothing else is sent.
     holds_trial: bool,
-    window: Window,
-    batch: Window,
     orders: VecDeque<Output>,
 }
 
@@ -158,33 +158,7 @@ enum Link {
     Up,
 }
 
-/// A publication or subscription that the broker has not answered.
-#[derive(Debug)]
-struct Flight {
-    token: u64,
-    sent: Sent,
-    at: Duration,
-    confirmed: bool,
-    lane: Sending,
-    cargo: Cargo,
-}
-
-/// Each has its own room in the window, so that a flood of results holds up no record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    Control,
-    Records,
-}
-
-#[derive(Debug)]
-enum Cargo {
-    Control,
-    /// A record of this run, published live or from memory.
-    Own(u64),
-    /// Records of the page.
-    Page(Vec<Key>),
-}
-
+/// A message without a record that waits to be published.
 #[derive(Debug)]
 struct Control {
     topic: Topic,
@@ -192,120 +166,57 @@ struct Control {
     retain: bool,
 }
 
-/// A record of this run that is not confirmed, or a gap where records were given up.
-#[derive(Debug)]
-struct Held {
-    entry: Entry,
-    made_at: Duration,
-    lane: Lane,
-    phase: Phase,
-    copy: Copy,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    /// Made while the link was up, and it has been since.
-    Live,
-    /// Made in an outage, or caught by one.
-    History,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    /// In flight.
-    Sent,
-    /// Confirmed by the broker; the server's ack is awaited since then.
-    Published(Duration),
-    /// The server's ack did not come; waits to be sent again, as history.
-    Again,
-    Confirmed,
-}
-
-/// Whether the disk has it too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Copy {
-    None,
-    Storing,
-    OnDisk,
-}
-
-/// A record or gap read back from the disk.
-#[derive(Debug)]
-struct Replayed {
-    key: Key,
-    entry: Entry,
-    phase: Phase,
-}
-
-/// What is known of the backlog on disk.
-#[derive(Debug, Default)]
-struct Disk {
-    /// The run_number of this run, once the backlog is open.
-    run_number: Option<u64>,
-    /// Records on it, as it said last.
-    records: u64,
-    /// When the oldest of them was made, as far as is known.
-    oldest_ms: Option<i64>,
-    /// The last record read back in this session.
-    after: Option<Key>,
-    /// There is nothing behind that.
-    end: bool,
-    fetching: bool,
-    /// The page under way is of no use: its session is over, or it does not begin where it should.
-    stale: bool,
-    storing: bool,
-    /// The last write failed.
-    failed: bool,
-    /// Gaps to be put in the place of records that are on it.
-    gaps: Vec<Loss>,
-    /// Of these, those on their way.
-    storing_gaps: Vec<Loss>,
-    /// Removals handed over behind the group that is being stored.
-    removing: u64,
-    retry_at: Option<Duration>,
-}
-
-/// Confirmed records that are still on the disk.
-#[derive(Debug, Default)]
-struct Forget {
-    ranges: Vec<KeyRange>,
-    records: u64,
-    due: Option<Duration>,
-}
-
 impl Delivery {
     /// Nothing to deliver, no link; the first try to connect is due at once. Each session subscribes to
     /// `inbound`.
     pub fn new(settings: Settings, inbound: Vec<Inbound>, seed: u64, now: Duration) -> Self {
+        let in_window = settings.window * settings.batch;
         Self {
             rng: fastrand::Rng::with_seed(seed),
             link: Link::Down { retry_at: now },
             sessions: Sessions::new(now),
             inbound,
             to_subscribe: Vec::new(),
-            flight: VecDeque::new(),
-            next_token: 1,
-            sent_history: false,
             control: VecDeque::new(),
             results_dropped: 0,
-            live: VecDeque::new(),
-            begun: false,
-            next_live: 0,
-            next_history: 0,
-            acks_due: None,
-            page: VecDeque::new(),
-            replay_at: now,
-            disk: Disk::default(),
-            forget: Forget::default(),
-            given_up: 0,
-            poison: Poison::default(),
-            holds_trial: false,
+            unanswered: Unanswered::new(),
             window: Window::new(settings.window),
             batch: Window::new(settings.batch),
+            memory: Memory::default(),
+            run: None,
+            begun: false,
+            replay: Replay::new(in_window),
+            replay_at: now,
+            live_in_a_row: 0,
+            disk: Disk::default(),
+            discards: Discards::new(in_window),
+            acks_due: None,
+            poison: Poison::default(),
+            holds_trial: false,
             orders: VecDeque::new(),
             settings,
         }
+    }
+
+    /// A record was made.
+    pub fn add(&mut self, record: Record, now: Duration) {
+        self.run = Some(record.run);
+        self.begun |= record.seq == 1;
+        let queue = match self.link {
+            Link::Up => Queue::Live,
+            Link::Down { .. } | Link::Connecting => Queue::History,
+        };
+        self.memory.add(record, queue, now);
+    }
+
+    /// A record of the outage that has just ended, finished only now.
+    pub fn add_replayed(&mut self, record: Record, made_at: Duration) {
+        self.memory.add(record, Queue::History, made_at);
+    }
+
+    /// Records that were given up since the last call; gaps say which.
+    pub fn take_given_up(&mut self) -> u64 {
+        self.memory.take_given_up() + std::mem::take(&mut self.disk.given_up)
     }
 
     /// Something that is not a record is to be published; without a link it is dropped.
@@ -341,13 +252,11 @@ impl Delivery {
         // A drop-out so short that nothing went to the disk is made good at once.
         let jitter = match self.disk.records {
             0 => Duration::ZERO,
-            _ if self.is_cautious() || self.sessions.is_flapping() => Duration::ZERO,
+            _ if self.is_on_probation() || self.sessions.is_flapping() => Duration::ZERO,
             _ => self.settings.replay_jitter.mul_f64(self.rng.f64()),
         };
         self.replay_at = now + jitter;
-        self.next_live = self.live.back().map_or(0, |held| held.entry.last() + 1);
-        self.disk.end = false;
-        self.disk.after = None;
+        self.memory.link_up();
     }
 
     /// The session is gone, or could not be made: what was in flight is history.
@@ -357,11 +266,12 @@ impl Delivery {
         clock: &Clock,
         now: Duration,
     ) -> Option<SessionEnd> {
+        let unanswered = self.unanswered.clear();
         let session = self.is_up().then(|| {
-            let unanswered = self.flight.iter().find(|flight| !flight.confirmed);
             let knows = self.settings.qos > 0;
-            let unanswered = unanswered.map(|flight| flight.sent);
-            self.sessions.end(ending, unanswered, knows, now)
+            let oldest = unanswered.first().map(|message| message.sent);
+            let on_trial = self.poison.is_on_trial();
+            self.sessions.end(ending, oldest, knows, on_trial, now)
         });
         if session.is_none() {
             self.sessions.fail(ending);
@@ -371,22 +281,15 @@ impl Delivery {
             retry_at: now + wait,
         };
         if session.is_some() {
-            self.look_for_poison(ending, clock, now);
+            self.look_for_poison(ending, &unanswered, clock, now);
         }
         if ending == Ending::Closed {
-            self.shrink_window(now);
+            self.shrink_window(&unanswered, now);
         }
-        self.flight.clear();
         self.control.clear();
-        self.page.clear();
-        self.disk.stale = self.disk.fetching;
-        self.next_history = 0;
+        self.replay.start_over();
+        self.memory.link_down();
         self.acks_due = None;
-        self.live.retain(|held| held.copy != Copy::OnDisk);
-        for held in &mut self.live {
-            held.lane = Lane::History;
-            held.phase = Phase::Waiting;
-        }
         session
     }
 
@@ -410,10 +313,9 @@ impl Delivery {
                 false => self.send(clock, now),
             }
         }
-        let in_window = (self.settings.window * self.settings.batch) as u64;
-        let many = self.forget.records >= in_window.min(FORGET_RECORDS);
-        if many && !self.disk.fetching || self.forget_at().is_some_and(|due| now >= due) {
-            self.hand_over_forgets();
+        let is_due = self.discards.due().is_some_and(|due| now >= due);
+        if (self.discards.is_full() || is_due) && !self.replay.is_reading() {
+            self.hand_over_discards();
         }
     }
 
@@ -421,15 +323,9 @@ impl Delivery {
     fn send(&mut self, clock: &Clock, now: Duration) {
         self.subscribe(now);
         self.send_control(now);
-        if !self.begun {
-            return;
+        if self.begun {
+            self.send_records(clock, now);
         }
-        // One at a time, live records alone could fill the line, and the suspects would never get through.
-        if self.is_cautious() && !self.sent_history {
-            self.send_history(clock, now);
-        }
-        self.send_live(clock, now);
-        self.send_history(clock, now);
     }
 
     /// The next order.
@@ -448,23 +344,14 @@ impl Delivery {
                 .chain(self.sessions.next_opening())
                 .min(),
         };
-        let replay = (self.is_up()
-            && self.begun
-            && !self.holds_trial
-            && self.has_room()
-            && self.may_replay())
-        .then_some(self.replay_at);
-        [
-            link,
-            replay,
-            self.acks_due,
-            self.commit_at(),
-            self.forget_at(),
-            self.trial_at(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let may_send = self.is_up() && self.begun && !self.holds_trial && self.has_room();
+        let replay = (may_send && self.may_replay()).then_some(self.replay_at);
+        let discard = self.discards.due().filter(|_| !self.replay.is_reading());
+        let (trial, commit) = (self.trial_at(), self.commit_at());
+        [link, replay, trial, self.acks_due, commit, discard]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Results that a flood of commands left no room for, since the start.
@@ -484,7 +371,7 @@ impl Delivery {
 
     /// Whether the broker has confirmed all that was published.
     pub fn is_quiet(&self) -> bool {
-        self.flight.is_empty() && self.control.is_empty()
+        self.unanswered.is_empty() && self.control.is_empty()
     }
 
     /// Whether the backlog is open and took what it was given last.
@@ -494,11 +381,30 @@ impl Delivery {
 
     /// Whether the backlog said last that it cannot be written.
     pub fn store_failed_last(&self) -> bool {
-        self.disk.failed && !self.disk.storing
+        self.disk.failed && !self.disk.is_writing
     }
 
     /// Whether a group of records is on its way to the disk.
     pub fn is_storing(&self) -> bool {
-        self.disk.storing
+        self.disk.is_writing
+    }
+
+    /// Records that are not confirmed and not just being delivered live.
+    pub fn backlog(&self) -> u64 {
+        self.on_disk() + self.memory.backlog()
+    }
+
+    /// When the oldest record of the backlog was made, in milliseconds since 1970 on the clock of then.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        let on_disk = self.disk.oldest_ms.filter(|_| self.disk.records > 0);
+        let read = self.replay.oldest_ms();
+        read.or(on_disk).or_else(|| self.memory.oldest_ms())
+    }
+
+    /// The name of a record of this run; before the store has given the run its number, nothing of an earlier
+    /// run can be in flight.
+    fn own(&self, seq: u64) -> Key {
+        let run_number = self.disk.run_number.unwrap_or(u64::MAX);
+        Key { run_number, seq }
     }
 }

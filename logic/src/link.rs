@@ -190,12 +190,14 @@ impl Sessions {
     }
 
     /// The session is over. `unanswered` is the oldest message without an answer; `knows` is false where
-    /// some messages get none (QoS 0), so that nothing follows from having all of them.
+    /// some messages get none (QoS 0), so that nothing follows from having all of them. With a record
+    /// `on_trial`, it is that record and not its topic that is to blame.
     pub(super) fn end(
         &mut self,
         ending: Ending,
         unanswered: Option<Sent>,
         knows: bool,
+        on_trial: bool,
         now: Duration,
     ) -> SessionEnd {
         let length = now.saturating_sub(self.since);
@@ -224,7 +226,7 @@ impl Sessions {
                 // One that dies of a message says nothing about those that do not.
                 self.unexplained += u32::from(heard && all && knows);
             }
-            if let Some(sent) = unanswered.filter(|_| !answered_before) {
+            if let Some(sent) = unanswered.filter(|_| !answered_before && !on_trial) {
                 self.suspect = Some(sent);
                 self.blame(sent, now);
             }
@@ -275,6 +277,11 @@ impl Sessions {
             _ => (away / 2).clamp(BACKOFF_FIRST, BACKOFF_MAX),
         };
         longest.mul_f64(0.5 + random / 2.0)
+    }
+
+    /// Whether the broker has answered such a message in this session.
+    pub(super) fn has_answered_to(&self, sent: Sent) -> bool {
+        self.answered.contains(&sent)
     }
 
     /// Whether the broker has answered anything in this session.

@@ -14,6 +14,7 @@ use super::light::Light;
 use super::{LEASE, OFF_ABOVE, ON_BELOW};
 use crate::config::{Config, ConfigError};
 use crate::daemon;
+use crate::io::web::Looker;
 use crate::logic::{Exit, View};
 
 /// When the demonstration itself breaks off, the agent has so long to end.
@@ -95,7 +96,11 @@ impl Agent {
                 let stop = async move {
                     let _ = stopped.await;
                 };
-                Ok(runtime.block_on(daemon::run(config, stop, show)))
+                let (looker, looks) = Looker::new();
+                Ok(runtime.block_on(async {
+                    tokio::spawn(watch_agent(looker.clone(), show));
+                    daemon::run(config, stop, (looker, looks)).await
+                }))
             })?;
         Ok(Self {
             views,
@@ -138,6 +143,16 @@ impl Drop for Agent {
         while !self.has_ended() && std::time::Instant::now() < over {
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+}
+
+/// Keeps the picture fresh, for as long as somebody wants it.
+async fn watch_agent(looker: Looker, show: watch::Sender<Option<View>>) {
+    while let Some(view) = looker.look().await {
+        if show.send(Some(view)).is_err() {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

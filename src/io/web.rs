@@ -1,8 +1,8 @@
 //! The device, seen from outside: a status page, `/status`, `/metrics` and `/healthz` over HTTP.
 //!
 //! Served on a Unix socket beside the backlog, which `nightlight status` reads, and on `web.listen` if
-//! that is configured; several visitors at a time, each bounded in time and size. Shows the picture that the loop last made; asks nothing of the loop and can
-//! change nothing. The daemon starts it.
+//! that is configured; several visitors at a time, each bounded in time and size. It asks the loop for its
+//! picture when somebody looks, and can change nothing. The daemon starts it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -32,18 +32,38 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Visitors at a time. Each listener has its own: visitors from the network take no place of local ones.
 const MAX_LOCAL: usize = 32;
 const MAX_REMOTE: usize = 128;
+/// Lookers who wait for the loop's next turn.
+const MAX_LOOKS: usize = 16;
+
+/// Somebody wants to see the device; the loop answers in its next turn.
+pub type Look = oneshot::Sender<View>;
+
+/// Asks the loop for the picture of the device.
+#[derive(Debug, Clone)]
+pub struct Looker(mpsc::Sender<Look>);
+
+impl Looker {
+    /// A looker, and where the loop finds the questions.
+    pub fn new() -> (Self, mpsc::Receiver<Look>) {
+        let (sender, looks) = mpsc::channel(MAX_LOOKS);
+        (Self(sender), looks)
+    }
+
+    /// The device as it is now; none when the loop has ended.
+    pub async fn look(&self) -> Option<View> {
+        let (sender, view) = oneshot::channel();
+        self.0.send(sender).await.ok()?;
+        view.await.ok()
+    }
+}
 
 /// Serves the socket in `folder`, and `listen` if there is one, until dropped. A door that cannot be
 /// opened is told and left out: the light does not depend on it.
-pub async fn serve(
-    folder: PathBuf,
-    listen: Option<SocketAddr>,
-    view: watch::Receiver<Option<View>>,
-) {
-    let socket = serve_socket(folder.join(SOCKET), view.clone());
+pub async fn serve(folder: PathBuf, listen: Option<SocketAddr>, looker: Looker) {
+    let socket = serve_socket(folder.join(SOCKET), looker.clone());
     match listen {
         Some(address) => {
-            tokio::join!(socket, serve_tcp(address, view));
+            tokio::join!(socket, serve_tcp(address, looker));
         }
         None => socket.await,
     }
@@ -70,7 +90,7 @@ pub async fn ask(folder: &Path) -> io::Result<String> {
     }
 }
 
-async fn serve_socket(path: PathBuf, view: watch::Receiver<Option<View>>) {
+async fn serve_socket(path: PathBuf, looker: Looker) {
     let shown = path.display().to_string();
     let bound = match beside(move || SocketFile::bind(path)).await {
         Ok(bound) => bound.and_then(|(listener, file)| {
@@ -83,7 +103,7 @@ async fn serve_socket(path: PathBuf, view: watch::Receiver<Option<View>>) {
         Ok(bound) => bound,
         Err(error) => return warn!("no status socket at {shown}: {error}"),
     };
-    receive(&view, MAX_LOCAL, || async {
+    receive(&looker, MAX_LOCAL, || async {
         Ok(listener.accept().await?.0)
     })
     .await;
@@ -157,14 +177,14 @@ fn is_live(path: &Path) -> bool {
     connected != Err(Errno::CONNREFUSED)
 }
 
-async fn serve_tcp(address: SocketAddr, view: watch::Receiver<Option<View>>) {
+async fn serve_tcp(address: SocketAddr, looker: Looker) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
             return warn!("no status page on {address}: {error}; check web.listen");
         }
     };
-    receive(&view, MAX_REMOTE, || async {
+    receive(&looker, MAX_REMOTE, || async {
         Ok(listener.accept().await?.0)
     })
     .await;
@@ -172,7 +192,7 @@ async fn serve_tcp(address: SocketAddr, view: watch::Receiver<Option<View>>) {
 
 /// At most `max` visitors at a time, each with a time limit. One more takes the place of the one that has
 /// been there longest: whoever sends a request is answered at once, so that one has sent none.
-async fn receive<S, F>(view: &watch::Receiver<Option<View>>, max: usize, next: impl Fn() -> F)
+async fn receive<S, F>(looker: &Looker, max: usize, next: impl Fn() -> F)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<S>>,
@@ -189,10 +209,10 @@ where
                 {
                     oldest.abort();
                 }
-                let view = view.clone();
+                let looker = looker.clone();
                 oldest_first.push_back(visits.spawn(async move {
                     // A visitor who leaves early, or says nothing, takes nothing from the others.
-                    let _ = tokio::time::timeout(PATIENCE, answer(stream, &view)).await;
+                    let _ = tokio::time::timeout(PATIENCE, answer(stream, &looker)).await;
                 }));
             }
             // Out of descriptors, most likely: not worth more than a pause.
@@ -201,7 +221,7 @@ where
     }
 }
 
-async fn answer<S>(mut stream: S, view: &watch::Receiver<Option<View>>) -> io::Result<()>
+async fn answer<S>(mut stream: S, looker: &Looker) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -213,10 +233,11 @@ where
     }
     let request = String::from_utf8_lossy(&request);
     let mut words = request.split_whitespace();
-    let view = view.borrow().clone();
-    let (status, kind, body) = match (words.next(), words.next(), view) {
-        (Some("GET" | "HEAD"), Some(path), Some(view)) => page(path, &view),
-        (Some("GET" | "HEAD"), _, None) => ("503 Service Unavailable", TEXT, "starting\n".into()),
+    let (status, kind, body) = match (words.next(), words.next()) {
+        (Some("GET" | "HEAD"), Some(path)) => match looker.look().await {
+            Some(view) => page(path, &view),
+            None => ("503 Service Unavailable", TEXT, "stopping\n".into()),
+        },
         _ => ("405 Method Not Allowed", TEXT, "GET only\n".into()),
     };
     let head = format!(

@@ -11,7 +11,7 @@
     reason = "a broken promise panics, so that the fuzzer sees it"
 )]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nightlight::logic::command::{self, Order, parse};
@@ -20,7 +20,7 @@ use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules, RulesPatch
 use nightlight::logic::link::Names;
 use nightlight::logic::telemetry::{self, Keep};
 use nightlight::logic::time::Now;
-use nightlight::logic::{Birth, Controller, Exit, Input, Opened, Output, Settings};
+use nightlight::logic::{Birth, Controller, Entry, Exit, Input, Key, Opened, Output, Settings};
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -206,6 +206,8 @@ struct Device {
     exit: Option<Exit>,
     is_stopping: bool,
     results: Vec<Value>,
+    /// What is on its disk, by number.
+    stored: BTreeMap<u64, Entry>,
     /// Numbers of the records published.
     published: Vec<u64>,
 }
@@ -234,6 +236,7 @@ impl Device {
             exit: None,
             is_stopping: false,
             results: Vec::new(),
+            stored: BTreeMap::new(),
             published: Vec::new(),
         };
         device.give(Input::BacklogOpened(Opened {
@@ -301,14 +304,35 @@ impl Device {
                 self.read(&message);
                 Input::Acked(message.token)
             }
-            Output::Append { entries, .. } => Input::Stored {
-                records: entries.len() as u64,
-                lost: 0,
-            },
-            Output::ReadAfter { .. } => Input::Fetched {
-                entries: Vec::new(),
-                end: true,
-            },
+            Output::Append { entries, .. } => {
+                let stored = entries.into_iter().map(|entry| (entry.first(), entry));
+                self.stored.extend(stored);
+                Input::Stored {
+                    records: self.stored.len() as u64,
+                    lost: 0,
+                }
+            }
+            Output::ReadAfter { after, limit } => {
+                let from = after.map_or(0, |key| key.seq + 1);
+                let behind = self.stored.range(from..);
+                let key = |seq: &u64| Key {
+                    run_number: 1,
+                    seq: *seq,
+                };
+                let entries: Vec<_> = behind
+                    .map(|(seq, entry)| (key(seq), entry.clone()))
+                    .take(limit)
+                    .collect();
+                let end = entries.len() < limit;
+                Input::Fetched { entries, end }
+            }
+            Output::Discard(ranges) => {
+                for range in ranges {
+                    self.stored
+                        .retain(|seq, _| !(range.from..=range.to).contains(seq));
+                }
+                return;
+            }
             Output::KeepRules(rules) => {
                 self.kept = Some(rules);
                 return;

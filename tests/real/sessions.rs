@@ -65,7 +65,7 @@ const STEPS: [Step; 12] = [
         id: "pi-status",
         qos: 1,
         closes: |packet| publishes(packet, "/status"),
-        says: "a publication to pi-status/status",
+        says: "a publication to pi-status/status (online and offline are not published)",
         delivers: true,
     },
     Step {
@@ -93,7 +93,7 @@ const STEPS: [Step; 12] = [
         id: "pi-results",
         qos: 1,
         closes: |packet| publishes(packet, "/commands/result"),
-        says: "a publication to pi-results/commands/result",
+        says: "a publication to pi-results/commands/result (nobody hears what became of commands)",
         delivers: true,
     },
     Step {

@@ -215,6 +215,8 @@ pub struct World {
     /// The lesson's server answers each live reading.
     pub server: bool,
     pub acks: bool,
+    /// Records that the server never acks.
+    pub never_acked: BTreeSet<u64>,
     pub received: Vec<Received>,
     pub status: String,
     pub state: Value,
@@ -324,6 +326,7 @@ impl World {
             latency: Duration::from_millis(5),
             server: true,
             acks: false,
+            never_acked: BTreeSet::new(),
             received: Vec::new(),
             status: String::new(),
             state: Value::Null,
@@ -1011,6 +1014,7 @@ impl World {
         };
         if self.acks
             && let (Some(run), Some(from), Some(to)) = (run.as_str(), from.as_u64(), to.as_u64())
+            && !self.never_acked.contains(&from)
         {
             let ack = format!("{{\"run\":\"{run}\",\"acked\":[[{from},{to}]]}}");
             self.schedule_on_link(self.latency * 2, Input::ServerAcked(ack.into_bytes()));

@@ -57,7 +57,7 @@ impl Controller {
         let is_quiet = self.delivery.is_quiet() && !self.led.is_busy();
         let quiet = is_quiet || now.boot >= stopping.quiet_by;
         if quiet && !stopping.stored {
-            self.delivery.hand_over_forgets();
+            self.delivery.hand_over_discards();
             let ids = self.inbox.fresh_ids();
             stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
             if !stopping.stored && self.delivery.store_failed_last() {
@@ -71,7 +71,7 @@ impl Controller {
             // Said once; a later deadline has nothing to add.
             stopping.over_by = Duration::MAX;
             stopping.done = false;
-            self.delivery.hand_over_forgets();
+            self.delivery.hand_over_discards();
             let ids = self.inbox.fresh_ids();
             let left = self.delivery.hand_over_the_rest(ids, self.book.last_seq());
             if left > 0 {

@@ -1,16 +1,17 @@
 //! What a confirmation does: of the broker, of the server, or none in time.
 //!
-//! The window moves on the broker's word; a record is forgotten on the word that `confirm` asks for.
+//! The window moves on the broker's answer; a record leaves on the answer that `confirm` asks for.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Cargo, Confirm, Copy, Delivery, Flight, Lane, Phase, Sending};
+use super::unanswered::Contents;
+use super::{Confirm, Delivery, InFlight};
 use crate::link::Sent;
-use crate::{Entry, Key, Level, Output};
+use crate::{Key, Level, Output};
 
-/// Late acks are looked for so often within `ack_timeout`.
+/// Late acks are looked for so often within `ack_timeout`: all of memory and page is looked at for it.
 const ACK_LOOKS: u32 = 16;
 /// A publication that waits for so long is no sign of a link that holds.
 const LATE: Duration = Duration::from_secs(5);
@@ -18,29 +19,10 @@ const LATE: Duration = Duration::from_secs(5);
 impl Delivery {
     /// The broker has confirmed a publication; tokens of an earlier session are unknown and ignored.
     pub fn acked(&mut self, token: u64, now: Duration) {
-        let Some(oldest) = self.flight.front().map(|flight| flight.token) else {
+        let Some(InFlight { sent, contents, .. }) = self.unanswered.answer(token) else {
             return;
         };
-        let Some(flight) = token
-            .checked_sub(oldest)
-            .and_then(|place| self.flight.get_mut(place as usize))
-        else {
-            return;
-        };
-        flight.confirmed = true;
-        let (sent, is_record) = (flight.sent, flight.lane == Sending::Records);
-        let cargo = std::mem::replace(&mut flight.cargo, Cargo::Control);
-        while self.flight.front().is_some_and(|flight| flight.confirmed) {
-            self.flight.pop_front();
-        }
-        let phase = match self.settings.confirm {
-            Confirm::Broker => Phase::Confirmed,
-            Confirm::Server => {
-                let due = now + self.settings.ack_timeout;
-                self.acks_due.get_or_insert(due);
-                Phase::Published(now)
-            }
-        };
+        let is_record = contents != Contents::Control;
         if is_record {
             self.sessions.carry();
         }
@@ -48,19 +30,18 @@ impl Delivery {
         if !is_record || self.settings.qos > 0 {
             self.sessions.answer(sent);
         }
-        let keys = self.keys_of(&cargo);
-        self.poison.confirmed(&keys, sent, now);
-        match cargo {
-            Cargo::Control => {}
-            Cargo::Own(seq) => self.settle_own(seq, phase, now),
-            Cargo::Page(keys) => self.settle_page(|key, _| keys.contains(key), phase, now),
+        self.poison.confirmed(&self.keys_of(&contents), sent, now);
+        match contents {
+            Contents::Control => {}
+            Contents::Own(seq, last) => self.published_own(seq, last, now),
+            Contents::Page(keys) => self.published_page(keys, now),
         }
     }
 
     /// The broker has answered a subscription, and will send nothing for it.
     pub fn subscription_refused(&mut self, token: u64, now: Duration) {
-        let subscription = self.flight.iter().find(|flight| flight.token == token);
-        if let Some(Sent::Subscribe(inbound)) = subscription.map(|flight| flight.sent) {
+        let subscription = self.unanswered.get(token).map(|message| message.sent);
+        if let Some(Sent::Subscribe(inbound)) = subscription {
             self.acked(token, now);
             self.sessions.refuse(inbound);
         }
@@ -71,64 +52,35 @@ impl Delivery {
         if self.settings.confirm != Confirm::Server {
             return;
         }
-        if self
-            .live
-            .front()
-            .is_some_and(|held| held.entry.run() == run)
-        {
-            for &(from, to) in ranges {
-                let behind = self.live.iter().skip(self.place_of(from));
-                let acked: Vec<u64> = behind
-                    .take_while(|held| held.entry.last() <= to)
-                    .map(|held| held.entry.first())
-                    .collect();
-                for seq in acked {
-                    self.settle_own(seq, Phase::Confirmed, now);
+        self.replay.server_acked();
+        for &(from, to) in ranges {
+            for (seq, last) in self.memory.within(run, from, to) {
+                self.confirm_own(seq, last, now);
+            }
+            if self.run == Some(run) {
+                for key in self.replay.ahead_within(self.own(from), self.own(to)) {
+                    self.confirm_own(key.seq, key.seq, now);
                 }
             }
+            for key in self.replay.within(run, from, to) {
+                self.confirm(key, now);
+            }
         }
-        // A gap is acked as a whole.
-        let covers = |entry: &Entry| {
-            let (first, last) = (entry.first(), entry.last());
-            ranges.iter().any(|&(from, to)| from <= first && last <= to)
-        };
-        let acked = |_: &Key, entry: &Entry| entry.run() == run && covers(entry);
-        self.settle_page(acked, Phase::Confirmed, now);
     }
 
-    /// What the server has not acked in time is sent again, or a little later: all of memory is looked
-    /// at for it, so not too often.
+    /// What the server has not acked in time is sent again, or a little later.
     pub(super) fn time_out_acks(&mut self, now: Duration) {
         if self.acks_due.is_none_or(|due| now < due) {
             return;
         }
         let timeout = self.settings.ack_timeout;
-        let late = |phase: Phase| matches!(phase, Phase::Published(at) if now >= at + timeout);
-        for held in &mut self.live {
-            if late(held.phase) {
-                held.phase = Phase::Again;
-                held.lane = Lane::History;
-            }
+        if let Some(late) = now.checked_sub(timeout) {
+            self.memory.send_again(late);
+            self.replay.send_again(late);
         }
-        for replayed in &mut self.page {
-            if late(replayed.phase) {
-                replayed.phase = Phase::Waiting;
-            }
-        }
-        self.next_history = 0;
-        let next = self.oldest_published().map(|at| at + timeout);
-        self.acks_due = next.map(|at| at.max(now + timeout / ACK_LOOKS));
-    }
-
-    pub(super) fn oldest_published(&self) -> Option<Duration> {
-        let live = self.live.iter().map(|held| held.phase);
-        let page = self.page.iter().map(|replayed| replayed.phase);
-        live.chain(page)
-            .filter_map(|phase| match phase {
-                Phase::Published(at) => Some(at),
-                _ => None,
-            })
-            .min()
+        let awaiting = [self.memory.oldest_awaiting(), self.replay.oldest_awaiting()];
+        let oldest = awaiting.into_iter().flatten().min();
+        self.acks_due = oldest.map(|at| (at + timeout).max(now + timeout / ACK_LOOKS));
     }
 
     /// Whether the broker has not confirmed a publication for so long that it is to be left.
@@ -138,85 +90,91 @@ impl Delivery {
 
     /// Whether the broker answers: nothing waits for an answer for long.
     pub fn is_answered(&self, now: Duration) -> bool {
-        let late = |flight: &Flight| now >= flight.at + LATE;
+        let late = |message: &InFlight| now >= message.at + LATE;
         self.is_up() && !self.oldest_publication().is_some_and(late)
     }
 
     pub(super) fn stalled_at(&self) -> Option<Duration> {
         self.oldest_publication()
-            .map(|flight| flight.at + self.settings.stalled_after)
+            .map(|message| message.at + self.settings.stalled_after)
     }
 
-    fn oldest_publication(&self) -> Option<&Flight> {
-        let is_publication = |flight: &&Flight| matches!(flight.sent, Sent::Publish(_));
-        let mut waiting = self.flight.iter().filter(|flight| !flight.confirmed);
-        waiting.find(is_publication)
+    fn oldest_publication(&self) -> Option<&InFlight> {
+        let mut waiting = self.unanswered.waiting().map(|(_, message)| message);
+        waiting.find(|message| matches!(message.sent, Sent::Publish(_)))
     }
 
     /// A broker that never answers a subscription is no reason to leave it: records can be delivered.
     pub(super) fn give_up_unanswered_subscriptions(&mut self, now: Duration) {
-        let patience = self.settings.stalled_after;
-        while let Some(oldest) = self.flight.front()
-            && (oldest.confirmed
-                || matches!(oldest.sent, Sent::Subscribe(_)) && now >= oldest.at + patience)
+        let timeout = self.settings.stalled_after;
+        let is_late = |message: &InFlight| {
+            matches!(message.sent, Sent::Subscribe(_)) && now >= message.at + timeout
+        };
+        while let Some((token, message)) = self.unanswered.oldest()
+            && is_late(message)
         {
-            if !oldest.confirmed {
-                let text = format!(
-                    "the broker has not answered a subscription for {} s: commands or acks may not come",
-                    patience.as_secs()
-                );
-                self.orders.push_back(Output::Log(Level::Warn, text));
-            }
-            self.flight.pop_front();
+            self.unanswered.answer(token);
+            let text = format!(
+                "the broker has not answered a subscription for {} s: commands or acks may not come",
+                timeout.as_secs()
+            );
+            self.orders.push_back(Output::Log(Level::Warn, text));
         }
     }
 
-    /// A record of this run reaches `phase`; a confirmed one leaves.
-    pub(super) fn settle_own(&mut self, seq: u64, phase: Phase, now: Duration) {
-        let place = self.place_of(seq);
-        let held = self
-            .live
-            .get_mut(place)
-            .filter(|held| held.entry.first() == seq);
-        let mut on_disk = true;
-        let mut last = seq;
-        if let Some(held) = held {
-            held.phase = phase;
-            if phase != Phase::Confirmed {
-                return;
-            }
-            on_disk = held.copy != Copy::None;
-            last = held.entry.last();
-            self.live.remove(place);
-        }
-        // A record that is not in memory was left to the disk before the broker answered.
-        if phase == Phase::Confirmed
-            && on_disk
-            && let Some(run_number) = self.disk.run_number
-        {
-            let key = Key { run_number, seq };
-            self.page
-                .retain(|replayed| replayed.key != key || replayed.entry.last() != last);
-            self.forget.push(key, last, now);
+    /// An entry of the page is confirmed: it leaves the disk.
+    fn confirm(&mut self, key: Key, now: Duration) {
+        if let Some(entry) = self.replay.remove(key) {
+            self.discards.add(key, entry.last(), now);
         }
     }
 
-    /// Records of the page reach `phase`; the confirmed ones leave.
-    pub(super) fn settle_page(
-        &mut self,
-        which: impl Fn(&Key, &Entry) -> bool,
-        phase: Phase,
-        now: Duration,
-    ) {
-        let Self { page, forget, .. } = self;
-        page.retain_mut(|replayed| {
-            if which(&replayed.key, &replayed.entry) {
-                replayed.phase = phase;
+    /// An entry that was published from memory is confirmed: it leaves memory and disk.
+    fn confirm_own(&mut self, seq: u64, last: u64, now: Duration) {
+        let key = self.own(seq);
+        let removed = self.memory.remove(seq);
+        if removed.is_none() {
+            self.replay.remove_ahead(key, last);
+        }
+        // One that is not in memory went to the disk before it was confirmed.
+        let is_on_disk = removed.is_none_or(|removed| removed.is_written);
+        if is_on_disk && self.disk.run_number.is_some() {
+            self.discards.add(key, last, now);
+        }
+    }
+
+    /// The broker has an entry that was published from memory.
+    fn published_own(&mut self, seq: u64, last: u64, now: Duration) {
+        match self.settings.confirm {
+            Confirm::Broker => self.confirm_own(seq, last, now),
+            Confirm::Server => {
+                self.await_acks(now);
+                if !self.memory.await_server_ack(seq, now) {
+                    self.replay.await_server_ack(self.own(seq), now);
+                }
             }
-            if replayed.phase == Phase::Confirmed {
-                forget.push(replayed.key, replayed.entry.last(), now);
+        }
+    }
+
+    /// The broker has records of the page.
+    fn published_page(&mut self, keys: Vec<Key>, now: Duration) {
+        match self.settings.confirm {
+            Confirm::Broker => {
+                for key in keys {
+                    self.confirm(key, now);
+                }
             }
-            replayed.phase != Phase::Confirmed
-        });
+            Confirm::Server => {
+                self.await_acks(now);
+                for key in keys {
+                    self.replay.await_server_ack(key, now);
+                }
+            }
+        }
+    }
+
+    fn await_acks(&mut self, now: Duration) {
+        let due = now + self.settings.ack_timeout;
+        self.acks_due.get_or_insert(due);
     }
 }

@@ -16,16 +16,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Cargo, Delivery, Flight, Held, Phase, Topic};
+use super::unanswered::Contents;
+use super::{Delivery, InFlight, Topic};
 use crate::link::{Ending, Sent};
-use crate::telemetry::Loss;
+use crate::telemetry::{Loss, Record};
 use crate::time::Clock;
 use crate::{Entry, Key, Level, Output};
 
+/// Why a record is given up.
+const REFUSED: &str = "refused";
 /// In flight when so many sessions were closed, and not confirmed between: a suspect.
 const SESSIONS: u32 = 3;
-/// Why a record was given up.
-const REFUSED: &str = "refused";
 /// At least so many sessions must be closed in trials of a record.
 const TRIALS: u32 = 2;
 /// So improbable must it be that it was chance.
@@ -125,6 +126,16 @@ impl Poison {
         self.cases.contains_key(&key)
     }
 
+    /// The records that are set back.
+    pub(super) fn set_back(&self) -> impl Iterator<Item = Key> {
+        self.cases.keys().copied()
+    }
+
+    /// Whether a record is on trial.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.on_trial.is_some()
+    }
+
     /// A session is over: what that says about each case. Gives the one that was on trial.
     fn end(&mut self, closed: bool, now: Duration) -> Option<Key> {
         let on_trial = self.on_trial.take();
@@ -150,28 +161,34 @@ impl Poison {
 
 impl Delivery {
     /// Whether records go one at a time.
-    pub(super) fn is_cautious(&self) -> bool {
+    pub(super) fn is_on_probation(&self) -> bool {
         !self.poison.suspects.is_empty()
     }
 
     /// Most publications in flight: the window, or one.
-    pub(super) fn window(&self) -> usize {
-        match self.is_cautious() {
+    pub(super) fn max_in_flight(&self) -> usize {
+        match self.is_on_probation() {
             true => 1,
             false => self.window.size(),
         }
     }
 
     /// Most replayed records in one message.
-    pub(super) fn batch(&self) -> usize {
-        match self.is_cautious() {
+    pub(super) fn max_batch(&self) -> usize {
+        match self.is_on_probation() {
             true => 1,
             false => self.batch.size(),
         }
     }
 
-    /// A session has ended; what was in flight is still known.
-    pub(super) fn look_for_poison(&mut self, ending: Ending, clock: &Clock, now: Duration) {
+    /// A session has ended with messages that the broker had not answered.
+    pub(super) fn look_for_poison(
+        &mut self,
+        ending: Ending,
+        unanswered: &[InFlight],
+        clock: &Clock,
+        now: Duration,
+    ) {
         let closed = ending == Ending::Closed;
         let tried = self.poison.end(closed, now);
         if !closed {
@@ -185,20 +202,20 @@ impl Delivery {
             }
             return;
         }
-        let unconfirmed = || self.flight.iter().filter(|flight| !flight.confirmed);
-        let keys: Vec<Key> = unconfirmed()
-            .flat_map(|flight| self.keys_of(&flight.cargo))
+        let messages = unanswered.iter();
+        let keys: Vec<Key> = messages
+            .flat_map(|message| self.keys_of(&message.contents))
             .collect();
-        let in_one = |flight: &Flight| self.keys_of(&flight.cargo).len();
-        let largest = unconfirmed().map(in_one).max().unwrap_or(0);
-        let is_alone = keys.len() == 1 && unconfirmed().count() == 1;
+        let is_alone = keys.len() == 1 && unanswered.len() == 1;
+        let in_one = |message: &InFlight| self.keys_of(&message.contents).len();
+        let largest = unanswered.iter().map(in_one).max().unwrap_or(0);
+        let mut is_new_suspect = false;
         let Poison {
             seen,
             suspects,
             cases,
             ..
         } = &mut self.poison;
-        let mut is_new_suspect = false;
         for key in keys {
             let times = seen.entry(key).or_default();
             *times += 1;
@@ -213,12 +230,12 @@ impl Delivery {
                 is_new_suspect |= suspects.insert(key);
             }
         }
-        if is_new_suspect && largest > 1 {
-            self.batch.halve(now);
-        }
         while seen.len() > MAX_SEEN {
             let last = seen.pop_last();
             last.map(|(key, _)| suspects.remove(&key));
+        }
+        if is_new_suspect && largest > 1 {
+            self.batch.halve(now);
         }
     }
 
@@ -229,18 +246,21 @@ impl Delivery {
 
     /// When a trial begins, if nothing is in flight.
     pub(super) fn trial_at(&self) -> Option<Duration> {
-        let waits = self.poison.on_trial.is_none() && self.flight.is_empty();
+        let waits = self.poison.on_trial.is_none() && self.unanswered.is_empty();
         (self.is_up() && waits && self.may_try()).then_some(self.poison.trial_at)
     }
 
     fn may_try(&self) -> bool {
-        let is_open = !self.sessions.must_wait(Sent::Publish(Topic::History));
+        // Others go first, so that a topic is not taken for closed because of one record.
+        let history = Sent::Publish(Topic::History);
+        let is_open = self.sessions.has_answered_to(history)
+            || !self.sessions.must_wait(history) && !self.page_waits() && !self.memory_waits();
         self.begun && is_open && !self.poison.cases.is_empty()
     }
 
     /// All that is in flight has its answer first.
     pub(super) fn hold_trial(&mut self, clock: &Clock, now: Duration) {
-        let may_begin = self.poison.on_trial.is_none() && self.flight.is_empty();
+        let may_begin = self.poison.on_trial.is_none() && self.unanswered.is_empty();
         if may_begin && !self.begin_trial(clock, now) {
             self.holds_trial = false;
             self.send(clock, now);
@@ -255,68 +275,48 @@ impl Delivery {
         }
         cases.sort_unstable();
         let at_hand = cases.into_iter().find_map(|(_, key)| {
-            let (cargo, entry) = self.at_hand(key)?;
-            Some((key, cargo, entry.wire(clock, true)))
+            let (contents, entry) = self.at_hand(key)?;
+            Some((key, contents, entry.wire(clock, true)))
         });
-        let Some((key, cargo, payload)) = at_hand else {
+        let Some((key, contents, payload)) = at_hand else {
             self.poison.trial_at = now + TRIAL_PAUSE;
             return false;
         };
-        match &cargo {
-            Cargo::Own(seq) => self.settle_own(*seq, Phase::Sent, now),
-            _ => self.settle_page(|other, _| *other == key, Phase::Sent, now),
+        match &contents {
+            Contents::Own(seq, _) => self.memory.sent(*seq),
+            Contents::Page(_) | Contents::Control => self.replay.sent(key),
         }
         self.poison.on_trial = Some((key, now));
-        let qos = self.settings.qos;
-        self.publish(Topic::History, payload.into_bytes(), qos, false, cargo, now);
+        self.publish_records(Topic::History, payload.into_bytes(), contents, now);
         true
     }
 
-    /// The entry with this key, where it can be sent from.
-    fn at_hand(&self, key: Key) -> Option<(Cargo, &Entry)> {
-        let in_page = |key| self.page.iter().find(|replayed| replayed.key == key);
-        if let Some(replayed) = in_page(key).filter(|replayed| replayed.phase == Phase::Waiting) {
-            return Some((Cargo::Page(vec![key]), &replayed.entry));
+    /// The record with this key, where it can be sent from.
+    fn at_hand(&self, key: Key) -> Option<(Contents, &Entry)> {
+        if let Some(entry) = self.replay.get_waiting(key) {
+            return Some((Contents::Page(vec![key]), entry));
         }
-        let held = self.live.get(self.place_of(key.seq))?;
-        let is_it = self.key_of_own(held.entry.first()) == key && held.is_history();
-        is_it.then_some((Cargo::Own(key.seq), &held.entry))
+        let entry = self.memory.next_history(|seq| self.own(seq) == key)?;
+        Some((Contents::Own(key.seq, entry.last()), entry))
     }
 
-    /// Whether memory is to send this record among the others.
-    pub(super) fn is_free_history(&self, held: &Held) -> bool {
-        held.is_history() && !self.poison.is_set_back(self.key_of_own(held.entry.first()))
-    }
-
-    fn key_of_own(&self, seq: u64) -> Key {
-        Key {
-            run_number: self.disk.run_number.unwrap_or(u64::MAX),
-            seq,
+    /// The records that a message carries.
+    pub(super) fn keys_of(&self, contents: &Contents) -> Vec<Key> {
+        match contents {
+            Contents::Control => Vec::new(),
+            Contents::Own(seq, _) => vec![self.own(*seq)],
+            Contents::Page(keys) => keys.clone(),
         }
     }
 
-    /// The keys of what `cargo` carries.
-    pub(super) fn keys_of(&self, cargo: &Cargo) -> Vec<Key> {
-        match cargo {
-            Cargo::Control => Vec::new(),
-            Cargo::Own(seq) => vec![self.key_of_own(*seq)],
-            Cargo::Page(keys) => keys.clone(),
-        }
-    }
-
-    /// A gap takes the place of the record, in memory or on the disk; the page is read again anyway.
+    /// A gap takes the place of the record, in memory or on the disk.
     fn give_up(&mut self, key: Key, clock: &Clock) {
-        let own = self.key_of_own(key.seq) == key;
-        let place = self.place_of(key.seq);
-        let in_page = self.page.iter().find(|replayed| replayed.key == key);
-        let in_memory = self.live.get(place).filter(|_| own);
-        let found = in_page
-            .map(|replayed| &replayed.entry)
-            .or_else(|| in_memory.map(|held| &held.entry));
-        let Some(Entry::Record(record)) = found.filter(|entry| entry.first() == key.seq) else {
+        let is_own = self.own(key.seq) == key;
+        let in_memory = is_own.then(|| self.memory.get(key.seq)).flatten();
+        let found = in_memory.or(self.replay.get(key)).cloned();
+        let Some(Entry::Record(record)) = found else {
             return;
         };
-        let record = record.clone();
         let text = format!(
             "the broker closes the connection whenever it gets record {} of run {}, and takes others: \
              it is kept aside and reported as lost",
@@ -325,17 +325,22 @@ impl Delivery {
         self.orders.push_back(Output::Log(Level::Warn, text));
         self.orders
             .push_back(Output::SetAside(record.wire(clock, true)));
-        if own && self.is_live(key.seq) {
-            self.give_up_at(place, REFUSED);
-            return;
+        if !is_own || !self.memory.give_up(key.seq, REFUSED) {
+            self.give_up_on_disk(&record, is_own);
         }
-        self.given_up += 1;
+    }
+
+    fn give_up_on_disk(&mut self, record: &Record, is_own: bool) {
+        if is_own {
+            self.memory.remove(record.seq);
+        }
+        self.disk.given_up += 1;
         self.disk.gaps.push(Loss {
             of_run: record.run,
             from_seq: record.seq,
             to_seq: record.seq,
             count: 1,
-            reason: REFUSED.into(),
+            reason: REFUSED.to_owned(),
         });
     }
 }

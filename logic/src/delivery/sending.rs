@@ -4,36 +4,33 @@
 
 use std::time::Duration;
 
-use super::{
-    CONTROL_ROOM, Cargo, Control, Delivery, Flight, Lane, Message, Phase, Replayed, Sending, Topic,
-};
+use super::unanswered::Contents;
+use super::{CONTROL_ROOM, Control, Delivery, InFlight, Message, Topic};
 use crate::link::Sent;
 use crate::time::Clock;
-use crate::{Entry, Level, Output};
+use crate::{Key, Level, Output};
 
-/// A batch ends before it is larger than this many bytes; brokers refuse large packets.
-const BATCH_BYTES: usize = 32 * 1024;
+/// While both wait, one publication in so many is history.
+const HISTORY_SHARE: u32 = 4;
 /// No replay rate is so slow that the pause between two records is longer, in seconds.
-const LONGEST_PAUSE: f64 = 86_400.0;
+const MAX_PAUSE: f64 = 86_400.0;
 
 impl Delivery {
     pub(super) fn send_control(&mut self, now: Duration) {
-        while self.in_flight(Sending::Control) < CONTROL_ROOM {
+        while self.unanswered.others() < CONTROL_ROOM {
             let sessions = &self.sessions;
             let may_go = |waiting: &Control| !sessions.must_wait(Sent::Publish(waiting.topic));
+            let next = self.control.iter().position(may_go);
             let Some(Control {
                 topic,
                 payload,
                 retain,
-            }) = self
-                .control
-                .iter()
-                .position(may_go)
-                .and_then(|place| self.control.remove(place))
+            }) = next.and_then(|place| self.control.remove(place))
             else {
                 break;
             };
-            self.publish(topic, payload, 1, retain, Cargo::Control, now);
+            let qos = 1;
+            self.publish(topic, payload, qos, retain, Contents::Control, now);
         }
     }
 
@@ -45,136 +42,175 @@ impl Delivery {
             if self.sessions.must_wait(sent) {
                 self.to_subscribe.push(inbound);
             } else {
-                let token = self.take_off(sent, Sending::Control, Cargo::Control, now);
+                let token = self.take_off(sent, Contents::Control, now);
                 self.orders.push_back(Output::Subscribe { token, inbound });
             }
         }
     }
 
-    pub(super) fn send_live(&mut self, clock: &Clock, now: Duration) {
+    /// Fills the window: live records first, and history its share.
+    pub(super) fn send_records(&mut self, clock: &Clock, now: Duration) {
+        self.read_on();
         while self.has_room() {
-            let place = self.place_of(self.next_live);
-            let Some(held) = self.live.get_mut(place) else {
-                break;
+            // What ended a session shows best at the beginning of the next one.
+            let is_historys_turn =
+                self.live_in_a_row + 1 >= HISTORY_SHARE || self.is_on_probation();
+            let sent = match is_historys_turn {
+                true => self.send_history(clock, now) || self.send_live(clock, now),
+                false => self.send_live(clock, now) || self.send_history(clock, now),
             };
-            let topic = match &held.entry {
-                Entry::Record(record) if record.is_reading() => Topic::Telemetry,
-                _ => Topic::Events,
-            };
-            let is_live = held.lane == Lane::Live && held.phase == Phase::Waiting;
-            if is_live && self.sessions.holds_back(Sent::Publish(topic)) {
-                held.lane = Lane::History;
-            } else if is_live && self.sessions.must_wait(Sent::Publish(topic)) {
+            if !sent {
                 break;
-            }
-            self.next_live = held.entry.last() + 1;
-            if held.lane != Lane::Live || held.phase != Phase::Waiting {
-                continue;
-            }
-            held.phase = Phase::Sent;
-            let payload = held.entry.wire(clock, false).into_bytes();
-            let cargo = Cargo::Own(held.entry.first());
-            self.publish(topic, payload, self.settings.qos, false, cargo, now);
-        }
-    }
-
-    pub(super) fn send_history(&mut self, clock: &Clock, now: Duration) {
-        while now >= self.replay_at && self.has_room() && self.may_replay() {
-            self.fetch();
-            let sent = match self.send_page(clock, now) {
-                0 => self.send_memory(clock, now),
-                sent => sent,
-            };
-            if sent == 0 {
-                break;
-            }
-            if self.settings.replay_rate > 0.0 {
-                let seconds = (sent as f64 / self.settings.replay_rate).min(LONGEST_PAUSE);
-                let pause = Duration::from_secs_f64(seconds);
-                // The beat is kept, but what was missed while the window was full is not caught up.
-                self.replay_at = self.replay_at.max(now.saturating_sub(pause)) + pause;
             }
         }
     }
 
-    /// Publishes the oldest waiting records of the page, up to a batch; tells how many.
-    pub(super) fn send_page(&mut self, clock: &Clock, now: Duration) -> usize {
-        let (mut keys, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let batch = self.batch();
-        for replayed in &mut self.page {
-            if replayed.phase != Phase::Waiting || self.poison.is_set_back(replayed.key) {
+    /// Whether one more message with records may be published.
+    pub(super) fn has_room(&self) -> bool {
+        self.unanswered.records() < self.max_in_flight()
+    }
+
+    /// Whether there is history that may go out when its time has come.
+    pub(super) fn may_replay(&self) -> bool {
+        let is_held_back = self.sessions.must_wait(Sent::Publish(Topic::History));
+        !is_held_back
+            && (self.replay.can_read()
+                || self.page_waits()
+                || self.is_disk_read() && self.memory_waits())
+    }
+
+    /// Whether a record of the page waits that is not set back.
+    pub(super) fn page_waits(&self) -> bool {
+        let waits = |key: &Key| self.replay.get_waiting(*key).is_some();
+        self.replay.waiting() > self.poison.set_back().filter(waits).count()
+    }
+
+    pub(super) fn memory_waits(&self) -> bool {
+        let is_free = |seq| !self.poison.is_set_back(self.own(seq));
+        self.memory.next_history(is_free).is_some()
+    }
+
+    /// Whether memory may go on with history: the disk has none that is older.
+    fn is_disk_read(&self) -> bool {
+        self.disk.run_number.is_none() || self.replay.is_at_end() && !self.page_waits()
+    }
+
+    fn send_live(&mut self, clock: &Clock, now: Duration) -> bool {
+        while let Some(record) = self.memory.next_live() {
+            let seq = record.seq;
+            let topic = match record.is_reading() {
+                true => Topic::Telemetry,
+                false => Topic::Events,
+            };
+            if self.sessions.holds_back(Sent::Publish(topic)) {
+                // It goes to the disk in time, and comes back from there as history.
+                match self.disk.failed {
+                    true => self.memory.make_history(seq),
+                    false => self.memory.pass_over_live(seq),
+                }
                 continue;
             }
-            if keys.len() >= batch || bytes >= BATCH_BYTES {
-                break;
+            if self.sessions.must_wait(Sent::Publish(topic)) {
+                return false;
             }
-            let object = replayed.entry.wire(clock, true);
-            bytes += object.len() + 1;
-            replayed.phase = Phase::Sent;
-            keys.push(replayed.key);
-            objects.push(object);
+            let payload = record.wire(clock, false).into_bytes();
+            self.memory.sent(seq);
+            self.live_in_a_row = self.live_in_a_row.saturating_add(1);
+            self.publish_records(topic, payload, Contents::Own(seq, seq), now);
+            return true;
         }
-        let sent = keys.len();
-        if let Some(payload) = in_one_message(&objects) {
-            self.publish(
-                Topic::History,
-                payload,
-                self.settings.qos,
-                false,
-                Cargo::Page(keys),
-                now,
-            );
+        false
+    }
+
+    fn send_history(&mut self, clock: &Clock, now: Duration) -> bool {
+        let is_held_back = self.sessions.must_wait(Sent::Publish(Topic::History));
+        if now < self.replay_at || is_held_back {
+            return false;
         }
+        let sent = match self.send_page(clock, now) {
+            0 => self.send_memory(clock, now),
+            sent => sent,
+        };
+        if sent == 0 {
+            return false;
+        }
+        self.live_in_a_row = 0;
+        if self.settings.replay_rate > 0.0 {
+            let seconds = (sent as f64 / self.settings.replay_rate).min(MAX_PAUSE);
+            let pause = Duration::from_secs_f64(seconds);
+            // The beat is kept, but what was missed while the window was full is not caught up.
+            self.replay_at = self.replay_at.max(now.saturating_sub(pause)) + pause;
+        }
+        true
+    }
+
+    /// Publishes the oldest waiting records of the page, up to a batch; gives how many.
+    fn send_page(&mut self, clock: &Clock, now: Duration) -> usize {
+        let poison = &self.poison;
+        let is_set_back = |key: Key| poison.is_set_back(key);
+        let most = self.max_batch();
+        let batch = self.replay.next_batch(most, clock, is_set_back);
+        self.read_on();
+        let Some(batch) = batch else {
+            return 0;
+        };
+        let sent = batch.keys.len();
+        let contents = Contents::Page(batch.keys);
+        self.publish_records(Topic::History, batch.payload, contents, now);
         sent
     }
 
     /// Behind the disk: the oldest record of an outage that only memory has. One at a time, since
     /// there are only as many as fit between two commits.
-    pub(super) fn send_memory(&mut self, clock: &Clock, now: Duration) -> usize {
-        if self.disk_first() {
+    fn send_memory(&mut self, clock: &Clock, now: Duration) -> usize {
+        if !self.is_disk_read() {
             return 0;
         }
-        let place = self.place_of(self.next_history);
-        let rest = self.live.range(place..);
-        let found = rest
-            .enumerate()
-            .find_map(|(at, held)| self.is_free_history(held).then_some(place + at));
-        let Some(held) = found.and_then(|place| self.live.get_mut(place)) else {
-            self.next_history = self.live.back().map_or(0, |held| held.entry.last() + 1);
+        let is_free = |seq| !self.poison.is_set_back(self.own(seq));
+        let Some(entry) = self.memory.next_history(is_free) else {
             return 0;
         };
-        self.next_history = held.entry.last() + 1;
-        held.phase = Phase::Sent;
-        let payload = held.entry.wire(clock, true).into_bytes();
-        let cargo = Cargo::Own(held.entry.first());
-        self.publish(
-            Topic::History,
-            payload,
-            self.settings.qos,
-            false,
-            cargo,
-            now,
-        );
+        let (seq, last) = (entry.first(), entry.last());
+        let payload = entry.wire(clock, true).into_bytes();
+        self.memory.sent(seq);
+        self.publish_records(Topic::History, payload, Contents::Own(seq, last), now);
         1
     }
 
-    pub(super) fn publish(
+    /// A session was closed; if too many were in flight for the broker, there will be fewer.
+    pub(super) fn shrink_window(&mut self, unanswered: &[InFlight], now: Duration) {
+        let carries_record = |message: &&InFlight| message.contents != Contents::Control;
+        let records = unanswered.iter().filter(carries_record).count();
+        if self.settings.qos == 2 && self.window.closed_with(records, now) {
+            let text = format!(
+                "the broker closed the connection with many records unanswered; at most {} at a time now",
+                self.window.size()
+            );
+            self.orders.push_back(Output::Log(Level::Info, text));
+        }
+    }
+
+    pub(super) fn publish_records(
+        &mut self,
+        topic: Topic,
+        payload: Vec<u8>,
+        contents: Contents,
+        now: Duration,
+    ) {
+        let qos = self.settings.qos;
+        self.publish(topic, payload, qos, false, contents, now);
+    }
+
+    fn publish(
         &mut self,
         topic: Topic,
         payload: Vec<u8>,
         qos: u8,
         retain: bool,
-        cargo: Cargo,
-        at: Duration,
+        contents: Contents,
+        now: Duration,
     ) {
-        let lane = match cargo {
-            Cargo::Control => Sending::Control,
-            Cargo::Own(_) | Cargo::Page(_) => Sending::Records,
-        };
-        if lane == Sending::Records {
-            self.sent_history = topic == Topic::History;
-        }
-        let token = self.take_off(Sent::Publish(topic), lane, cargo, at);
+        let token = self.take_off(Sent::Publish(topic), contents, now);
         self.orders.push_back(Output::Publish(Message {
             token,
             topic,
@@ -184,72 +220,8 @@ impl Delivery {
         }));
     }
 
-    fn take_off(&mut self, sent: Sent, lane: Sending, cargo: Cargo, at: Duration) -> u64 {
-        let token = self.next_token;
-        self.next_token += 1;
+    fn take_off(&mut self, sent: Sent, contents: Contents, at: Duration) -> u64 {
         self.sessions.send(sent);
-        self.flight.push_back(Flight {
-            token,
-            sent,
-            at,
-            confirmed: false,
-            lane,
-            cargo,
-        });
-        token
-    }
-
-    /// A session was closed; if too many were in flight for the broker, there will be fewer.
-    pub(super) fn shrink_window(&mut self, now: Duration) {
-        let in_flight = self.flight.iter().filter(|flight| !flight.confirmed);
-        let records = in_flight.filter(|flight| flight.lane == Sending::Records);
-        if self.settings.qos == 2 && self.window.closed_with(records.count(), now) {
-            let text = format!(
-                "the broker closed the connection with many records unanswered; at most {} at a time now",
-                self.window.size()
-            );
-            self.orders.push_back(Output::Log(Level::Info, text));
-        }
-    }
-
-    /// Whether one more record may be published.
-    pub(super) fn has_room(&self) -> bool {
-        self.in_flight(Sending::Records) < self.window()
-    }
-
-    /// Publications of a lane since the oldest that is not confirmed.
-    fn in_flight(&self, lane: Sending) -> usize {
-        let of_lane = |flight: &&Flight| flight.lane == lane;
-        self.flight.iter().filter(of_lane).count()
-    }
-
-    /// Whether there is history, and it may go out.
-    pub(super) fn may_replay(&self) -> bool {
-        !self.sessions.must_wait(Sent::Publish(Topic::History)) && self.has_history()
-    }
-
-    pub(super) fn has_history(&self) -> bool {
-        let is_free = |replayed: &Replayed| {
-            replayed.phase == Phase::Waiting && !self.poison.is_set_back(replayed.key)
-        };
-        self.can_fetch()
-            || self.page.iter().any(is_free)
-            || !self.disk_first() && self.memory_has_history()
-    }
-
-    pub(super) fn memory_has_history(&self) -> bool {
-        let place = self.place_of(self.next_history);
-        self.live
-            .range(place..)
-            .any(|held| self.is_free_history(held))
-    }
-}
-
-/// One record is an object, several are an array.
-fn in_one_message(objects: &[String]) -> Option<Vec<u8>> {
-    match objects {
-        [] => None,
-        [object] => Some(object.clone().into_bytes()),
-        _ => Some(format!("[{}]", objects.join(",")).into_bytes()),
+        self.unanswered.push(InFlight { sent, at, contents })
     }
 }

@@ -1,0 +1,561 @@
+//! The replay: the part of the backlog that was read from the disk and is being published, oldest first.
+//!
+//! ```text
+//!              +-- the server's ack is late --+
+//!              v                              |
+//!   read --> Waiting --publish--> InFlight --PUBACK--> AwaitingServerAck --ack--> gone
+//!                                     |                (confirm = "server")
+//!                                     +--PUBACK (confirm = "broker")--> gone
+//! ```
+//!
+//! Records of this run that were published before they went to the disk are known here as well, until they
+//! are read back: they go on in the state that they have, and are not published a second time. A session
+//! that ends takes all of this with it; the next one begins at the oldest entry of the disk.
+//! Used by `delivery` alone, which gives the orders to read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::memory::State;
+use crate::time::Clock;
+use crate::{Entry, Key};
+
+/// A message ends before it is larger than this many bytes; brokers refuse large packets.
+const MAX_BATCH_BYTES: usize = 32 * 1024;
+/// The page holds this many records at least and at most. At about 200 bytes each the most are 2 MB, beyond
+/// which the window yields.
+const MIN_PAGE_RECORDS: usize = 256;
+const MAX_PAGE_RECORDS: usize = 10_000;
+/// Records published ahead that are remembered; of more, the oldest are published again.
+const MAX_AHEAD: usize = 1_024;
+
+const FIRST: Key = Key {
+    run_number: 0,
+    seq: 0,
+};
+const LAST: Key = Key {
+    run_number: u64::MAX,
+    seq: u64::MAX,
+};
+
+/// What was read from the disk and is not confirmed.
+#[derive(Debug)]
+pub(super) struct Replay {
+    page: BTreeMap<Key, Replayed>,
+    /// No record before this one waits.
+    next: Key,
+    /// Records that wait.
+    waiting: usize,
+    /// Records on the disk, not read back, that were published from memory in this session.
+    ahead: BTreeMap<Key, State>,
+    /// How many records the page is to hold.
+    target: usize,
+    /// The last record read in this session.
+    after: Option<Key>,
+    /// There is nothing behind that.
+    at_end: bool,
+    reading: bool,
+    /// The records that are being read are of no use: their session is over.
+    is_stale: bool,
+    /// The server has acked something since acks were last found late.
+    server_acks: bool,
+    /// Entries left the page without an ack: they are read again when all others are through.
+    passed_over: bool,
+}
+
+#[derive(Debug)]
+struct Replayed {
+    entry: Entry,
+    state: State,
+}
+
+/// Records in one message.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Batch {
+    pub(super) keys: Vec<Key>,
+    /// One record is an object, several are an array.
+    pub(super) payload: Vec<u8>,
+}
+
+impl Replay {
+    /// Nothing is read yet. `in_window` records can be in flight at a time; the page holds twice as many.
+    pub(super) fn new(in_window: usize) -> Self {
+        let target = (2 * in_window).clamp(MIN_PAGE_RECORDS, MAX_PAGE_RECORDS);
+        Self {
+            page: BTreeMap::new(),
+            next: FIRST,
+            waiting: 0,
+            ahead: BTreeMap::new(),
+            target,
+            after: None,
+            at_end: false,
+            reading: false,
+            is_stale: false,
+            server_acks: false,
+            passed_over: false,
+        }
+    }
+
+    /// A session has ended: what it published counts for nothing.
+    pub(super) fn start_over(&mut self) {
+        self.page.clear();
+        self.ahead.clear();
+        self.next = FIRST;
+        self.waiting = 0;
+        self.after = None;
+        self.at_end = false;
+        self.is_stale = self.reading;
+        self.passed_over = false;
+    }
+
+    /// What to read next, and how much: well before the page has run out, so that nobody waits for the disk.
+    pub(super) fn read_on(&mut self) -> Option<(Option<Key>, usize)> {
+        if !self.can_read() {
+            return None;
+        }
+        self.reading = true;
+        Some((self.after, self.room()))
+    }
+
+    /// Records that follow on those read before; `at_end` when none follow on these. `is_gone` tells which of
+    /// them are not to be published: confirmed, or in memory. False when they are of no use.
+    pub(super) fn read(
+        &mut self,
+        entries: Vec<(Key, Entry)>,
+        at_end: bool,
+        is_gone: impl Fn(Key, &Entry) -> bool,
+    ) -> bool {
+        self.reading = false;
+        if std::mem::take(&mut self.is_stale) {
+            return false;
+        }
+        self.at_end = at_end;
+        for (key, entry) in entries {
+            self.after = Some(key);
+            let ahead = self.ahead.remove(&key);
+            if is_gone(key, &entry) || self.page.contains_key(&key) {
+                continue;
+            }
+            // A gap was published, if at all, when it was smaller.
+            let state = match entry {
+                Entry::Record(_) => ahead.unwrap_or(State::Waiting),
+                Entry::Gap(_) => State::Waiting,
+            };
+            if state == State::Waiting {
+                self.waiting += 1;
+                self.next = self.next.min(key);
+            }
+            self.page.insert(key, Replayed { entry, state });
+        }
+        if at_end {
+            // What is not on the disk any more was given up there, and is in a gap.
+            self.ahead.clear();
+        }
+        true
+    }
+
+    /// The oldest records that wait, as one message: at most `most` of them. They are in flight from now on.
+    /// Those that are set back are passed over.
+    pub(super) fn next_batch(
+        &mut self,
+        most: usize,
+        clock: &Clock,
+        is_set_back: impl Fn(Key) -> bool,
+    ) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let mut next = LAST;
+        for (key, replayed) in self.page.range_mut(self.next..) {
+            if replayed.state != State::Waiting || is_set_back(*key) {
+                continue;
+            }
+            if batch.keys.len() >= most || batch.payload.len() >= MAX_BATCH_BYTES {
+                next = *key;
+                break;
+            }
+            batch.add(*key, &replayed.entry.wire(clock, true));
+            replayed.state = State::InFlight;
+        }
+        self.next = next;
+        self.waiting -= batch.keys.len();
+        batch.close();
+        (!batch.keys.is_empty()).then_some(batch)
+    }
+
+    /// The broker has the record since `now`, and the server is to ack it.
+    pub(super) fn await_server_ack(&mut self, key: Key, now: Duration) {
+        let awaits = State::AwaitingServerAck(now);
+        if let Some(replayed) = self.page.get_mut(&key) {
+            if replayed.state == State::InFlight {
+                replayed.state = awaits;
+            }
+        } else if let Some(state) = self.ahead.get_mut(&key) {
+            *state = awaits;
+        }
+    }
+
+    /// An entry up to `last` that was published from memory is confirmed. What the store has made of it since
+    /// stays.
+    pub(super) fn remove_ahead(&mut self, key: Key, last: u64) {
+        self.ahead.remove(&key);
+        if self.get(key).is_some_and(|entry| entry.last() == last) {
+            self.remove(key);
+        }
+    }
+
+    /// The entry is confirmed: it leaves the page.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Entry> {
+        let replayed = self.page.remove(&key)?;
+        self.waiting -= usize::from(replayed.state == State::Waiting);
+        Some(replayed.entry)
+    }
+
+    /// The keys of records of `run` with numbers in `from..=to` that the server may ack.
+    pub(super) fn within(&self, run: Uuid, from: u64, to: u64) -> Vec<Key> {
+        let mut found = Vec::new();
+        // The records of a run lie together: one look finds its place, or the next run's.
+        let mut behind = self.page.iter().next();
+        while let Some((Key { run_number, .. }, replayed)) = behind {
+            let run_number = *run_number;
+            if replayed.entry.run() == run && from <= to {
+                let range = Key {
+                    run_number,
+                    seq: from,
+                }..=Key {
+                    run_number,
+                    seq: to,
+                };
+                let covered = self
+                    .page
+                    .range(range)
+                    .filter(|(_, replayed)| replayed.entry.last() <= to);
+                found.extend(covered.map(|(key, _)| *key));
+            }
+            let next_run = Key {
+                run_number: run_number.saturating_add(1),
+                seq: 0,
+            };
+            behind = self
+                .page
+                .range(next_run..)
+                .next()
+                .filter(|(key, _)| key.run_number > run_number);
+        }
+        found
+    }
+
+    /// The records of this run in `from..=to` that were published ahead.
+    pub(super) fn ahead_within(&self, from: Key, to: Key) -> Vec<Key> {
+        let range = (from <= to).then(|| self.ahead.range(from..=to));
+        range.into_iter().flatten().map(|(key, _)| *key).collect()
+    }
+
+    /// What the server has not acked since `before` (boot clock) waits to be published again. Where it fills
+    /// the page while the server acks others, it is passed over: it must not hold up what lies behind.
+    pub(super) fn send_again(&mut self, before: Duration) {
+        let is_late =
+            |state: State| matches!(state, State::AwaitingServerAck(since) if since <= before);
+        let is_crowded = self.room() < self.target / 4;
+        let passes_over = std::mem::take(&mut self.server_acks) && is_crowded && !self.at_end;
+        self.passed_over |= passes_over;
+        let (next, waiting) = (&mut self.next, &mut self.waiting);
+        self.page.retain(|key, replayed| {
+            let late = is_late(replayed.state);
+            if late && !passes_over {
+                replayed.state = State::Waiting;
+                *waiting += 1;
+                *next = (*next).min(*key);
+            }
+            !(late && passes_over)
+        });
+        // They are still to be read, and wait then.
+        self.ahead.retain(|_, state| !is_late(*state));
+    }
+
+    /// There is more on the disk now, perhaps in front of all that was read.
+    pub(super) fn read_again(&mut self) {
+        if self.at_end {
+            self.at_end = false;
+            self.after = None;
+            self.is_stale = self.reading;
+        }
+    }
+
+    /// The server has acked an entry.
+    pub(super) fn server_acked(&mut self) {
+        self.server_acks = true;
+    }
+
+    /// All of the disk is read, and nothing of it is left here: what was passed over has its turn.
+    pub(super) fn read_passed_over(&mut self) {
+        if self.passed_over && self.at_end && self.page.is_empty() && !self.reading {
+            self.passed_over = false;
+            self.at_end = false;
+            self.after = None;
+        }
+    }
+
+    /// There is more on the disk now; of it, these records were published from memory.
+    pub(super) fn more_on_disk(&mut self, published: impl IntoIterator<Item = (Key, State)>) {
+        self.at_end = false;
+        self.ahead.extend(published);
+        while self.ahead.len() > MAX_AHEAD {
+            self.ahead.pop_first();
+        }
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&Entry> {
+        self.page.get(&key).map(|replayed| &replayed.entry)
+    }
+
+    /// The record, if it waits.
+    pub(super) fn get_waiting(&self, key: Key) -> Option<&Entry> {
+        let replayed = self.page.get(&key)?;
+        (replayed.state == State::Waiting).then_some(&replayed.entry)
+    }
+
+    /// The record was published alone.
+    pub(super) fn sent(&mut self, key: Key) {
+        if let Some(replayed) = self.page.get_mut(&key)
+            && replayed.state == State::Waiting
+        {
+            replayed.state = State::InFlight;
+            self.waiting -= 1;
+        }
+    }
+
+    /// Whether there is more to be read, and room for it.
+    pub(super) fn can_read(&self) -> bool {
+        !self.at_end && !self.reading && self.room() >= self.target / 4
+    }
+
+    fn room(&self) -> usize {
+        self.target.saturating_sub(self.page.len())
+    }
+
+    /// How many records wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether all of the disk has been read in this session.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at_end
+    }
+
+    /// Whether every entry of the disk is known here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.at_end && !self.passed_over
+    }
+
+    /// Whether the store has been asked for records and has not answered.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading
+    }
+
+    /// Records on the disk that are known here.
+    pub(super) fn len(&self) -> u64 {
+        (self.page.len() + self.ahead.len()) as u64
+    }
+
+    /// When the oldest record that is not confirmed was made, in milliseconds since 1970 on the clock of then.
+    pub(super) fn oldest_ms(&self) -> Option<i64> {
+        let mut page = self.page.values();
+        page.find_map(|replayed| replayed.entry.wall_ms())
+    }
+
+    /// When the server's ack of the oldest record that waits for it began to be awaited.
+    pub(super) fn oldest_awaiting(&self) -> Option<Duration> {
+        let in_page = self.page.values().map(|replayed| replayed.state);
+        let since = |state: State| match state {
+            State::AwaitingServerAck(since) => Some(since),
+            State::Waiting | State::InFlight => None,
+        };
+        in_page
+            .chain(self.ahead.values().copied())
+            .filter_map(since)
+            .min()
+    }
+}
+
+impl Batch {
+    fn add(&mut self, key: Key, object: &str) {
+        self.payload
+            .push(if self.keys.is_empty() { b'[' } else { b',' });
+        self.payload.extend_from_slice(object.as_bytes());
+        self.keys.push(key);
+    }
+
+    fn close(&mut self) {
+        match self.keys.len() {
+            0 => {}
+            1 => drop(self.payload.remove(0)),
+            _ => self.payload.push(b']'),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Body, Record};
+    use crate::time::{Now, Stamp};
+
+    const RUN: Uuid = Uuid::from_u128(7);
+
+    fn key(run_number: u64, seq: u64) -> Key {
+        Key { run_number, seq }
+    }
+
+    fn entry(seq: u64) -> Entry {
+        Entry::Record(Record {
+            run: RUN,
+            seq,
+            boot_id: Uuid::nil(),
+            stamp: Stamp {
+                boot_ms: seq,
+                wall_ms: seq as i64,
+                synced: true,
+            },
+            body: Body::Reading {
+                light: 1.0,
+                led_on: Some(false),
+                led_ok: true,
+            },
+        })
+    }
+
+    fn clock() -> Clock {
+        let now = Now {
+            boot: Duration::from_secs(1),
+            wall_ms: 1,
+            synced: true,
+        };
+        Clock::new(Uuid::nil(), 0, now)
+    }
+
+    /// A page with the records 1 to `last` of run 1, and nothing behind them on the disk.
+    fn page(last: u64) -> Replay {
+        let mut replay = Replay::new(16);
+        assert!(replay.read_on().is_some());
+        let entries = (1..=last).map(|seq| (key(1, seq), entry(seq)));
+        assert!(replay.read(entries.collect(), true, |_, _| false));
+        replay
+    }
+
+    fn keys(batch: Option<Batch>) -> Vec<u64> {
+        let keys = batch.map(|batch| batch.keys).unwrap_or_default();
+        keys.into_iter().map(|key| key.seq).collect()
+    }
+
+    #[test]
+    fn every_state_with_everything_that_can_happen() {
+        let since = Duration::from_secs(1);
+        let awaiting = State::AwaitingServerAck(since);
+        let in_state = |state: State| {
+            let mut replay = page(1);
+            if state != State::Waiting {
+                replay.sent(key(1, 1));
+            }
+            if state == awaiting {
+                replay.await_server_ack(key(1, 1), since);
+            }
+            replay
+        };
+        let is = |replay: &Replay| replay.page.get(&key(1, 1)).map(|at| at.state);
+        let all = [State::Waiting, State::InFlight, awaiting];
+        let expect = |happens: &dyn Fn(&mut Replay), becomes: [Option<State>; 3]| {
+            for (state, expected) in all.into_iter().zip(becomes) {
+                let mut replay = in_state(state);
+                happens(&mut replay);
+                assert_eq!(is(&replay), expected, "{state:?}");
+                let waits = usize::from(expected == Some(State::Waiting));
+                assert_eq!(replay.waiting(), waits, "{state:?}");
+            }
+        };
+        let waiting = Some(State::Waiting);
+        expect(&|replay| replay.start_over(), [None; 3]);
+        expect(&|replay| drop(replay.remove(key(1, 1))), [None; 3]);
+        expect(
+            &|replay| replay.sent(key(1, 1)),
+            [Some(State::InFlight), Some(State::InFlight), Some(awaiting)],
+        );
+        // An answer of the broker to what was not sent says nothing.
+        expect(
+            &|replay| replay.await_server_ack(key(1, 1), since),
+            [waiting, Some(awaiting), Some(awaiting)],
+        );
+        expect(
+            &|replay| replay.send_again(since),
+            [waiting, Some(State::InFlight), waiting],
+        );
+    }
+
+    #[test]
+    fn batches_are_in_order_and_pass_over_what_is_set_back() {
+        let mut replay = page(10);
+        let set_back = |key: Key| key.seq == 2;
+        let mut next = |most| keys(replay.next_batch(most, &clock(), set_back));
+        assert_eq!(next(4), [1, 3, 4, 5]);
+        assert_eq!(next(1), [6]);
+        assert_eq!(next(99), [7, 8, 9, 10]);
+        assert_eq!(next(99), Vec::<u64>::new());
+        assert_eq!(replay.waiting(), 1);
+        assert!(replay.get_waiting(key(1, 2)).is_some());
+    }
+
+    #[test]
+    fn what_was_published_before_it_was_stored_is_not_published_again() {
+        let mut replay = page(2);
+        let since = Duration::from_secs(5);
+        let ahead = [
+            (key(1, 3), State::InFlight),
+            (key(1, 4), State::AwaitingServerAck(since)),
+        ];
+        replay.more_on_disk(ahead);
+        replay.await_server_ack(key(1, 3), since);
+        assert_eq!(replay.oldest_awaiting(), Some(since));
+        assert_eq!(replay.read_on(), Some((Some(key(1, 2)), 254)));
+        let entries = (3..=5).map(|seq| (key(1, seq), entry(seq))).collect();
+        assert!(replay.read(entries, true, |_, _| false));
+        assert_eq!(keys(replay.next_batch(99, &clock(), |_| false)), [1, 2, 5]);
+        replay.send_again(since);
+        assert_eq!(keys(replay.next_batch(99, &clock(), |_| false)), [3, 4]);
+    }
+
+    #[test]
+    fn it_reads_on_before_the_page_has_run_out_and_drops_what_a_former_session_asked_for() {
+        let mut replay = page(200);
+        replay.more_on_disk([]);
+        assert_eq!(replay.read_on(), None, "the page is full enough");
+        for seq in 1..=100 {
+            replay.remove(key(1, seq));
+        }
+        assert_eq!(replay.read_on(), Some((Some(key(1, 200)), 156)));
+        assert_eq!(replay.read_on(), None, "it is being read");
+        replay.start_over();
+        assert!(!replay.read(vec![(key(1, 201), entry(201))], true, |_, _| false));
+        assert_eq!(replay.read_on(), Some((None, 256)));
+    }
+
+    #[test]
+    fn acks_find_the_records_of_their_run() {
+        let mut replay = page(5);
+        replay.more_on_disk([]);
+        replay.read_on();
+        let other = Entry::Gap(crate::telemetry::Loss {
+            of_run: Uuid::from_u128(8),
+            from_seq: 2,
+            to_seq: 9,
+            count: 8,
+            reason: "backlog-full".into(),
+        });
+        replay.read(vec![(key(2, 2), other)], true, |_, _| false);
+        assert_eq!(replay.within(RUN, 4, 99), [key(1, 4), key(1, 5)]);
+        let gap = |from, to| replay.within(Uuid::from_u128(8), from, to);
+        assert_eq!(gap(1, 9), [key(2, 2)]);
+        assert_eq!(gap(1, 8), [], "a gap is acked as a whole");
+        assert_eq!(gap(9, 1), []);
+    }
+}
