@@ -71,8 +71,8 @@ async fn reading(config: &Config, watch: bool) -> Exit {
         let asked = tokio::time::Instant::now();
         let exit = match the_daemons(config).await {
             Some(Ok(light)) => print(&format!(
-                "{}{unit}, read by the running nightlight",
-                plain(light)
+                "{}, read by the running nightlight",
+                measured(light, unit)
             )),
             Some(Err(why)) => complain(&why, Exit::Software),
             None => {
@@ -82,7 +82,7 @@ async fn reading(config: &Config, watch: bool) -> Exit {
                 match light {
                     Ok(light) => {
                         let ms = begun.elapsed().as_millis();
-                        print(&format!("{}{unit}, in {ms} ms", plain(light)))
+                        print(&format!("{}, in {ms} ms", measured(light, unit)))
                     }
                     Err((why, exit)) => complain(&why, exit),
                 }
@@ -240,6 +240,12 @@ pub fn exit_of_pi(error: &PiError) -> Exit {
             Exit::Software
         }
     }
+}
+
+/// A light with its unit, where that is known.
+pub fn measured(light: f64, unit: Option<&str>) -> String {
+    let light = plain(light);
+    unit.map_or(light.clone(), |unit| format!("{light} {unit}"))
 }
 
 /// A light without the digits that no sensor has.

@@ -417,6 +417,10 @@ fn names(config: &Config) -> Names {
     let publish = publish.map(|(topic, name)| (Sent::Publish(topic), name));
     let subscribe = subscribe.map(|(inbound, name)| (Sent::Subscribe(inbound), name));
     Names {
+        device: config.device_id.clone(),
+        broker: config.broker.url().to_string(),
+        sensor: config.sensor.driver.name().into(),
+        unit: config.sensor.driver.unit().map(Into::into),
         client_id: config.broker.client_id.clone(),
         topics: subscribe
             .chain(publish)

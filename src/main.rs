@@ -14,6 +14,7 @@ use nightlight::io::backlog::lock::{self, NotLocked, RunLock};
 use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::rules::KeptRules;
 use nightlight::io::web;
+use nightlight::logic::words;
 use nightlight::{by_hand, daemon, doctor, logic};
 use nightlight_common::{log, signals};
 use tracing_subscriber::filter::LevelFilter;
@@ -271,10 +272,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn refused(error: &ConfigError) -> Exit {
-    let count = match error.problems.len() {
-        1 => "1 problem".to_string(),
-        many => format!("{many} problems"),
-    };
+    let count = words::counted(error.problems.len() as u64, "problem");
     let text = format!("nightlight: {count} with the configuration:\n{error}\n");
     let _ = std::io::stderr().write_all(text.as_bytes());
     Exit::Configuration

@@ -596,6 +596,21 @@ fn config_names_are_linted() {
     let config = load(toml).unwrap();
     assert_eq!(config.topics.state, "x/a/b/state");
     assert_eq!(config.topics.status, "a/b/status");
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    let warning = &config.warnings[0];
+    assert!(
+        warning.contains("device.id") && warning.contains("\"+/telemetry\""),
+        "{warning}"
+    );
+    let dotted = load("[device]\nid = \"pi.local\"").unwrap().warnings;
+    assert!(
+        dotted
+            .iter()
+            .any(|warning| warning.contains("Home Assistant")),
+        "{dotted:?}"
+    );
+    let plain = load("[device]\nid = \"Hall_way-2\"").unwrap().warnings;
+    assert_eq!(plain, Vec::<String>::new());
     assert_eq!(
         config.server_status.as_deref(),
         Some("homeassistant/status")

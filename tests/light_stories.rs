@@ -226,7 +226,7 @@ fn a_reading_that_hangs_is_given_up_and_made_anew_and_no_old_light_is_shown_as_n
     assert_eq!((view.light, view.sensor_ok), (None, false));
     assert_eq!(view.sensor_why, "the sensor has not answered for 10 s");
     assert!(
-        view.light_age
+        view.light_age_s
             .is_some_and(|age| (59.0..63.0).contains(&age)),
         "{view:?}"
     );

@@ -924,7 +924,7 @@ fn the_end_of_the_lease_is_an_outage_though_a_reading_comes_at_that_moment() {
     world.now = end;
     world.input(Input::Read(500.0));
     assert_eq!(world.view().by, "fallback");
-    assert!(world.view().outage.is_some());
+    assert!(world.view().outage_s.is_some());
 }
 
 #[test]
@@ -1137,6 +1137,30 @@ fn a_broker_that_closes_at_once_is_asked_seldom_and_makes_one_outage() {
 }
 
 #[test]
+fn a_broker_that_restarts_each_second_is_found_within_the_lease() {
+    for away_ms in [50, 200, 500, 700] {
+        for seed in 0..20 {
+            let mut world = World::new(settings());
+            world.light = Some(100.0);
+            // Another phase of everything that is random.
+            world.run_for(Duration::from_secs(20) + Duration::from_millis(37) * seed);
+            for n in 0..120 {
+                // The server alone keeps the LED on.
+                world.light = Some(if n % 2 == 0 { 800.0 } else { 100.0 });
+                world.restart_broker(Duration::from_millis(away_ms));
+                world.run_for(Duration::from_millis(1_000 - away_ms));
+                let view = world.view();
+                assert_eq!(view.by, "remote", "{away_ms} {seed} {n}: {:#?}", world.log);
+            }
+            assert!(world.sessions > 24, "{} sessions", world.sessions);
+            world.seconds(180);
+            let missing = world.missing(world.run, world.view().last_seq);
+            assert!(missing.len() < 5, "{missing:?}");
+        }
+    }
+}
+
+#[test]
 fn a_broker_that_ends_each_session_after_three_seconds_gets_everything() {
     let mut world = World::new(settings());
     world.seconds(30);
@@ -1201,7 +1225,7 @@ fn a_server_that_falls_silent_just_after_the_link_is_back_has_an_outage_of_its_o
     world.seconds(2);
     world.server = false;
     world.seconds(30);
-    assert!(world.view().outage.is_some(), "{:#?}", world.told);
+    assert!(world.view().outage_s.is_some(), "{:#?}", world.told);
     world.server = true;
     world.seconds(5);
     let causes: Vec<_> = reports(&world)
@@ -1217,7 +1241,7 @@ fn a_broker_that_confirms_nothing_is_an_outage_and_status_says_so() {
     world.seconds(30);
     world.broker_mute = true;
     world.seconds(300);
-    assert!(world.view().outage.is_some());
+    assert!(world.view().outage_s.is_some());
     if !world.view().link_up {
         assert!(world.view().link_why.contains("not confirmed"));
     }

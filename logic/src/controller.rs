@@ -24,6 +24,7 @@ use super::outage::Outage;
 use super::telemetry::{self, Body, Book, Event, Keep};
 use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
 use super::view::View;
+use super::words;
 use super::{Exit, Input, Level, Opened, Output, command};
 
 /// `state` is published at least so often.
@@ -318,7 +319,18 @@ impl Controller {
             .outage
             .since()
             .map(|since| now.boot.saturating_sub(since));
+        let Names {
+            device,
+            broker,
+            sensor,
+            unit,
+            ..
+        } = self.names.clone();
         View {
+            device,
+            broker,
+            sensor,
+            unit,
             led_on: self.led.known(),
             led_wanted: self.lighting.led_on(),
             led_ok: self.led.fault().is_none(),
@@ -326,10 +338,7 @@ impl Controller {
             by: self.lighting.by().to_owned(),
             why: self.lighting.why().to_owned(),
             light: self.lighting.light(),
-            light_age: self
-                .lighting
-                .light_age(now.boot)
-                .map(|age| age.as_secs_f64()),
+            light_age_s: self.lighting.light_age(now.boot).map(words::seconds),
             rules: self.lighting.settings().rules(),
             kept_rules: self.kept_rules,
             backlog: self.delivery.backlog(),
@@ -342,11 +351,11 @@ impl Controller {
             link_why: self.link_why(),
             sensor_ok: self.lighting.sensor_ok(),
             sensor_why: self.lighting.sensor_why().to_owned(),
-            lease_left: lease_left.map(|left| left.as_secs_f64()),
-            outage: outage.map(|outage| outage.as_secs_f64()),
+            lease_left_s: lease_left.map(words::seconds),
+            outage_s: outage.map(words::seconds),
             commands_refused: self.commands_refused,
             results_dropped: self.delivery.results_dropped(),
-            since: now.boot.saturating_sub(self.lighting.since()).as_secs_f64(),
+            led_since_s: words::seconds(now.boot.saturating_sub(self.lighting.since())),
             backlog_oldest: self.delivery.oldest_ms().map(rfc3339),
             last_outage: self.outage.last().cloned(),
         }
@@ -529,8 +538,8 @@ impl Controller {
             .opened(opened.run_number, opened.records, opened.oldest_ms);
         if opened.records > 0 {
             let text = format!(
-                "{} records of earlier runs wait in the backlog",
-                opened.records
+                "backlog: {} of earlier runs",
+                words::counted(opened.records, "record")
             );
             self.log(Level::Info, text);
         }

@@ -22,6 +22,7 @@ pub mod outage;
 pub mod telemetry;
 pub mod time;
 mod view;
+pub mod words;
 
 pub use controller::{Birth, Controller, Settings};
 pub use view::View;

@@ -22,6 +22,7 @@ mod rules;
 
 use std::time::Duration;
 
+use crate::words;
 pub(crate) use handover::DecisionStamp;
 pub use handover::{KeptCommand, KeptDecision};
 pub use rules::{FailSafe, Lease, Mode, Rules, RulesPatch, Settings};
@@ -157,7 +158,10 @@ impl Lighting {
         let frozen_after = self.settings.frozen_after;
         if !frozen_after.is_zero() && now >= self.moved_at + frozen_after {
             let seconds = frozen_after.as_secs_f64();
-            self.fault(format!("the same reading {light} for {seconds} s"));
+            self.fault(format!(
+                "the same reading {} for {seconds} s",
+                words::light(light)
+            ));
         } else {
             self.sensor = Sensor::Good;
             self.sensor_why = String::new();
@@ -417,17 +421,18 @@ impl Lighting {
                 "waits for the first reading after a pause".into(),
             );
         }
+        let shown = words::light_beside(light, &[on_below, off_above]);
         match self.local_rule() {
             Some(led_on)
                 if led_on != self.led_on && self.hold_over().is_some_and(|over| now < over) =>
             {
-                (self.led_on, format!("light {light}, held"))
+                (self.led_on, format!("light {shown}, held"))
             }
-            Some(true) => (true, format!("light {light} is below {on_below}")),
-            Some(false) => (false, format!("light {light} is above {off_above}")),
+            Some(true) => (true, format!("light {shown} is below {on_below}")),
+            Some(false) => (false, format!("light {shown} is above {off_above}")),
             None => (
                 self.led_on,
-                format!("light {light} is between {on_below} and {off_above}: unchanged"),
+                format!("light {shown} is between {on_below} and {off_above}: unchanged"),
             ),
         }
     }

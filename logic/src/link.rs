@@ -6,8 +6,9 @@
 //! line look alike. So this part remembers over several sessions what was left unanswered when they ended:
 //!
 //! - Short sessions that are closed from the other end make the wait before the next try longer: up to 5 s
-//!   when they carried records, and up to 30 s when they did not. A session of a minute ends the series,
-//!   and a broker that is not there in between takes from it: then it is the broker or the line that flaps.
+//!   when they carried records, and up to 30 s when they did not. A session of a minute ends the series, and
+//!   so does a broker that is not there in between: then it is the broker that restarts, not one that
+//!   does not want us.
 //! - A topic that three sessions in a row died of, each while the broker answered other messages, is held
 //!   back for 30 s, then tried again, then held back for twice as long, up to an hour. Everything else goes on.
 //! - Sessions that are closed again and again with nothing unanswered look like a second client of our id.
@@ -32,6 +33,9 @@ const BACKOFF_USELESS: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(60);
 /// More short sessions in a row make no difference.
 const MAX_SHORT: u32 = 10;
+/// So many short sessions in a row do not make the wait longer, and more than the second make no difference.
+const UNWELCOME_FROM: u32 = 2;
+const MAX_UNWELCOME: u32 = 10;
 /// So many sessions in a row make a pattern.
 const PATTERN: u32 = 3;
 /// A topic is held back for so long at first, and never longer than the second.
@@ -77,6 +81,14 @@ pub enum Sent {
 /// How the configuration calls things; for the words to the operator, and for what is subscribed to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
+    /// The device id.
+    pub device: String,
+    /// The broker, as a URL without user and password.
+    pub broker: String,
+    /// The sensor's driver.
+    pub sensor: String,
+    /// The unit of light and thresholds, where it is known.
+    pub unit: Option<String>,
     /// The MQTT client id.
     pub client_id: String,
     /// The topics.
@@ -110,8 +122,12 @@ pub(super) struct Sessions {
     last: Option<Sent>,
     /// The broker has confirmed a record in this session.
     useful: bool,
+    /// Sessions in a row in which it has confirmed none.
+    useless: u32,
     /// Short sessions; a longer one halves it.
     short: u32,
+    /// Short sessions that were closed from the other end, with the broker there whenever we asked.
+    unwelcome: u32,
     /// Sessions in a row that were closed from the other end soon after they began.
     closed: u32,
     /// Those among them in which the broker had answered nothing.
@@ -144,7 +160,9 @@ impl Sessions {
             answered: BTreeSet::new(),
             last: None,
             useful: false,
+            useless: 0,
             short: 0,
+            unwelcome: 0,
             closed: 0,
             unheard: 0,
             unexplained: 0,
@@ -205,6 +223,12 @@ impl Sessions {
         self.tries = 0;
         let is_useless = ending == Ending::Stalled && !self.useful;
         let is_short = is_useless || length < HELD;
+        self.useless = if self.useful { 0 } else { self.useless + 1 };
+        self.unwelcome = match ending {
+            Ending::Closed | Ending::Stalled if is_short => (self.unwelcome + 1).min(MAX_UNWELCOME),
+            _ if length < LONG => self.unwelcome / 2,
+            _ => 0,
+        };
         self.short = match ending {
             Ending::Closed | Ending::Stalled if is_short => (self.short + 1).min(MAX_SHORT),
             _ if is_short => (self.short / 2).max(1),
@@ -258,13 +282,15 @@ impl Sessions {
     pub(super) fn fail(&mut self, ending: Ending) {
         if ending == Ending::Lost {
             self.short /= 2;
+            self.unwelcome = 0;
             (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
         }
     }
 
     /// How long to wait for the next try; `random` is in 0..1, so that many Pis do not come back in step.
     pub(super) fn wait(&mut self, ending: Ending, random: f64, now: Duration) -> Duration {
-        let most = match self.useful {
+        // A session that a restart cut off before anything was confirmed does not make the others useless.
+        let most = match self.useless < PATTERN {
             true if self.unexplained >= PATTERN => BACKOFF_SECOND_CLIENT,
             true => BACKOFF_USEFUL,
             false => BACKOFF_USELESS,
@@ -273,7 +299,11 @@ impl Sessions {
         self.tries += 1;
         let longest = match self.tries {
             _ if ending == Ending::Refused => BACKOFF_USELESS,
-            1 => (BACKOFF_FIRST * (1 << self.short)).min(most),
+            // The first ones may be a broker that restarts: asked soon, it is seen to be away.
+            1 => {
+                let doublings = self.unwelcome.saturating_sub(UNWELCOME_FROM);
+                (BACKOFF_FIRST * (1 << doublings)).min(most)
+            }
             _ => (away / 2).clamp(BACKOFF_FIRST, BACKOFF_MAX),
         };
         longest.mul_f64(0.5 + random / 2.0)

@@ -11,10 +11,19 @@ use uuid::Uuid;
 use super::lighting::{Mode, Rules, RulesPatch};
 use super::telemetry::{OutageReport, PlainNumber};
 use super::time::ClockState;
+use super::words;
 
 /// The picture of the device at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct View {
+    /// The device id.
+    pub device: String,
+    /// The broker, as a URL without user and password.
+    pub broker: String,
+    /// The sensor's driver, as the configuration names it.
+    pub sensor: String,
+    /// The unit of light and thresholds; `None` where only the sensor's file knows it.
+    pub unit: Option<String>,
     /// The LED as last written or read back; `None` if it never was.
     pub led_on: Option<bool>,
     /// What it is to be.
@@ -28,14 +37,15 @@ pub struct View {
     /// Why the LED is as it is, in words.
     pub why: String,
     /// For how many seconds that has been so.
-    pub since: f64,
+    pub led_since_s: f64,
     /// The last light, in the sensor's unit; `None` while the sensor gives none that can be trusted.
     pub light: Option<f64>,
     /// How long ago the last reading was, in seconds.
-    pub light_age: Option<f64>,
+    pub light_age_s: Option<f64>,
     /// The rules in force.
     pub rules: Rules,
     /// Those of them that a command set for good; they stand over the configuration.
+    #[serde(with = "kept")]
     pub kept_rules: RulesPatch,
     /// Records that are not confirmed and not just being delivered live.
     pub backlog: u64,
@@ -60,9 +70,9 @@ pub struct View {
     /// Why it does not, in words; empty when it does.
     pub sensor_why: String,
     /// Seconds until the lease ends, if one runs.
-    pub lease_left: Option<f64>,
+    pub lease_left_s: Option<f64>,
     /// How long the outage under way lasts, in seconds.
-    pub outage: Option<f64>,
+    pub outage_s: Option<f64>,
     /// The last outage that is over.
     pub last_outage: Option<OutageReport>,
     /// Commands refused since the start.
@@ -115,14 +125,24 @@ impl View {
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let light = match self.light {
-            Some(light) => light.to_string(),
-            None => match self.light_age {
-                Some(age) => format!("not known; the last reading was {} ago", in_words(age)),
+            Some(light) => {
+                let Rules {
+                    on_below,
+                    off_above,
+                    ..
+                } = self.rules;
+                let unit = self.unit.as_deref().unwrap_or_default();
+                let text = words::light_beside(light, &[on_below, off_above]);
+                format!("{text} {unit}").trim_end().to_owned()
+            }
+            None => match self.light_age_s {
+                Some(age) => format!("not known; the last reading was {} ago", words::span_s(age)),
                 None => "no reading yet".into(),
             },
         };
+        writeln!(f, "device    {}", self.device)?;
         writeln!(f, "light     {light}")?;
-        let since = in_words(self.since);
+        let since = words::span_s(self.led_since_s);
         let (led, wanted) = (on_off(self.led_on), on_off(Some(self.led_wanted)));
         let (by, why) = (&self.by, &self.why);
         match self.led_ok && self.led_on == Some(self.led_wanted) {
@@ -137,8 +157,8 @@ impl fmt::Display for View {
         if !self.led_ok {
             writeln!(f, "          cannot be written: {}", self.led_why)?;
         }
-        match self.lease_left {
-            Some(left) => writeln!(f, "lease     {} left", in_words(left))?,
+        match self.lease_left_s {
+            Some(left) => writeln!(f, "lease     {} left", words::span_s(left))?,
             None => writeln!(f, "lease     none runs")?,
         }
         let Rules {
@@ -147,28 +167,25 @@ impl fmt::Display for View {
             off_above,
             interval,
         } = self.rules;
-        let mode = mode.name();
+        let (mode, interval) = (mode.name(), words::span(interval));
         writeln!(
             f,
-            "rules     {mode}; on below {on_below}, off above {off_above}, read every {interval:?}"
+            "rules     {mode}; on below {on_below}, off above {off_above}, read every {interval}"
         )?;
         if !self.kept_rules.is_empty() {
             writeln!(f, "          kept by a command: {}", self.kept_rules)?;
         }
         match self.link_up {
-            true if self.link_why.is_empty() => writeln!(f, "link      up")?,
-            true => writeln!(f, "link      up, but {}", self.link_why)?,
-            false => writeln!(f, "link      down: {}", self.link_why)?,
+            true if self.link_why.is_empty() => writeln!(f, "link      up, to {}", self.broker)?,
+            true => writeln!(f, "link      up, to {}, but {}", self.broker, self.link_why)?,
+            false => writeln!(f, "link      down, to {}: {}", self.broker, self.link_why)?,
         }
+        let backlog = words::counted(self.backlog, "record");
         match &self.backlog_oldest {
             Some(oldest) if self.backlog > 0 => {
-                writeln!(
-                    f,
-                    "backlog   {} records, the oldest of {oldest}",
-                    self.backlog
-                )?;
+                writeln!(f, "backlog   {backlog}, the oldest of {oldest}")?;
             }
-            _ => writeln!(f, "backlog   {} records", self.backlog)?,
+            _ => writeln!(f, "backlog   {backlog}")?,
         }
         if !self.store_ok {
             writeln!(
@@ -176,12 +193,12 @@ impl fmt::Display for View {
                 "store     not to be written; records are in memory alone"
             )?;
         }
-        match (self.outage, &self.last_outage) {
-            (Some(outage), _) => writeln!(f, "outage    for {}", in_words(outage))?,
+        match (self.outage_s, &self.last_outage) {
+            (Some(outage), _) => writeln!(f, "outage    for {}", words::span_s(outage))?,
             (None, Some(last)) => writeln!(
                 f,
                 "outage    the last one took {}, until {}; {}",
-                in_words(last.seconds),
+                words::span_s(last.seconds),
                 last.ended,
                 last.lost_in_words()
             )?,
@@ -189,13 +206,18 @@ impl fmt::Display for View {
         }
         writeln!(f, "clock     {}", self.clock.name())?;
         match self.sensor_ok {
-            true => writeln!(f, "sensor    ok")?,
-            false => writeln!(f, "sensor    not to be trusted: {}", self.sensor_why)?,
+            true => writeln!(f, "sensor    {}, ok", self.sensor)?,
+            false => writeln!(
+                f,
+                "sensor    {}, not to be trusted: {}",
+                self.sensor, self.sensor_why
+            )?,
         }
         writeln!(
             f,
-            "commands  {} refused, {} results dropped",
-            self.commands_refused, self.results_dropped
+            "commands  {} refused, {} dropped",
+            self.commands_refused,
+            words::counted(self.results_dropped, "result")
         )?;
         write!(
             f,
@@ -213,12 +235,57 @@ fn on_off(led_on: Option<bool>) -> &'static str {
     }
 }
 
-fn in_words(seconds: f64) -> String {
-    let whole = seconds as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..120 => format!("{whole} s"),
-        120..7_200 => format!("{} min", whole / 60),
-        _ => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+/// The kept rules, with the interval as a number of seconds.
+mod kept {
+    use std::time::Duration;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::{Serialize, Serializer};
+
+    use super::{Mode, RulesPatch, words};
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Kept {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<Mode>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on_below: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        off_above: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interval_s: Option<f64>,
+    }
+
+    pub fn serialize<S: Serializer>(rules: &RulesPatch, serializer: S) -> Result<S::Ok, S::Error> {
+        let RulesPatch {
+            mode,
+            on_below,
+            off_above,
+            interval,
+        } = *rules;
+        let interval_s = interval.map(words::seconds);
+        let kept = Kept {
+            mode,
+            on_below,
+            off_above,
+            interval_s,
+        };
+        kept.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RulesPatch, D::Error> {
+        let Kept {
+            mode,
+            on_below,
+            off_above,
+            interval_s,
+        } = Kept::deserialize(deserializer)?;
+        let interval = interval_s.map(Duration::try_from_secs_f64).transpose();
+        Ok(RulesPatch {
+            mode,
+            on_below,
+            off_above,
+            interval: interval.map_err(D::Error::custom)?,
+        })
     }
 }

@@ -262,18 +262,18 @@ impl SensorDriver {
         }
     }
 
-    /// What follows a number of it, with a space before; nothing where that is up to a file.
-    pub fn unit(self) -> &'static str {
+    /// The unit of its numbers; `None` where that is up to a file.
+    pub fn unit(self) -> Option<&'static str> {
         match self {
-            Self::GroveHat => " of 1000",
-            Self::Bh1750 | Self::Veml7700 | Self::Opt3001 | Self::Tsl2591 => " lx",
-            Self::Iio | Self::Trace | Self::Simulated => "",
+            Self::GroveHat => Some("tenths of a percent"),
+            Self::Bh1750 | Self::Veml7700 | Self::Opt3001 | Self::Tsl2591 => Some("lx"),
+            Self::Iio | Self::Trace | Self::Simulated => None,
         }
     }
 
     /// Whether the driver sets its chip: two readers would then mislead each other.
     pub fn has_settings(self) -> bool {
-        self.unit() == " lx"
+        self.unit() == Some("lx")
     }
 
     /// It cannot be read more often than this.

@@ -14,12 +14,36 @@ const MAX_BYTES: usize = 200;
 pub(super) fn device_id(layers: &mut Layers) -> String {
     let id = layers.text(&keys::DEVICE_ID);
     match lint(&id) {
-        Ok(()) => id,
+        Ok(()) => {
+            for what in doubts(&id) {
+                layers.warning(&keys::DEVICE_ID, format!("{} {what}", quoted(&id)));
+            }
+            id
+        }
         Err(what) => {
             layers.problem(&keys::DEVICE_ID, format!("{} {what}", quoted(&id)));
             DEFAULT_ID.into()
         }
     }
+}
+
+/// What a good device id is not good for.
+fn doubts(id: &str) -> Vec<&'static str> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'/');
+    let mut doubts = Vec::new();
+    if id.contains('/') {
+        doubts.push(
+            "has a \"/\" in it: a subscription such as \"+/telemetry\" never matches it, so that nightlight-server does \
+             not hear it; use \"-\" instead",
+        );
+    }
+    if !id.bytes().all(is_plain) {
+        doubts.push(
+            "has characters other than letters, digits, \"-\" and \"_\", which Home Assistant does not take in \
+             the name of a device; leave them out",
+        );
+    }
+    doubts
 }
 
 /// The topics and the server's status topic, `{id}` replaced.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::record::{Lane, Received, Tells, ms, read};
 use super::{LEASE, rule};
 use crate::logic::telemetry::OutageReport;
+use crate::logic::words;
 
 /// Everything that the server received.
 #[derive(Debug, Default)]
@@ -157,11 +158,13 @@ impl Account {
         }
         let others = self.received() - records.len();
         if others > 0 {
-            fault(format!("{others} records are of another run"));
+            let others = words::counted(others as u64, "record");
+            fault(format!("{others} of another run"));
         }
         let given_up = self.given_up;
         if given_up > 0 {
-            fault(format!("the agent gave up {given_up} records (and told)"));
+            let given_up = words::counted(given_up, "record");
+            fault(format!("the agent gave up {given_up} (and told)"));
         }
     }
 }
@@ -249,18 +252,18 @@ fn in_words(seqs: &[u64]) -> String {
             _ => spans.push((seq, seq)),
         }
     }
-    let words = spans
+    let shown = spans
         .iter()
         .take(SHOWN)
         .map(|&(from, to)| match from == to {
             true => from.to_string(),
             false => format!("{from} to {to}"),
         });
-    let words = words.collect::<Vec<_>>().join(", ");
-    let count = seqs.len();
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let count = words::counted(seqs.len() as u64, "record");
     match spans.len() > SHOWN {
-        true => format!("{words} ... ({count} records)"),
-        false => format!("{words} ({count} records)"),
+        true => format!("{shown} ... ({count})"),
+        false => format!("{shown} ({count})"),
     }
 }
 

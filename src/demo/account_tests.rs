@@ -82,7 +82,7 @@ fn history_may_come_in_arrays() {
 fn a_missing_record_is_found() {
     let mut account = a_good_one();
     account.runs.get_mut(&RUN).unwrap().remove(3);
-    assert_eq!(fault(&account), "missing: 4 (1 records)");
+    assert_eq!(fault(&account), "missing: 4 (1 record)");
     let mut late = claim();
     late.last = 60;
     let verdict = a_good_one().close(&late);
@@ -99,7 +99,7 @@ fn a_record_that_came_twice_is_found() {
         ..account.runs[&RUN][9].clone()
     };
     account.runs.get_mut(&RUN).unwrap().insert(19, copy);
-    assert_eq!(fault(&account), "received twice: 10 (1 records)");
+    assert_eq!(fault(&account), "received twice: 10 (1 record)");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn strangers_and_losses_are_found() {
     let mut account = a_good_one();
     let stranger = reading(3, false).replace(&RUN.to_string(), &Uuid::nil().to_string());
     account.take(Lane::Telemetry, stranger.as_bytes());
-    assert_eq!(fault(&account), "1 records are of another run");
+    assert_eq!(fault(&account), "1 record of another run");
     let mut account = a_good_one();
     account.take(Lane::Telemetry, reading(51, false).as_bytes());
     assert!(fault(&account).starts_with("received, but never taken"));

@@ -4,6 +4,7 @@
 
 use super::account::Verdict;
 use super::screen::{Ink, Screen};
+use crate::logic::words;
 
 impl Verdict {
     /// Whether all was received once, in order, on the right topics, and the LED was right.
@@ -15,8 +16,10 @@ impl Verdict {
     pub(super) fn in_words(&self, screen: &Screen) -> String {
         let mut lines = vec![
             format!(
-                "taken by the Pi       {:5}   ({} readings, {} events received)",
-                self.last, self.readings, self.events
+                "taken by the Pi       {:5}   ({}, {} received)",
+                self.last,
+                words::counted(self.readings as u64, "reading"),
+                words::counted(self.events as u64, "event")
             ),
             format!("received live         {:5}", self.live),
             format!("received by replay    {:5}", self.replayed),
@@ -30,12 +33,12 @@ impl Verdict {
         lines.push(format!("in order              {:>5}", yes(!order)));
         for outage in &self.outages {
             lines.push(format!(
-                "outage of the {:<6}  {:5.1} s: {} readings, {} events, {} LED changes, {}",
+                "outage of the {:<6}  {:5.1} s: {}, {}, {}, {}",
                 outage.cause,
                 outage.seconds,
-                outage.readings,
-                outage.events,
-                outage.led_changes,
+                words::counted(outage.readings, "reading"),
+                words::counted(outage.events, "event"),
+                words::counted(outage.led_changes, "LED change"),
                 outage.lost_in_words()
             ));
         }
@@ -45,8 +48,8 @@ impl Verdict {
             false => format!("switched {} by the Pi itself", changes.join(", ")),
         };
         lines.push(format!(
-            "the LED meanwhile     {changes}; checked against the rule at {} readings",
-            self.ruled
+            "the LED meanwhile     {changes}; checked against the rule at {}",
+            words::counted(self.ruled as u64, "reading")
         ));
         lines.push(String::new());
         lines.push(match self.is_right() {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Finding;
 use super::machine::pi;
-use crate::by_hand::{exit_of, exit_of_pi, plain};
+use crate::by_hand::{exit_of, exit_of_pi, measured};
 use crate::cli::Exit;
 use crate::config::{self, Config, LedDriver};
 use crate::io::pi::line;
@@ -131,9 +131,9 @@ pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
             Some(light) => Finding::ok(
                 "sensor",
                 format!(
-                    "{}: {}{unit}, read by the running nightlight",
+                    "{}: {}, read by the running nightlight",
                     driver.name(),
-                    plain(light)
+                    measured(light, unit)
                 ),
             ),
             None => Finding::fail(
@@ -150,9 +150,9 @@ pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
         Ok(light) => Finding::ok(
             "sensor",
             format!(
-                "{}: {}{unit}, in {} ms",
+                "{}: {}, in {} ms",
                 driver.name(),
-                plain(light),
+                measured(light, unit),
                 begun.elapsed().as_millis()
             ),
         ),

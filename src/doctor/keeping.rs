@@ -11,7 +11,7 @@ use crate::cli::Exit;
 use crate::config::Config;
 use crate::io::backlog::inspect;
 use crate::io::rules::KeptRules;
-use crate::logic::View;
+use crate::logic::{View, words};
 
 /// The disk: which kind, whether it may be written, how much room there is.
 pub fn disk(folder: &Path) -> Vec<Finding> {
@@ -75,14 +75,17 @@ pub fn backlog(config: &Config, view: Option<&View>) -> Vec<Finding> {
     vec![match view {
         Some(view) if view.store_ok => Finding::ok(
             "backlog",
-            format!("a running nightlight has it; {} records wait", view.backlog),
+            format!(
+                "a running nightlight has it; {} in it",
+                words::counted(view.backlog, "record")
+            ),
         ),
         Some(view) => Finding::fail(
             "backlog",
             Exit::Software,
             format!(
-                "a running nightlight cannot use its store; {} records are in memory alone",
-                view.backlog
+                "a running nightlight cannot use its store; {} in memory alone",
+                words::counted(view.backlog, "record")
             ),
             "`journalctl -u nightlight` says why",
         ),
@@ -127,8 +130,9 @@ fn at_rest(folder: &Path) -> Finding {
             Ok(stats) => Finding::ok(
                 "backlog",
                 format!(
-                    "at rest: {} records, and {} lost ones to be reported",
-                    stats.records, stats.lost
+                    "at rest: {}, and {} lost ones to be reported",
+                    words::counted(stats.records, "record"),
+                    stats.lost
                 ),
             ),
             Err(why) => Finding::fail(

@@ -50,7 +50,11 @@ fn judge(shown: &str) -> Vec<Finding> {
     let mut findings = vec![match property("ActiveState") {
         "active" => Finding::ok(
             "service",
-            format!("running; restarted {} times", property("NRestarts")),
+            match property("NRestarts").as_str() {
+                "0" => "running; never restarted".to_owned(),
+                "1" => "running; restarted once".to_owned(),
+                times => format!("running; restarted {times} times"),
+            },
         ),
         "failed" => Finding::fail(
             "service",

@@ -280,14 +280,15 @@ fn page(path: &str, view: &View) -> (&'static str, &'static str, String) {
 }
 
 fn html(view: &View) -> String {
-    let text = view
-        .to_string()
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;");
+    let escaped = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    let (text, device) = (escaped(&view.to_string()), escaped(&view.device));
     format!(
         "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=5>\
-         <meta name=viewport content='width=device-width'><title>nightlight</title>\
+         <meta name=viewport content='width=device-width'><title>nightlight {device}</title>\
          <pre style='font-size:1.1em;white-space:pre-wrap'>{text}</pre>\n"
     )
 }
@@ -308,7 +309,7 @@ fn metrics(view: &View) -> String {
             light,
         );
     }
-    if let Some(age) = view.light_age {
+    if let Some(age) = view.light_age_s {
         gauge(
             "light_age_seconds",
             "How long ago the last reading was.",
@@ -355,7 +356,7 @@ fn metrics(view: &View) -> String {
     gauge(
         "outage_seconds",
         "How long the outage under way lasts.",
-        view.outage.unwrap_or_default(),
+        view.outage_s.unwrap_or_default(),
     );
     if let Some(lost) = view.last_outage.as_ref().and_then(|last| last.lost) {
         gauge(

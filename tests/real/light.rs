@@ -134,7 +134,7 @@ fn a_process_that_was_stopped_for_a_while_makes_no_wrong_light() {
     eventually("it reads", || {
         agent
             .status()
-            .is_some_and(|view| view["light_age"].as_f64().is_some_and(|age| age < 1.0))
+            .is_some_and(|view| view["light_age_s"].as_f64().is_some_and(|age| age < 1.0))
     });
     assert!(!log().contains("LED off"), "{}", log());
     assert!(!log().contains("sensor: "), "{}", log());

@@ -80,6 +80,10 @@ fn names() -> Names {
         (Sent::Publish(Topic::Status), "pi/status"),
     ];
     Names {
+        device: "pi".into(),
+        broker: "mqtt://broker".into(),
+        sensor: "bh1750".into(),
+        unit: Some("lx".into()),
         client_id: "pi".into(),
         topics: topics.map(|(sent, name)| (sent, name.into())).into(),
     }
@@ -923,6 +927,20 @@ impl World {
             self.close_by_broker();
         }
         denied
+    }
+
+    /// A broker that restarts once: it closes the session, and is not there for some time.
+    pub fn restart_broker(&mut self, away: Duration) {
+        if self.session {
+            self.session = false;
+            self.unconfirmed.clear();
+            let why = "the broker closed the connection".to_owned();
+            let ending = Ending::Closed;
+            self.hand_over(Input::LinkDown { why, ending });
+        }
+        self.cable = false;
+        self.run_for(away);
+        self.cable = true;
     }
 
     /// The broker closes the connection; what it had answered comes before that.

@@ -6,7 +6,7 @@ use crate::link::{Ending, HELD};
 use crate::outage::Cause;
 use crate::telemetry::{Body, Event, OutageReport};
 use crate::time::{Now, Stamp};
-use crate::{Level, Output};
+use crate::{Level, Output, words};
 
 /// More reasons for a lost link are not told in one outage.
 const LINK_REASONS: usize = 8;
@@ -113,12 +113,12 @@ impl Controller {
             return;
         };
         let text = format!(
-            "an outage of {} s is over: {} readings, {} LED changes, {}, {} sessions that did not hold",
-            report.seconds,
-            report.readings,
-            report.led_changes,
+            "an outage of {} is over: {}, {}, {}; {} did not hold",
+            words::span_s(report.seconds),
+            words::counted(report.readings, "reading"),
+            words::counted(report.led_changes, "LED change"),
             report.lost_in_words(),
-            report.short_sessions
+            words::counted(report.short_sessions, "session")
         );
         self.log(Level::Info, text);
         self.tell(Body::Event(Event::Outage(report)), now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Controller, Stopping};
 use crate::delivery::Topic;
 use crate::time::Now;
-use crate::{Exit, Input, Level, Output};
+use crate::{Exit, Input, Level, Output, words};
 
 /// At a stop, publications have so long to be confirmed, and all of it may take so long.
 const STOP_QUIET: Duration = Duration::from_millis(500);
@@ -76,7 +76,8 @@ impl Controller {
             let left = self.delivery.hand_over_the_rest(ids, self.book.last_seq());
             if left > 0 {
                 let text = format!(
-                    "{left} records are not stored yet; what cannot be stored now is reported as lost by the next run"
+                    "{} not stored yet; what cannot be stored now is reported as lost by the next run",
+                    words::counted(left as u64, "record")
                 );
                 self.outputs.push_back(Output::Log(Level::Warn, text));
             }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::words;
+
 /// The rules for the LED.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -38,7 +40,25 @@ pub struct Rules {
     /// The local rule switches off above this light; not less than `on_below`.
     pub off_above: f64,
     /// How often the sensor is read; 10 ms to 1 day.
+    #[serde(rename = "interval_s", with = "in_seconds")]
     pub interval: Duration,
+}
+
+/// A duration as a number of seconds.
+mod in_seconds {
+    use super::Duration;
+    use crate::words::seconds;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(seconds(*time))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)
+    }
 }
 
 /// Some of the rules: those that a command sets; `None` leaves one as it is.
@@ -93,7 +113,7 @@ impl fmt::Display for RulesPatch {
             self.on_below.map(|light| format!("on_below {light}")),
             self.off_above.map(|light| format!("off_above {light}")),
             self.interval
-                .map(|interval| format!("interval {interval:?}")),
+                .map(|interval| format!("interval {}", words::span(interval))),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         f.write_str(&parts.join(", "))
@@ -126,7 +146,9 @@ impl Rules {
         }
         if interval < least_interval {
             return Err(format!(
-                "interval {interval:?} is shorter than a measurement of the sensor; use {least_interval:?} or more"
+                "interval {} is shorter than a measurement of the sensor; use {} or more",
+                words::span(interval),
+                words::span(least_interval)
             ));
         }
         Ok(())
