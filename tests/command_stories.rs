@@ -215,7 +215,9 @@ fn a_restart_within_the_lease_moves_no_led_and_says_the_same() {
         let after = world.view();
         assert!(after.led_on == Some(true) && world.led_on);
         assert_eq!((&after.by, &after.why), (&before.by, &before.why));
-        assert!(after.since >= before.since && after.lease_left <= before.lease_left);
+        assert!(
+            after.led_since_s >= before.led_since_s && after.lease_left_s <= before.lease_left_s
+        );
         world.seconds(20);
         assert!(world.led_on);
         assert_eq!(world.view().by, "remote");
@@ -239,7 +241,7 @@ fn a_lease_that_ended_during_a_restart_holds_nothing() {
     world.seconds(30);
     world.handover = handover;
     world.crash();
-    assert_eq!(world.view().lease_left, None);
+    assert_eq!(world.view().lease_left_s, None);
     world.seconds(2);
     assert_eq!(world.view().by, "fallback");
 }
@@ -275,7 +277,7 @@ fn a_reboot_takes_over_nothing() {
     world.command(r#"{"led_on":true,"lease":"1h"}"#);
     world.seconds(1);
     world.power_cut(world::NOON_MS);
-    assert_eq!(world.view().lease_left, None);
+    assert_eq!(world.view().lease_left_s, None);
     world.seconds(3);
     assert_eq!(world.view().by, "fallback");
     assert!(!world.led_on);

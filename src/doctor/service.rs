@@ -50,7 +50,7 @@ fn judge(shown: &str) -> Vec<Finding> {
     let mut findings = vec![match property("ActiveState") {
         "active" => Finding::ok(
             "service",
-            match property("NRestarts").as_str() {
+            match property("NRestarts") {
                 "0" => "running; never restarted".to_owned(),
                 "1" => "running; restarted once".to_owned(),
                 times => format!("running; restarted {times} times"),
