@@ -1138,7 +1138,7 @@ fn a_broker_that_closes_at_once_is_asked_seldom_and_makes_one_outage() {
 
 #[test]
 fn a_broker_that_restarts_each_second_is_found_within_the_lease() {
-    for away_ms in [500, 700] {
+    for away_ms in [300, 500, 600] {
         for seed in 0..12 {
             let mut settings = settings();
             // Not in step with the restarts.

@@ -21,7 +21,7 @@ use super::delivery::Topic;
 /// An outage is over when the link has been up for so long; a shorter session is part of it.
 pub const HELD: Duration = Duration::from_secs(10);
 
-/// The wait between two tries to connect is half of the time since the last session, within these.
+/// The wait between two tries to connect is a quarter of the time since the last session, within these.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The longest first wait after short sessions: when they carried records, when it looks as if a second
@@ -304,7 +304,7 @@ impl Sessions {
                 let doublings = self.unwelcome.saturating_sub(UNWELCOME_FROM);
                 (BACKOFF_FIRST * (1 << doublings)).min(most)
             }
-            _ => (away / 2).clamp(BACKOFF_FIRST, BACKOFF_MAX),
+            _ => (away / 4).clamp(BACKOFF_FIRST, BACKOFF_MAX),
         };
         longest.mul_f64(0.5 + random / 2.0)
     }
