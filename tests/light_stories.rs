@@ -271,7 +271,7 @@ fn an_interval_that_the_sensor_cannot_keep_is_refused() {
         .iter()
         .find(|found| found["id"] == "a")
         .expect("a result");
-    let why = "interval 100ms is shorter than a measurement of the sensor; use 150ms or more";
+    let why = "interval 100 ms is shorter than a measurement of the sensor; use 150 ms or more";
     assert_eq!(refused["reason"], why);
 }
 

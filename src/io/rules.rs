@@ -159,7 +159,7 @@ mod tests {
         let patch = kept.load().expect("rules");
         assert_eq!(
             patch.to_string(),
-            "mode local, on_below 12.5, off_above 13, interval 250ms"
+            "mode local, on_below 12.5, off_above 13, interval 250 ms"
         );
     }
 
