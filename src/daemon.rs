@@ -28,7 +28,7 @@ use crate::logic::delivery::Topic;
 use crate::logic::handover::Handover;
 use crate::logic::link::{Ending, Inbound, Names, Sent};
 use crate::logic::time::Now;
-use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings};
+use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
 
 /// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
 /// store keeps a small machine busy.
@@ -54,7 +54,7 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()>,
     (looker, mut looks): (Looker, mpsc::Receiver<Look>),
-) -> Exit {
+) -> Ended {
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let (mut shell, led) = Shell::start(&config, sender);
     let settings = settings(&config);
@@ -87,8 +87,9 @@ pub async fn run(
             }
             if let Some(exit) = shell.exit {
                 doors.abort();
+                let last = controller.view(shell.clock.now());
                 shell.leave().await;
-                return exit;
+                return Ended { exit, last };
             }
         }
         if shell.backlog.is_none() && (decided || Instant::now() >= open_by) {
@@ -134,6 +135,15 @@ pub async fn run(
         let inputs = std::iter::once(input).chain(more);
         controller.handle_all(inputs, shell.clock.now());
     }
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub exit: Exit,
+    /// The device as it was then.
+    pub last: View,
 }
 
 /// Answers one who looks, and may have left.

@@ -134,7 +134,7 @@ fn run(config: Config) -> Exit {
     };
     let ended = runtime.block_on(async {
         match signals::stop(None) {
-            Ok(stop) => Ok(daemon::run(config, stop, web::Looker::new()).await),
+            Ok(stop) => Ok(daemon::run(config, stop, web::Looker::new()).await.exit),
             Err(error) => Err(error),
         }
     });

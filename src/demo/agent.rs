@@ -97,10 +97,14 @@ impl Agent {
                     let _ = stopped.await;
                 };
                 let (looker, looks) = Looker::new();
-                Ok(runtime.block_on(async {
-                    tokio::spawn(watch_agent(looker.clone(), show));
-                    daemon::run(config, stop, (looker, looks)).await
-                }))
+                let ended = runtime.block_on(async {
+                    let watching = tokio::spawn(watch_agent(looker.clone(), show.clone()));
+                    let ended = daemon::run(config, stop, (looker, looks)).await;
+                    watching.abort();
+                    ended
+                });
+                show.send_replace(Some(ended.last));
+                Ok(ended.exit)
             })?;
         Ok(Self {
             views,
