@@ -19,6 +19,7 @@ use nightlight::logic::delivery::{CONTROL_ROOM, Confirm, Topic};
 use nightlight::logic::lighting::{FailSafe, Lease, Mode};
 use nightlight::logic::link as mqtt;
 use nightlight::logic::telemetry::Keep;
+use nightlight::logic::words;
 use nightlight::logic::{Exit, Input};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -1023,11 +1024,12 @@ impl Model {
         if self.changed_at.is_some_and(|at| now < at + hold) {
             return None;
         }
+        let shown = words::light_beside(light, &[on_below, off_above]);
         if light < on_below {
-            let why = format!("light {light} is below {on_below}");
+            let why = format!("light {shown} is below {on_below}");
             return Some((true, "fallback", why));
         }
-        let why = format!("light {light} is above {off_above}");
+        let why = format!("light {shown} is above {off_above}");
         (light > off_above).then_some((false, "fallback", why))
     }
 }
