@@ -1,7 +1,9 @@
 //! The loop: wait for one thing, hand it to the controller, carry out what comes back.
 //!
-//! The only place that joins the two halves. It decides nothing and never waits inside: the sensor, the
-//! backlog and the session live beside it and answer with inputs. `main.rs` and `demo.rs` call it.
+//! The only place that joins the two halves. It decides nothing, and waits for nothing but its inputs: the
+//! sensor, the LED, the backlog and the session live beside it and answer with inputs. One exception: the files of
+//! the connection (password, certificates) are read here, when a session is begun. `main.rs` and `demo/agent.rs`
+//! call it.
 
 use std::future::Future;
 use std::task::Poll;

@@ -3,27 +3,62 @@
 //!
 //! # What happens in an outage
 //!
-//! On line, each reading is published at once and the server answers with a command, which holds the
-//! LED for a lease. Nothing is written to the card. Then the cable is pulled:
+//! Online, each reading is published at once and the server answers with a command, which holds the LED for a
+//! lease. Nothing is written to the card. Then the cable is pulled:
 //!
-//! 1. Publications stay without confirmation. They are still in memory, and within `durable_within`
-//!    they and every later record are on the disk, synced ([`logic::delivery`], [`io::backlog`]).
+//! 1. Publications stay without confirmation. They are still in memory, and within `durable_within` they and
+//!    every later record are on the disk, synced ([`logic::delivery`], [`io::backlog`]).
 //! 2. The lease runs out. The local rule takes the LED over, with hysteresis and a hold
 //!    ([`logic::lighting`]). Each change is a record that says who decided and why.
-//! 3. The daemon tries to connect, with backoff and jitter; each try has a fresh client
-//!    ([`io::broker`]). A session that ends within 10 s is part of the outage ([`logic::link`]).
-//! 4. The cable is back. Live records go first; history follows on its own topic, oldest first and
-//!    paced. What is confirmed is removed from the disk. The account of the outage is published
-//!    ([`logic::outage`]). The server's first command takes the LED over again.
+//! 3. The daemon notices that the link is lost: the outage has begun. It tries to connect, with backoff and
+//!    jitter; each try has a fresh client ([`io::broker`]). A session that ends within 10 s is part of the
+//!    outage ([`logic::link`]).
+//! 4. When the backlog is full, the oldest records that replay has not read make room; a gap in their place
+//!    says which.
+//! 5. The cable is back. Live records go first; history follows on its own topic, oldest first and paced, and
+//!    has at least a quarter of a busy link. What is confirmed is discarded from the disk. When the link has
+//!    held 10 s the outage is over, and its account is published ([`logic::outage`]); it ended when that
+//!    session began. The server's first command takes the LED over again.
 //!
-//! # Invariants
+//! A broker that is up while the server is silent is an outage too: from the end of the lease to the server's
+//! next sign of life.
+//!
+//! # Invariants, and their exceptions
 //!
 //! - The LED is decided in memory, from the last reading and the lease alone: no state of network, disk,
-//!   server or clock delays it.
-//! - A record leaves memory or disk only when it is confirmed, or counted in a loss record.
-//! - (`run`, `seq`) names one record for ever; `seq` has no holes.
-//! - Deadlines are on the boot clock; wall time is data.
+//!   server or clock delays it. At a start the decision waits at most 300 ms for rules that a command kept.
+//! - A record leaves memory or disk only when it is confirmed, or counted in a gap. Records younger than
+//!   `durable_within` at a power cut are lost; at QoS 0 nobody knows what arrived.
+//! - (`run`, `seq`) names one record for ever; `seq` has no holes. A gap has no number of its own.
+//! - Deadlines are on the boot clock; wall time is data. One decision reads it: `expires_at` of a command.
 //! - Whatever comes from outside gets an answer or is counted, and can do nothing else.
+//!
+//! # Threads
+//!
+//! - The main thread is the loop ([`daemon`]): it waits for a stop, the watchdog, an input from another thread,
+//!   the session, somebody who looks, or the next deadline, and for nothing else.
+//! - `sensor` and `led` each wait for one order at a time; one that hangs is given up, and another begun.
+//! - `backlog` waits for work. sled's seven threads exist only after an outage had to use the disk.
+//! - `chores` writes kept rules and refused records; `runtime` what a restart goes on with.
+//! - `lock`, `rules`, `socket` and `lookup` do one thing that may block, and end.
+//!
+//! # A stop, and a restart
+//!
+//! A stop says `offline`, gives publications half a second to be confirmed, stores the rest, leaves the LED as
+//! configured, closes the session, and waits up to a second each for chores and backlog. A restart within the
+//! same boot goes on with the lease and the ids of commands ([`logic::handover`]); after a reboot, or without a
+//! runtime directory, the first reading decides.
+//!
+//! # Words
+//!
+//! - reading, event, record: one sensor result; something else worth telling; either, with its (`run`, `seq`).
+//! - run: one life of the daemon. seq: the number of a record in it.
+//! - confirmed: acknowledged by the broker or, with `confirm = "server"`, by the server. discarded: removed from
+//!   the disk because of that.
+//! - backlog: records that are not confirmed and not just being delivered live. history: the backlog on its way.
+//! - gap, loss record: the place of records that had to be given up; the same as it is published.
+//! - lease: how long a command holds the LED. fallback: the local rule. fail-safe: the LED without a sensor.
+//! - link, session: our view of the connection; the MQTT session that makes it.
 //!
 //! # Reading order
 //!
@@ -31,8 +66,9 @@
 //! [`daemon`], which joins the pure half to [`io`]. `main.rs` reads arguments and configuration.
 //! The program nightlight-server (`server/`) is the other end, and [`demo`] shows both in a minute.
 //! [`doctor`] looks at the machine, and [`by_hand`] moves one device, without the daemon.
-//! Arrows go one way: main -> daemon -> io and logic, which is a crate of its own (`logic/`), so that the
-//! compiler holds that border. Files of `io` do not import each other.
+//! Arrows go one way: main -> daemon -> io and logic. The pure half (`logic/`) and what both programs need of the
+//! world (`common/`) are crates of their own, so that the compiler holds those borders. Files of `io` do not
+//! import each other, except for `pi` and `device_thread`, which are ground under several.
 
 pub mod by_hand;
 pub mod cli;

@@ -1,7 +1,7 @@
 //! The controller: hands each input to the part that it concerns, and that part's word to the others.
 //!
-//! It decides nothing itself. One input is handled at a time; then [`Controller::advance`] lets every
-//! part do what its deadlines say, and the orders wait in [`Controller::poll_output`].
+//! Inputs are handled in their order; then [`Controller::advance`] lets every part do what its deadlines say,
+//! and the orders wait in [`Controller::poll_output`].
 
 mod handover;
 mod led;

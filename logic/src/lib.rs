@@ -1,14 +1,15 @@
 //! The pure half: everything that decides, and nothing that touches the world.
 //!
-//! The contract with the shell (`daemon.rs`): call [`Controller::handle`] with what happened and the
-//! time, drain [`Controller::poll_output`] and carry each order out, then wait for the next input or
+//! The contract with the shell (`daemon.rs`): call [`Controller::handle`], or `handle_all`, with what happened
+//! and the time, drain [`Controller::poll_output`] and carry each order out, then wait for the next input or
 //! for [`Controller::next_deadline`], whichever is first. No I/O, no clock, no async, no channels:
 //! `now` is an argument and effects are data, so that a test plays a day in a millisecond.
 //!
-//! The controller only routes; each decision has one home:
-//! [`lighting`] what the LED is to be, [`led`] how it is, [`command`] what a command may do, [`telemetry`] what is recorded,
-//! [`delivery`] what is published, stored and forgotten, [`link`] what the ends of sessions mean,
-//! [`outage`] the account, [`time`] the clocks.
+//! Each decision has one home: [`lighting`] what the LED is to be, [`led`] how it is, [`command`] what a
+//! command may do, [`telemetry`] what is recorded, [`delivery`] what is published, stored and discarded,
+//! [`link`] what the ends of sessions mean, [`outage`] the account, [`time`] the clocks. The controller hands
+//! each input to the part that it concerns; start-up, the announcements of `state`, rules to keep, and a stop
+//! are still its own.
 #![deny(clippy::disallowed_methods)]
 
 pub mod command;
