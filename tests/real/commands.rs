@@ -301,7 +301,5 @@ fn a_minute_of_a_broker_that_flaps_each_second_moves_no_led() {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    let ups = agent.log().matches("link up").count();
-    println!("{ups} sessions");
     assert_eq!(changes(), 0, "{}", agent.log());
 }
