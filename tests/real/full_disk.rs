@@ -84,7 +84,7 @@ fn follows_the_light(agent: &Agent) {
     for (light, on) in [("100", true), ("800", false), ("100", true), ("800", false)] {
         agent.set_light(light);
         assert!(
-            within(Duration::from_secs(2), || agent.led_on() == on),
+            within(Duration::from_secs(5), || agent.led_on() == on),
             "the LED does not follow the light"
         );
     }
@@ -176,15 +176,31 @@ fn a_disk_that_fills_up_in_an_outage_and_is_freed_loses_nothing() {
         agent.log().contains("delete something")
     });
     follows_the_light(&agent);
-    // Readings that only memory has, for some seconds: the length is the story.
-    thread::sleep(Duration::from_secs(3));
+    let last_seq = || {
+        agent
+            .status()
+            .and_then(|status| status["last_seq"].as_u64())
+    };
+    let full_at = last_seq().expect("a status");
+    eventually("memory has some more", || last_seq() > Some(full_at + 60));
     follows_the_light(&agent);
     disk.free();
     // By itself: then a kill loses none of it, and the next run delivers it.
-    thread::sleep(Duration::from_secs(4));
+    eventually("the store takes records", || {
+        agent
+            .status()
+            .is_some_and(|status| status["store_ok"] == true)
+    });
+    let freed_at = last_seq();
+    eventually("it is written", || {
+        last_seq() > freed_at.map(|seq| seq + 20)
+    });
     agent.kill();
-    let on_disk = agent.export().len();
-    assert!(on_disk > 60, "{on_disk} records after the disk was freed");
+    let on_disk = agent.export().len() as u64;
+    assert!(
+        on_disk > full_at + 60,
+        "{on_disk} records after the disk was freed"
+    );
     nothing_was_moved_aside(&agent);
     agent.run();
     assert_eq!(
@@ -271,7 +287,7 @@ fn a_disk_that_is_full_at_the_start_is_waited_for_with_all_in_memory() {
     disk.fill();
     agent.set_light("100");
     agent.run();
-    assert!(within(Duration::from_secs(1), || agent.led_on()));
+    assert!(within(Duration::from_secs(5), || agent.led_on()));
     eventually("the log says what to do", || {
         agent.log().contains("delete something")
     });
@@ -319,7 +335,7 @@ fn a_disk_that_turns_read_only_and_back_loses_nothing() {
     }
     agent.set_light("100");
     agent.run();
-    assert!(within(Duration::from_secs(1), || agent.led_on()));
+    assert!(within(Duration::from_secs(5), || agent.led_on()));
     eventually("the log says what to do", || {
         agent.log().contains("read-only file system")
     });
@@ -341,8 +357,13 @@ fn bounded(id: &str, bounds: &str, old: u64) {
     let run = Uuid::new_v4();
     filled::fill(&agent.path("backlog"), run, old);
     agent.run();
-    // Hundreds of readings while nobody listens: the length is the story.
-    thread::sleep(Duration::from_secs(4));
+    // Readings while nobody listens, until the bound has cost more than a hundred records.
+    let last_seq = || {
+        agent
+            .status()
+            .and_then(|status| status["last_seq"].as_u64())
+    };
+    eventually("hundreds of readings", || last_seq() > Some(200));
     follows_the_light(&agent);
     let lost = ends_well(broker, &listener, &mut agent, None);
     let account = listener.account();

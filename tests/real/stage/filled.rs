@@ -55,25 +55,24 @@ pub fn reading(run: Uuid, seq: u64) -> Record {
     }
 }
 
-/// Puts the records 1 to `last` of `run` into the backlog at `path`, and closes it.
+/// Puts the records 1 to `last` of `run` into the backlog at `path`, and closes it. Each commit has 1000: the
+/// next ones are given once these are stored, so that the file does not depend on how busy the machine is.
 pub fn fill(path: &Path, run: Uuid, last: u64) {
     let (inputs, mut answers) = unbounded_channel();
     let backlog = Backlog::open(&unbounded(path), run, Uuid::from_u128(0xb007), inputs);
-    let mut seq = 1;
-    while seq <= last {
-        let end = last.min(seq + 999);
-        let entry = |seq| Entry::Record(reading(run, seq));
-        backlog.append((seq..=end).map(entry).collect(), Vec::new(), end);
-        seq = end + 1;
-    }
-    // The answers come in the order of the orders: the last one is behind all.
     let mut stored = 0;
     while stored < last {
-        match answer(&mut answers) {
-            Input::Stored { records, .. } => stored = records,
-            Input::StoreFailed(why) => panic!("not stored: {why}"),
-            _ => {}
+        let end = last.min(stored + 1000);
+        let entry = |seq| Entry::Record(reading(run, seq));
+        backlog.append((stored + 1..=end).map(entry).collect(), Vec::new(), end);
+        loop {
+            match answer(&mut answers) {
+                Input::Stored { .. } => break,
+                Input::StoreFailed(why) => panic!("not stored: {why}"),
+                _ => {}
+            }
         }
+        stored = end;
     }
     assert!(backlog.close(LIMIT), "not closed");
 }
