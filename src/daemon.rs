@@ -15,11 +15,11 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::config::{Config, Topics};
-use crate::io::aside::Aside;
 use crate::io::backlog::Backlog;
+use crate::io::blocking_tasks::BlockingTasks;
 use crate::io::broker::{Link, Session};
-use crate::io::chores::Chores;
 use crate::io::clock::{BUILT_MS, Clock};
+use crate::io::dead_letters::DeadLetters;
 use crate::io::led::LedThread;
 use crate::io::rules::KeptRules;
 use crate::io::runtime::Runtime;
@@ -28,9 +28,9 @@ use crate::io::web::{Look, Looker};
 use crate::io::{systemd, web};
 use crate::logic::delivery::Topic;
 use crate::logic::handover::Handover;
-use crate::logic::link::{Ending, Inbound, Names, Sent};
+use crate::logic::link::{DeviceInfo, Ending, Inbound, Sent};
 use crate::logic::time::Now;
-use crate::logic::{Birth, Controller, Exit, Input, Level, Output, Settings, View};
+use crate::logic::{Controller, Exit, Input, Level, Output, RunInfo, Settings, View};
 
 /// The backlog is opened when the first decision about the LED is made, or after so long: reading a large
 /// store keeps a small machine busy.
@@ -41,7 +41,7 @@ const RULES_WITHIN: Duration = Duration::from_millis(300);
 const ANSWERS_A_TURN: usize = 256;
 /// So many who look are answered before the next input.
 const LOOKS_A_TURN: usize = 4;
-/// At the end, the backlog may take so long to finish what it was told, and so may the chores.
+/// At the end, the backlog may take so long to finish what it was told, and so may the blocking tasks.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 /// The runtime directory is in memory: it answers within this time or never.
 const RUNTIME_CLOSE: Duration = Duration::from_millis(200);
@@ -60,8 +60,8 @@ pub async fn run(
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let (mut shell, led) = Shell::start(&config, sender);
     let settings = settings(&config);
-    let birth = shell.birth(led.as_ref().ok().copied());
-    let mut controller = Controller::new(settings, birth, shell.clock.now());
+    let run_info = shell.run_info(led.as_ref().ok().copied());
+    let mut controller = Controller::new(settings, run_info, shell.clock.now());
     if let Err(why) = led {
         controller.handle(Input::LedFailed { why, seen: None }, shell.clock.now());
     }
@@ -163,8 +163,8 @@ struct Shell {
     backlog: Option<Backlog>,
     inputs: mpsc::UnboundedSender<Input>,
     rules: KeptRules,
-    aside: Aside,
-    chores: Option<Chores>,
+    dead_letters: DeadLetters,
+    blocking_tasks: Option<BlockingTasks>,
     runtime: Option<Runtime>,
     /// What the run before has left, until this one begins.
     handover: Option<Box<Handover>>,
@@ -193,8 +193,8 @@ impl Shell {
             backlog: None,
             inputs,
             rules: KeptRules::in_folder(&config.backlog.path),
-            aside: Aside::in_folder(&config.backlog.path),
-            chores: None,
+            dead_letters: DeadLetters::in_folder(&config.backlog.path),
+            blocking_tasks: None,
             runtime,
             handover: handover.map(Box::new),
             link: Link::new(config),
@@ -210,8 +210,8 @@ impl Shell {
         self.backlog = Some(backlog);
     }
 
-    fn birth(&mut self, led_on: Option<bool>) -> Birth {
-        Birth {
+    fn run_info(&mut self, led_on: Option<bool>) -> RunInfo {
+        RunInfo {
             run: self.run,
             boot_id: self.boot_id,
             built_ms: BUILT_MS,
@@ -260,17 +260,17 @@ impl Shell {
             Output::ReadAfter { after, limit } => {
                 self.with_backlog(|backlog| backlog.read_after(after, limit));
             }
-            Output::SetAside(record) => {
-                let aside = self.aside.clone();
-                self.chore(move || {
-                    if let Err(error) = aside.add(&record) {
-                        warn!("a refused record cannot be kept aside: {error}");
+            Output::KeepDeadLetter(record) => {
+                let dead_letters = self.dead_letters.clone();
+                self.run_beside(move || {
+                    if let Err(error) = dead_letters.add(&record) {
+                        warn!("a refused record cannot be kept in dead-letter.jsonl: {error}");
                     }
                 });
             }
             Output::KeepRules(rules) => {
                 let kept = self.rules.clone();
-                self.chore(move || {
+                self.run_beside(move || {
                     if let Err(error) = kept.keep(&rules) {
                         warn!("the rules will not outlive a restart: {error}");
                     }
@@ -288,8 +288,10 @@ impl Shell {
         None
     }
 
-    fn chore(&mut self, chore: impl FnOnce() + Send + 'static) {
-        self.chores.get_or_insert_with(Chores::start).add(chore);
+    fn run_beside(&mut self, task: impl FnOnce() + Send + 'static) {
+        self.blocking_tasks
+            .get_or_insert_with(BlockingTasks::start)
+            .add(task);
     }
 
     fn with_backlog(&self, order: impl FnOnce(&Backlog)) {
@@ -361,8 +363,8 @@ impl Shell {
         {
             warn!("the lease may not outlive this restart: the runtime directory does not answer");
         }
-        if let Some(chores) = self.chores.take()
-            && !chores.finish(BACKLOG_CLOSE)
+        if let Some(tasks) = self.blocking_tasks.take()
+            && !tasks.finish(BACKLOG_CLOSE)
         {
             error!(
                 "rules or refused records may not have been kept: the disk did not answer in time"
@@ -397,12 +399,12 @@ fn settings(config: &Config) -> Settings {
         telemetry: config.telemetry.clone(),
         commands: config.commands.clone(),
         delivery: config.delivery.clone(),
-        names: names(config),
+        device: device_info(config),
     }
 }
 
 /// How the configuration calls the topics and this client.
-fn names(config: &Config) -> Names {
+fn device_info(config: &Config) -> DeviceInfo {
     let Topics {
         telemetry,
         history,
@@ -428,7 +430,7 @@ fn names(config: &Config) -> Names {
         .chain(server_status.map(|topic| (Inbound::ServerStatus, topic)));
     let publish = publish.map(|(topic, name)| (Sent::Publish(topic), name));
     let subscribe = subscribe.map(|(inbound, name)| (Sent::Subscribe(inbound), name));
-    Names {
+    DeviceInfo {
         device: config.device_id.clone(),
         broker: config.broker.url().to_string(),
         sensor: config.sensor.driver.name().into(),

@@ -13,23 +13,23 @@
 //! - `machine`: the model, the system, the user, the clock
 //! - `devices`: I2C buses and who answers, the sensor, the LED
 //! - `network`: the broker and its access list
-//! - `keeping`: the disk and the backlog on it
+//! - `storage`: the disk and the backlog on it
 //! - `service`: systemd
 
 mod devices;
-mod keeping;
 mod machine;
 mod network;
 mod service;
+mod storage;
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use crate::by_hand;
 use crate::cli::Exit;
 use crate::config::{Config, ConfigError};
 use crate::logic::View;
+use crate::manual;
 
 /// An examination that takes longer is given up; a connection over a slow network takes seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -145,17 +145,17 @@ pub fn examine(config: Result<Config, ConfigError>) -> Report {
                     let view = view.clone();
                     move |config| devices::sensor(&config, view.as_ref())
                 }),
-                start("rules", &config, |config| keeping::rules(&config)),
+                start("rules", &config, |config| storage::rules(&config)),
                 start("LED", &config, |config| devices::led(&config.led)),
                 start("broker", &config, {
                     let view = view.clone();
                     move |config| network::broker(&config, view.as_ref())
                 }),
                 start("disk", &config, |config| {
-                    keeping::disk(&config.backlog.path)
+                    storage::disk(&config.backlog.path)
                 }),
                 start("backlog", &config, move |config| {
-                    keeping::backlog(&config, view.as_ref())
+                    storage::backlog(&config, view.as_ref())
                 }),
             ]);
         }
@@ -201,7 +201,7 @@ fn running(config: &Config) -> Option<View> {
     runtime.block_on(async {
         let deadline = Instant::now() + STARTING;
         loop {
-            let view = by_hand::running(config).await?;
+            let view = manual::running(config).await?;
             // One that has just been started opens its store behind its first decision.
             if view.store_ok || Instant::now() >= deadline {
                 return Some(view);

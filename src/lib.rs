@@ -39,13 +39,13 @@
 //!   the session, somebody who looks, or the next deadline, and for nothing else.
 //! - `sensor` and `led` each wait for one order at a time; one that hangs is given up, and another begun.
 //! - `backlog` waits for work. sled's seven threads exist only after an outage had to use the disk.
-//! - `chores` writes kept rules and refused records; `runtime` what a restart goes on with.
+//! - `blocking-tasks` writes kept rules and dead letters; `runtime` what a restart goes on with.
 //! - `lock`, `rules`, `socket` and `lookup` do one thing that may block, and end.
 //!
 //! # A stop, and a restart
 //!
 //! A stop says `offline`, gives publications half a second to be confirmed, stores the rest, leaves the LED as
-//! configured, closes the session, and waits up to a second each for chores and backlog. A restart within the
+//! configured, closes the session, and waits up to a second each for blocking tasks and backlog. A restart within the
 //! same boot goes on with the lease and the ids of commands ([`logic::handover`]); after a reboot, or without a
 //! runtime directory, the first reading decides.
 //!
@@ -65,18 +65,18 @@
 //! [`logic`] (the contract between the halves), [`logic::lighting`], [`logic::delivery`], then
 //! [`daemon`], which joins the pure half to [`io`]. `main.rs` reads arguments and configuration.
 //! The program nightlight-server (`server/`) is the other end, and [`demo`] shows both in a minute.
-//! [`doctor`] looks at the machine, and [`by_hand`] moves one device, without the daemon.
+//! [`doctor`] looks at the machine, and [`manual`] moves one device, without the daemon.
 //! Arrows go one way: main -> daemon -> io and logic. The pure half (`logic/`) and what both programs need of the
 //! world (`common/`) are crates of their own, so that the compiler holds those borders. Files of `io` do not
 //! import each other, except for `pi` and `device_thread`, which are ground under several.
 
-pub mod by_hand;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod io;
+pub mod manual;
 pub use nightlight_logic as logic;
 
 /// The version of the program.

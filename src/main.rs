@@ -15,7 +15,7 @@ use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::rules::KeptRules;
 use nightlight::io::web;
 use nightlight::logic::words;
-use nightlight::{by_hand, daemon, doctor, logic};
+use nightlight::{daemon, doctor, logic, manual};
 use nightlight_common::{log, signals};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -55,17 +55,17 @@ fn carry_out(command: Command) -> Exit {
             let _ = std::io::stdout().write_all(report.to_string().as_bytes());
             report.exit()
         }
-        Command::Sensor(cli::Sensor::Read(how)) => by_hand(how.file, async |config, stop| {
-            by_hand::read(&config, how.watch, stop).await
+        Command::Sensor(cli::Sensor::Read(how)) => manually(how.file, async |config, stop| {
+            manual::read(&config, how.watch, stop).await
         }),
         Command::Led(how) => {
             let (file, how) = match how {
-                cli::Led::On(file) => (file, by_hand::Switch::On),
-                cli::Led::Off(file) => (file, by_hand::Switch::Off),
-                cli::Led::Blink(file) => (file, by_hand::Switch::Blink),
+                cli::Led::On(file) => (file, manual::Switch::On),
+                cli::Led::Off(file) => (file, manual::Switch::Off),
+                cli::Led::Blink(file) => (file, manual::Switch::Blink),
             };
-            by_hand(file, async |config, stop| {
-                by_hand::switch(&config, how, stop).await
+            manually(file, async |config, stop| {
+                manual::switch(&config, how, stop).await
             })
         }
         Command::Status(status) => match load(status.file.config.as_deref()) {
@@ -76,7 +76,7 @@ fn carry_out(command: Command) -> Exit {
 }
 
 /// Does something with a device, until it is done or SIGTERM or SIGINT comes.
-fn by_hand<S>(file: cli::ConfigFile, what: S) -> Exit
+fn manually<S>(file: cli::ConfigFile, what: S) -> Exit
 where
     S: AsyncFnOnce(Config, Pin<Box<dyn Future<Output = ()>>>) -> Exit,
 {
@@ -117,7 +117,7 @@ fn run(config: Config) -> Exit {
         tracing::warn!("{warning}");
     }
     // Before anything of the device is touched, and held until the process ends.
-    let _lock = match RunLock::take(&config.backlog.path, by_hand::boot_time()) {
+    let _lock = match RunLock::take(&config.backlog.path, manual::boot_time()) {
         Ok(lock) => Some(lock),
         Err(NotLocked::Held(holder)) => return another_runs(&config.backlog.path, holder),
         Err(NotLocked::Unknown(why)) => {
@@ -230,7 +230,7 @@ fn look_into(how: &cli::Backlog) -> Exit {
     | cli::Backlog::List(folder)
     | cli::Backlog::Export(folder)
     | cli::Backlog::Verify(folder)) = how;
-    if let Some(holder) = lock::holder(&folder.path, by_hand::boot_time()) {
+    if let Some(holder) = lock::holder(&folder.path, manual::boot_time()) {
         tracing::error!(
             "the backlog in {} belongs to a running nightlight: {holder}; `nightlight status` says how much \
              is in it, and when that one is stopped this command looks into it",

@@ -81,7 +81,7 @@ fn config_defaults_are_those_of_the_contract() {
     assert_eq!(config.led.at_exit, AtExit::Keep);
     assert_eq!(
         config.lighting,
-        lighting::Settings {
+        lighting::LightingSettings {
             mode: lighting::Mode::Auto,
             on_below: 300.0,
             off_above: 350.0,
@@ -96,15 +96,15 @@ fn config_defaults_are_those_of_the_contract() {
     assert_eq!(config.server_status, None);
     assert_eq!(
         config.telemetry,
-        telemetry::Settings {
+        telemetry::TelemetrySettings {
             interval: Duration::ZERO,
             deadband: 0.0,
-            keep: telemetry::Keep::All,
+            keep: telemetry::OutageReadings::All,
         }
     );
     assert_eq!(
         config.commands,
-        command::Settings {
+        command::CommandSettings {
             order: command::Order::Latest,
             gap_wait: 5 * SECOND,
             on: String::new(),
@@ -119,7 +119,7 @@ fn config_defaults_are_those_of_the_contract() {
     assert_eq!(config.backlog.on_full, OnFull::DropOldest);
     assert_eq!(
         config.delivery,
-        delivery::Settings {
+        delivery::DeliverySettings {
             qos: 1,
             confirm: delivery::Confirm::Broker,
             ack_timeout: 30 * SECOND,

@@ -371,7 +371,7 @@ fn an_led_that_cannot_be_is_refused_with_a_remedy_and_can_be_tried_again() {
     let precious = "root:x:0:0:root:/root:/bin/bash\n".repeat(9);
     fs::write(&path, &precious).unwrap();
     let error = Led::open(&wanted).unwrap_err();
-    assert!(matches!(error, LedError::Rubbish { .. }), "{error}");
+    assert!(matches!(error, LedError::Invalid { .. }), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), precious);
     fs::write(&path, "0\n").unwrap();
     let (mut led, _) = Led::open(&wanted).unwrap();

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use nightlight::logic::lighting::{Change, FailSafe, Lease, Lighting, Mode, Rules, Settings};
+use nightlight::logic::lighting::{
+    Change, FailSafe, Lease, Lighting, LightingSettings, Mode, Rules,
+};
 
 const LOW: f64 = 100.0;
 const MIDDLE: f64 = 320.0;
@@ -254,7 +256,7 @@ fn own_leases_are_bounded() {
         machine.wait_ms(holds);
         assert_eq!(machine.shown(), "remote on");
         machine.wait_ms(over - holds);
-        assert_ne!(machine.lighting.state().by(), "remote", "{lease:?}");
+        assert_ne!(machine.lighting.authority().by(), "remote", "{lease:?}");
     }
 }
 
@@ -313,7 +315,7 @@ impl Machine {
         lease: Lease,
         frozen_after: Duration,
     ) -> Self {
-        let settings = Settings {
+        let settings = LightingSettings {
             mode,
             on_below: 300.0,
             off_above: 350.0,
@@ -475,7 +477,7 @@ impl Machine {
             Some(change) => {
                 assert_ne!(change.led_on, self.led_on);
                 assert_eq!(change.led_on, led_on);
-                assert_eq!(change.by, self.lighting.state().by());
+                assert_eq!(change.by, self.lighting.authority().by());
                 assert!(!change.why.is_empty());
             }
             None => assert_eq!(led_on, self.led_on),
@@ -485,7 +487,7 @@ impl Machine {
 
     fn shown(&self) -> String {
         let led = if self.led_on { "on" } else { "off" };
-        format!("{} {led}", self.lighting.state().by())
+        format!("{} {led}", self.lighting.authority().by())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nightlight::logic::delivery::{Confirm, Topic};
 use nightlight::logic::lighting::{FailSafe, Lease, Mode};
 use nightlight::logic::link::{Inbound, Sent};
-use nightlight::logic::telemetry::Keep;
+use nightlight::logic::telemetry::OutageReadings;
 use nightlight::logic::{Exit, Input};
 use world::{World, settings};
 
@@ -445,7 +445,7 @@ fn live_readings_that_fill_the_link_leave_history_its_share() {
 #[test]
 fn keep_latest_tells_the_newest_reading_of_an_outage_alone() {
     let mut settings = settings();
-    settings.telemetry.keep = Keep::Latest;
+    settings.telemetry.keep = OutageReadings::Latest;
     let mut world = World::new(settings);
     world.seconds(5);
     world.pull_cable();
@@ -959,8 +959,8 @@ fn a_record_that_kills_each_session_is_set_aside_and_blocks_nothing() {
         world.poison = Some(40);
         world.mend_cable();
         world.seconds(300);
-        assert_eq!(world.set_aside.len(), 1, "batch {batch}");
-        assert!(world.set_aside[0].contains("\"seq\":40,"));
+        assert_eq!(world.dead_letters.len(), 1, "batch {batch}");
+        assert!(world.dead_letters[0].contains("\"seq\":40,"));
         let last = world.view().last_seq;
         assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
         assert_eq!(world.lost(world.run).into_iter().collect::<Vec<_>>(), [40]);
@@ -973,7 +973,7 @@ fn a_live_record_that_kills_each_session_is_set_aside_too() {
     let mut world = World::new(settings());
     world.poison = Some(8);
     world.seconds(120);
-    assert_eq!(world.set_aside.len(), 1);
+    assert_eq!(world.dead_letters.len(), 1);
     let last = world.view().last_seq;
     assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
 }
@@ -990,7 +990,7 @@ fn a_broker_that_comes_and_goes_makes_no_record_suspect() {
     }
     world.mend_cable();
     world.seconds(120);
-    assert_eq!(world.set_aside, Vec::<String>::new());
+    assert_eq!(world.dead_letters, Vec::<String>::new());
     let last = world.view().last_seq;
     assert_eq!(world.missing(world.run, last), Vec::<u64>::new());
 }
@@ -1003,7 +1003,7 @@ fn a_mute_broker_makes_no_record_suspect() {
     world.seconds(300);
     world.broker_mute = false;
     world.seconds(60);
-    assert_eq!(world.set_aside, Vec::<String>::new());
+    assert_eq!(world.dead_letters, Vec::<String>::new());
 }
 
 #[test]
@@ -1066,7 +1066,10 @@ fn whatever_topic_the_broker_closes_for_the_rest_goes_on_and_the_operator_is_tol
         assert!(view.link_up, "{name}: {:#?}", world.told);
         assert!(view.link_why.contains(name), "{name}: {}", view.link_why);
         assert!(view.link_why.contains("access list"), "{}", view.link_why);
-        assert!(world.set_aside.is_empty(), "{name}: no record is to blame");
+        assert!(
+            world.dead_letters.is_empty(),
+            "{name}: no record is to blame"
+        );
         assert!(world.sessions < 40, "{name}: {} sessions", world.sessions);
         assert!(world.told.len() < 60, "{name}: {:#?}", world.told);
         assert!(reports(&world).len() < 10, "{name}");
@@ -1182,7 +1185,7 @@ fn a_broker_that_ends_each_session_after_three_seconds_gets_everything() {
         missing.iter().all(|seq| seq + 15 > last),
         "{missing:?} of {last}"
     );
-    assert_eq!(world.set_aside, Vec::<String>::new());
+    assert_eq!(world.dead_letters, Vec::<String>::new());
     let why = world.view().link_why;
     assert!(
         why.contains("another client uses the client id \"pi\""),
@@ -1283,7 +1286,7 @@ fn a_far_link_that_is_cut_at_random_makes_no_record_guilty() {
                 world.run_for(Duration::from_millis(100));
             }
         }
-        assert_eq!(world.set_aside, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(world.dead_letters, Vec::<String>::new(), "seed {seed}");
         let last = world.view().last_seq;
         let late = world.missing(world.run, last).len() as u64;
         assert!(
@@ -1328,7 +1331,7 @@ fn a_window_above_the_brokers_limit_is_halved_until_it_fits() {
             world.sessions,
             world.told
         );
-        assert_eq!(world.set_aside, Vec::<String>::new());
+        assert_eq!(world.dead_letters, Vec::<String>::new());
         assert_complete_once_or_more(&world);
         assert!(reports(&world).len() < 6, "{:?}", reports(&world));
     }
@@ -1356,7 +1359,7 @@ fn arrays_that_the_broker_does_not_take_become_smaller() {
     world.seconds(600);
     assert!(world.disk.is_empty(), "{}", world.disk.len());
     assert!(world.sessions < 40, "{} sessions", world.sessions);
-    assert_eq!(world.set_aside, Vec::<String>::new());
+    assert_eq!(world.dead_letters, Vec::<String>::new());
     assert_complete_once_or_more(&world);
 }
 

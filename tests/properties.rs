@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use nightlight::logic::Settings;
 use nightlight::logic::command::Order;
-use nightlight::logic::delivery::{CONTROL_ROOM, Confirm, Topic};
+use nightlight::logic::delivery::{Confirm, MAX_CONTROL_IN_FLIGHT, Topic};
 use nightlight::logic::lighting::{FailSafe, Lease, Mode};
 use nightlight::logic::link as mqtt;
-use nightlight::logic::telemetry::Keep;
+use nightlight::logic::telemetry::OutageReadings;
 use nightlight::logic::words;
 use nightlight::logic::{Exit, Input};
 use proptest::prelude::*;
@@ -205,7 +205,7 @@ fn rules() -> impl Strategy<Value = Settings> {
         prop_oneof![Just(0_u64), 0..3_000_u64],
         prop_oneof![Just(1_000_u64), 100..3_000_u64],
     );
-    let keep = prop_oneof![3 => Just(Keep::All), 1 => Just(Keep::Latest)];
+    let keep = prop_oneof![3 => Just(OutageReadings::All), 1 => Just(OutageReadings::Latest)];
     (lighting, commands, delivery, keep).prop_map(|(lighting, commands, delivery, keep)| {
         let mut settings = settings();
         let (mode, hold, lease, fail_safe, interval, frozen) = lighting;
@@ -420,7 +420,7 @@ fn nothing_is_missing(world: &World) -> Result<(), TestCaseError> {
 }
 
 fn window_is_kept(world: &World) -> Result<(), TestCaseError> {
-    let bound = world.settings.delivery.window + CONTROL_ROOM;
+    let bound = world.settings.delivery.window + MAX_CONTROL_IN_FLIGHT;
     prop_assert!(
         world.window_seen <= bound,
         "{} of {}",

@@ -10,7 +10,7 @@ use nightlight::logic::command::Outcome;
 use nightlight::logic::delivery::{Message, Topic};
 use nightlight::logic::telemetry::{Body, Event, Loss, OutageReport, Record};
 use nightlight::logic::time::{Clock, ClockState, Now, Stamp};
-use nightlight::logic::{Birth, Controller, Entry, Input, Key, Opened, Output};
+use nightlight::logic::{Controller, Entry, Input, Key, Opened, Output, RunInfo};
 use uuid::Uuid;
 use world::settings;
 
@@ -259,7 +259,7 @@ impl Pi {
         let mut settings = settings();
         settings.delivery.batch = batch;
         settings.delivery.replay_jitter = Duration::ZERO;
-        let birth = Birth {
+        let run_info = RunInfo {
             run: RUN,
             boot_id: BOOT,
             built_ms: BUILT_MS,
@@ -270,7 +270,7 @@ impl Pi {
         };
         let records = stored.len() as u64;
         let mut pi = Self {
-            controller: Controller::new(settings, birth, now(60_000, true)),
+            controller: Controller::new(settings, run_info, now(60_000, true)),
             boot_ms: 60_000,
             published: Vec::new(),
             led: Some(false),

@@ -1,8 +1,8 @@
 //! Commands: which of what came in may be obeyed, and when.
 //!
-//! [`parse`] reads the envelope; [`Inbox`] judges it: kept by the broker, repeated, expired, overtaken.
-//! It does not touch the LED: the controller drains [`Inbox::poll`] and carries each verdict out.
-//! Whatever arrives gets a verdict; nothing that arrives can do anything else.
+//! [`parse`] reads the envelope; [`CommandQueue`] decides about it: kept by the broker, repeated, expired, overtaken.
+//! It does not touch the LED: the controller drains [`CommandQueue::poll`] and carries each decision out.
+//! Whatever arrives gets a decision; nothing that arrives can do anything else.
 
 mod envelope;
 mod handover;
@@ -13,26 +13,26 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use envelope::expired;
-pub use envelope::{Action, Command, Place, Unfit, parse};
+pub use envelope::{Action, Command, CommandOrder, InvalidCommand, parse};
 pub(crate) use handover::CommandsStamp;
 pub use handover::KeptCommands;
 
 use super::time::Now;
 
 /// Ids of the last commands, to know a repeated one.
-const IDS_KNOWN: usize = 256;
+const MAX_KNOWN_IDS: usize = 256;
 /// Commands that wait for a hole in the sequence; one more and the hole is passed.
 const MAX_WAITING: usize = 64;
 /// After the link came up, commands that waited at the broker arrive within this time of each other.
 const SETTLE: Duration = Duration::from_millis(250);
 /// Clocks of senders that are set differ by less than this, in milliseconds.
-const CLOCKS_DIFFER_MS: i64 = 60_000;
+const MAX_CLOCK_DIFFERENCE_MS: i64 = 60_000;
 /// A burst without an end counts as settled after this.
-const SETTLE_MAX: Duration = Duration::from_secs(1);
+const MAX_SETTLE: Duration = Duration::from_secs(1);
 
 /// What a command may look like and do.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct CommandSettings {
     /// Which of several commands counts.
     pub order: Order,
     /// How long a hole in the sequence is waited for.
@@ -59,7 +59,7 @@ pub enum Order {
 
 /// What is to become of a command.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
     /// Carry it out.
     Obey(Command),
     /// Do nothing but tell the sender.
@@ -98,8 +98,8 @@ pub enum Outcome {
 
 /// Judges what comes in.
 #[derive(Debug)]
-pub struct Inbox {
-    settings: Settings,
+pub struct CommandQueue {
+    settings: CommandSettings,
     known_ids: VecDeque<String>,
     fresh_ids: Vec<String>,
     /// So many of them are on their way to the disk.
@@ -109,15 +109,15 @@ pub struct Inbox {
     /// Newest LED command while settling (order `latest`), or those after a hole (`sequence`).
     waiting: Vec<Command>,
     hole_until: Option<Duration>,
-    last: Option<Place>,
+    last: Option<CommandOrder>,
     /// Grows with each id that becomes known, and with each command that waits no more.
     ids_noted: u64,
-    verdicts: VecDeque<Verdict>,
+    decisions: VecDeque<Decision>,
 }
 
-impl Inbox {
+impl CommandQueue {
     /// Knows no commands yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: CommandSettings) -> Self {
         Self {
             settings,
             known_ids: VecDeque::new(),
@@ -129,7 +129,7 @@ impl Inbox {
             hole_until: None,
             last: None,
             ids_noted: 0,
-            verdicts: VecDeque::new(),
+            decisions: VecDeque::new(),
         }
     }
 
@@ -141,12 +141,12 @@ impl Inbox {
         for (place, id) in unknown.collect::<Vec<_>>().into_iter().enumerate() {
             self.known_ids.insert(place, id);
         }
-        while self.known_ids.len() > IDS_KNOWN {
+        while self.known_ids.len() > MAX_KNOWN_IDS {
             self.known_ids.pop_front();
         }
     }
 
-    /// Ids that the disk does not know yet, to be stored now; then [`Inbox::ids_stored`] is told.
+    /// Ids that the disk does not know yet, to be stored now; then [`CommandQueue::ids_stored`] is told.
     pub fn fresh_ids(&mut self) -> Vec<String> {
         self.storing_ids = self.fresh_ids.len();
         self.fresh_ids.clone()
@@ -163,11 +163,11 @@ impl Inbox {
     /// The link is up: what waited at the broker comes now.
     pub fn link_up(&mut self, now: Duration) {
         self.settling = Some(now + SETTLE);
-        self.settled_by = now + SETTLE_MAX;
+        self.settled_by = now + MAX_SETTLE;
     }
 
-    /// The server was silent for its lease: if it comes back it may count anew.
-    pub fn forget_order(&mut self) {
+    /// The server was silent for its lease: if it comes back it may count from anywhere.
+    pub fn reset_order(&mut self) {
         self.last = None;
     }
 
@@ -175,7 +175,9 @@ impl Inbox {
     pub fn receive(&mut self, payload: &[u8], retained: bool, now: Now, clock_known: bool) {
         let command = match parse(payload, &self.settings) {
             Ok(command) => command,
-            Err(Unfit { id, reason }) => return self.refuse(id, Outcome::Rejected, reason),
+            Err(InvalidCommand { id, reason }) => {
+                return self.refuse(id, Outcome::Rejected, reason);
+            }
         };
         let id = command.id.clone();
         if retained && !self.settings.accept_retained {
@@ -199,13 +201,13 @@ impl Inbox {
         match (&command.action, self.settings.order) {
             (Action::Led(_), Order::Latest) => self.latest(command, now),
             (Action::Led(_), Order::Sequence) => self.sequence(command, now),
-            _ => self.verdicts.push_back(Verdict::Obey(command)),
+            _ => self.decisions.push_back(Decision::Obey(command)),
         }
     }
 
     /// Something of so many bytes came in that it was not kept.
     pub fn receive_too_large(&mut self, bytes: usize) {
-        let Unfit { id, reason } = envelope::too_large(bytes);
+        let InvalidCommand { id, reason } = envelope::too_large(bytes);
         self.refuse(id, Outcome::Rejected, reason);
     }
 
@@ -225,11 +227,11 @@ impl Inbox {
     }
 
     /// What is to become of the commands, in order.
-    pub fn poll(&mut self) -> Option<Verdict> {
-        self.verdicts.pop_front()
+    pub fn poll(&mut self) -> Option<Decision> {
+        self.decisions.pop_front()
     }
 
-    /// When to call [`Inbox::tick`] next.
+    /// When to call [`CommandQueue::tick`] next.
     pub fn next_deadline(&self) -> Option<Duration> {
         [self.settling, self.hole_until].into_iter().flatten().min()
     }
@@ -240,7 +242,7 @@ impl Inbox {
                 *until = (now.boot + SETTLE).min(self.settled_by);
             }
             match self.waiting.pop() {
-                Some(other) if command.is_before(other.place()) => {
+                Some(other) if command.is_before(other.order()) => {
                     self.refuse(
                         command.id,
                         Outcome::Superseded,
@@ -276,7 +278,7 @@ impl Inbox {
 
     fn sequence(&mut self, command: Command, now: Now) {
         let Some(seq) = command.seq else {
-            self.verdicts.push_back(Verdict::Obey(command));
+            self.decisions.push_back(Decision::Obey(command));
             return;
         };
         let next = self
@@ -316,11 +318,11 @@ impl Inbox {
         let first = self.waiting.first().and_then(|command| command.seq);
         // After a silence of the server nobody knows which number is next: the first that waits is.
         if let (Some(first), Some(last)) = (first, self.last.and_then(|last| last.seq)) {
-            self.verdicts.push_back(Verdict::Missing {
+            self.decisions.push_back(Decision::Missing {
                 from: last.saturating_add(1),
                 to: first.saturating_sub(1),
             });
-            self.last = Some(Place {
+            self.last = Some(CommandOrder {
                 seq: Some(first.saturating_sub(1)),
                 issued_at: None,
             });
@@ -339,7 +341,7 @@ impl Inbox {
                 break;
             }
             let command = self.waiting.remove(0);
-            self.last = Some(command.place());
+            self.last = Some(command.order());
             self.obey(command, wall_ms);
         }
         if self.waiting.is_empty() {
@@ -353,17 +355,19 @@ impl Inbox {
             Some(reason) => self.refuse(command.id, Outcome::Expired, reason),
             None => {
                 // A sender whose clock is ahead must not silence the others until then.
-                let mut place = command.place();
-                place.issued_at = place.issued_at.map(|at| at.min(wall_ms + CLOCKS_DIFFER_MS));
+                let mut place = command.order();
+                place.issued_at = place
+                    .issued_at
+                    .map(|at| at.min(wall_ms + MAX_CLOCK_DIFFERENCE_MS));
                 self.last = Some(place);
-                self.verdicts.push_back(Verdict::Obey(command));
+                self.decisions.push_back(Decision::Obey(command));
             }
         }
     }
 
     fn refuse(&mut self, id: Option<String>, result: Outcome, reason: String) {
-        self.verdicts
-            .push_back(Verdict::Refuse { id, result, reason });
+        self.decisions
+            .push_back(Decision::Refuse { id, result, reason });
     }
 
     fn note(&mut self, command: &Command) {
@@ -371,10 +375,10 @@ impl Inbox {
             self.ids_noted += 1;
             self.known_ids.push_back(id.clone());
             self.fresh_ids.push(id.clone());
-            if self.known_ids.len() > IDS_KNOWN {
+            if self.known_ids.len() > MAX_KNOWN_IDS {
                 self.known_ids.pop_front();
             }
-            if self.fresh_ids.len() > IDS_KNOWN {
+            if self.fresh_ids.len() > MAX_KNOWN_IDS {
                 self.fresh_ids.remove(0);
                 self.storing_ids = self.storing_ids.saturating_sub(1);
             }

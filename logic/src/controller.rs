@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::command::{Command, Inbox, Outcome};
+use super::command::{Command, CommandQueue, Outcome};
 use super::delivery::{self, Delivery, Topic};
 use super::handover::Handover;
 use super::led::LedState;
-use super::lighting::{self, Change, Lighting, Rules, RulesPatch, State};
-use super::link::{Names, Pattern};
+use super::lighting::{self, Authority, Change, Lighting, Rules, RulesPatch};
+use super::link::{DeviceInfo, Pattern};
 use super::outage::Outage;
-use super::telemetry::{self, Body, Book, Event, Keep};
+use super::telemetry::{self, Body, Event, OutageReadings, Recorder};
 use super::time::{Clock, ClockState, Now, Stamp, rfc3339};
 use super::view::View;
 use super::words;
@@ -42,20 +42,20 @@ const KEEP_RULES_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Who decides about the LED, and how.
-    pub lighting: lighting::Settings,
+    pub lighting: lighting::LightingSettings,
     /// When a reading is recorded.
-    pub telemetry: telemetry::Settings,
+    pub telemetry: telemetry::TelemetrySettings,
     /// What commands may do.
-    pub commands: command::Settings,
+    pub commands: command::CommandSettings,
     /// How records reach the server.
-    pub delivery: delivery::Settings,
+    pub delivery: delivery::DeliverySettings,
     /// How the configuration calls the topics and this client.
-    pub names: Names,
+    pub device: DeviceInfo,
 }
 
 /// The circumstances in which a run begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Birth {
+pub struct RunInfo {
     /// Names this run; never used before.
     pub run: Uuid,
     /// Names this start of the machine.
@@ -75,13 +75,13 @@ pub struct Birth {
 /// The whole pure half.
 #[derive(Debug)]
 pub struct Controller {
-    birth: Birth,
-    keep: Keep,
+    run_info: RunInfo,
+    keep: OutageReadings,
     allow_reboot: bool,
     lighting: Lighting,
     led: LedState,
-    inbox: Inbox,
-    book: Book,
+    commands: CommandQueue,
+    recorder: Recorder,
     delivery: Delivery,
     clock: Clock,
     outage: Outage,
@@ -95,7 +95,7 @@ pub struct Controller {
     reread: bool,
     /// When the last input was handled.
     handled_at: Duration,
-    sensor_told_ok: bool,
+    sensor_reported_ok: bool,
     /// Commands that wait for the next reading.
     read_now: Vec<Command>,
     announced: Option<Announced>,
@@ -108,13 +108,13 @@ pub struct Controller {
     keep_rules_at: Duration,
     writing: handover::Writing,
     stopping: Option<Stopping>,
-    names: Names,
+    device: DeviceInfo,
     /// Why the last session ended, or there was none.
     link_why: String,
     /// What was told of it in this outage; and that the link is up again.
-    link_told: Vec<String>,
-    link_up_told: bool,
-    pattern_told: Option<Pattern>,
+    link_reported: Vec<String>,
+    link_up_reported: bool,
+    pattern_reported: Option<Pattern>,
     /// When the link has held long enough; none while it is down, and after that.
     held_at: Option<Duration>,
     commands_refused: u64,
@@ -146,22 +146,26 @@ struct Stopping {
 
 impl Controller {
     /// Begins a run.
-    pub fn new(settings: Settings, birth: Birth, now: Now) -> Self {
-        let clock = Clock::new(birth.boot_id, birth.built_ms, now);
+    pub fn new(settings: Settings, run_info: RunInfo, now: Now) -> Self {
+        let clock = Clock::new(run_info.boot_id, run_info.built_ms, now);
         let starting = Some((clock.stamp(now), now.boot + STARTED_WAITS));
         let configured = settings.lighting.rules();
         let confirms = settings.delivery.qos > 0;
         let mut controller = Self {
             keep: settings.telemetry.keep,
             allow_reboot: settings.commands.allow_reboot,
-            lighting: Lighting::new(settings.lighting, birth.led_on.unwrap_or(false), now.boot),
-            led: LedState::new(birth.led_on),
-            inbox: Inbox::new(settings.commands),
-            book: Book::new(settings.telemetry, birth.run, birth.boot_id),
+            lighting: Lighting::new(
+                settings.lighting,
+                run_info.led_on.unwrap_or(false),
+                now.boot,
+            ),
+            led: LedState::new(run_info.led_on),
+            commands: CommandQueue::new(settings.commands),
+            recorder: Recorder::new(settings.telemetry, run_info.run, run_info.boot_id),
             delivery: Delivery::new(
                 settings.delivery,
-                settings.names.inbound().collect(),
-                birth.seed,
+                settings.device.inbound().collect(),
+                run_info.seed,
                 now.boot,
             ),
             outage: Outage::new(confirms),
@@ -170,7 +174,7 @@ impl Controller {
             reading: None,
             reread: false,
             handled_at: now.boot,
-            sensor_told_ok: true,
+            sensor_reported_ok: true,
             read_now: Vec::new(),
             announced: None,
             announce_at: now.boot,
@@ -180,18 +184,18 @@ impl Controller {
             keep_rules_at: now.boot,
             writing: handover::Writing::default(),
             stopping: None,
-            names: settings.names,
+            device: settings.device,
             link_why: "not connected yet".into(),
-            link_told: Vec::new(),
-            link_up_told: false,
-            pattern_told: None,
+            link_reported: Vec::new(),
+            link_up_reported: false,
+            pattern_reported: None,
             held_at: None,
             commands_refused: 0,
             outputs: VecDeque::new(),
             clock,
-            birth,
+            run_info,
         };
-        if let Some(handover) = controller.birth.handover.take() {
+        if let Some(handover) = controller.run_info.handover.take() {
             controller.take_over(*handover, now);
         }
         controller.advance(now);
@@ -237,9 +241,9 @@ impl Controller {
             }
             Input::CommandReceived { payload, retained } => {
                 let known = self.clock.known();
-                self.inbox.receive(&payload, retained, now, known);
+                self.commands.receive(&payload, retained, now, known);
             }
-            Input::CommandTooLarge { bytes } => self.inbox.receive_too_large(bytes),
+            Input::CommandTooLarge { bytes } => self.commands.receive_too_large(bytes),
             Input::ServerAcked(payload) => self.server_acked(&payload, now),
             Input::ServerStatus { payload, retained } => {
                 self.server_status(&payload, retained, now);
@@ -255,7 +259,7 @@ impl Controller {
             }
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
             Input::Stored { records, lost } => {
-                self.inbox.ids_stored(true);
+                self.commands.ids_stored(true);
                 self.delivery.stored(records, lost);
                 self.note_lost(lost, "the backlog is full or damaged");
                 if let Some(stopping) = &mut self.stopping {
@@ -264,7 +268,7 @@ impl Controller {
             }
             Input::StoreFailed(why) => {
                 self.log(Level::Warn, format!("the backlog cannot be written: {why}"));
-                self.inbox.ids_stored(false);
+                self.commands.ids_stored(false);
                 self.delivery.store_failed(now.boot);
                 self.started(None, now);
                 if let Some(stopping) = &mut self.stopping {
@@ -284,13 +288,13 @@ impl Controller {
 
     /// When to come back with [`Input::DeadlineReached`] if nothing else happens, on the boot clock.
     pub fn next_deadline(&self) -> Duration {
-        let announce = self.tells_state().then_some(self.announce_at);
+        let announce = self.may_announce().then_some(self.announce_at);
         let own = match &self.stopping {
             Some(stopping) if stopping.stored => Some(stopping.over_by),
             Some(stopping) => Some(stopping.quiet_by),
             None => [
                 Some(self.lighting.next_deadline()),
-                self.inbox.next_deadline(),
+                self.commands.next_deadline(),
                 self.starting.as_ref().map(|(_, until)| *until),
                 self.led.next_deadline(),
                 self.reading.map(|since| since + READ_WITHIN),
@@ -311,21 +315,21 @@ impl Controller {
 
     /// The picture of the device at `now`.
     pub fn view(&self, now: Now) -> View {
-        let lease_left = match self.lighting.state() {
-            State::Remote { until } => until.map(|until| until.saturating_sub(now.boot)),
+        let lease_left = match self.lighting.authority() {
+            Authority::Remote { until } => until.map(|until| until.saturating_sub(now.boot)),
             _ => None,
         };
         let outage = self
             .outage
             .since()
             .map(|since| now.boot.saturating_sub(since));
-        let Names {
+        let DeviceInfo {
             device,
             broker,
             sensor,
             unit,
             ..
-        } = self.names.clone();
+        } = self.device.clone();
         View {
             device,
             broker,
@@ -344,9 +348,9 @@ impl Controller {
             backlog: self.delivery.backlog(),
             store_ok: self.delivery.store_ok(),
             clock: self.clock.state(),
-            version: self.birth.version.clone(),
-            run: self.birth.run,
-            last_seq: self.book.last_seq(),
+            version: self.run_info.version.clone(),
+            run: self.run_info.run,
+            last_seq: self.recorder.last_seq(),
             link_up: self.delivery.is_up(),
             link_why: self.link_why(),
             sensor_ok: self.lighting.sensor_ok(),
@@ -371,8 +375,9 @@ impl Controller {
         }
         self.advance_led(now);
         if self.delivery.commit_due(now.boot) {
-            let ids = self.inbox.fresh_ids();
-            self.delivery.commit(ids, self.book.last_seq(), now.boot);
+            let ids = self.commands.fresh_ids();
+            self.delivery
+                .commit(ids, self.recorder.last_seq(), now.boot);
         }
         self.keep_rules(now);
         self.write_handover(now);
@@ -392,10 +397,10 @@ impl Controller {
 
     /// The LED as it is to be at this moment.
     fn decide(&mut self, now: Now) {
-        let was = self.lighting.state();
+        let was = self.lighting.authority();
         let change = self.lighting.tick(now.boot);
         self.lease_over(was, now);
-        self.tell_sensor(now);
+        self.report_sensor(now);
         self.apply(change);
     }
 
@@ -414,9 +419,9 @@ impl Controller {
                 self.led.see_to(led_on);
             }
         }
-        self.inbox.tick(now);
-        while let Some(verdict) = self.inbox.poll() {
-            self.carry_out(verdict, now);
+        self.commands.tick(now);
+        while let Some(decision) = self.commands.poll() {
+            self.act_on(decision, now);
         }
         if self.starting.is_some_and(|(_, until)| now.boot >= until) {
             self.started(None, now);
@@ -476,20 +481,20 @@ impl Controller {
             return;
         }
         self.reading = None;
-        if self.book.takes(light, now.boot) {
+        if self.recorder.should_record(light, now.boot) {
             let body = Body::Reading {
                 light,
                 led_on: self.led.known(),
                 led_ok: self.led.fault().is_none(),
             };
-            if self.keep == Keep::Latest && !self.delivery.is_up() {
+            if self.keep == OutageReadings::Latest && !self.delivery.is_up() {
                 self.kept = Some((self.clock.stamp(now), body));
             } else {
-                self.tell(body, now);
+                self.record(body, now);
             }
         }
         let change = self.lighting.read(light, now.boot);
-        self.tell_sensor(now);
+        self.report_sensor(now);
         self.apply(change);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Applied, "", Some(light));
@@ -499,7 +504,7 @@ impl Controller {
     fn read_failed(&mut self, why: &str, now: Now) {
         self.reading = None;
         let change = self.lighting.read_failed(why, now.boot);
-        self.tell_sensor(now);
+        self.report_sensor(now);
         self.apply(change);
         for command in std::mem::take(&mut self.read_now) {
             self.reply(command.id, Outcome::Rejected, why, None);
@@ -507,32 +512,32 @@ impl Controller {
     }
 
     /// Tells once when the sensor fails and once when it works again.
-    fn tell_sensor(&mut self, now: Now) {
+    fn report_sensor(&mut self, now: Now) {
         let ok = self.lighting.sensor_ok();
-        if ok == self.sensor_told_ok {
+        if ok == self.sensor_reported_ok {
             return;
         }
-        self.sensor_told_ok = ok;
+        self.sensor_reported_ok = ok;
         let (level, why) = match ok {
             true => (Level::Info, "it gives readings again".to_owned()),
             false => (Level::Warn, self.lighting.sensor_why().to_owned()),
         };
         self.log(level, format!("sensor: {why}"));
-        self.tell(Body::Event(Event::Sensor { ok, why }), now);
+        self.record(Body::Event(Event::Sensor { ok, why }), now);
     }
 
     /// With `keep = "latest"`, the newest reading of the outage becomes a record when it can be told.
     fn take_kept(&mut self) {
         if let Some((stamp, body)) = self.kept.take() {
             self.outage.note(&body);
-            let record = self.book.record(body, stamp);
+            let record = self.recorder.record(body, stamp);
             let made_at = Duration::from_millis(stamp.boot_ms);
             self.delivery.add_replayed(record, made_at);
         }
     }
 
     fn backlog_opened(&mut self, opened: Opened, now: Now) {
-        self.inbox.remember(opened.command_ids);
+        self.commands.remember(opened.command_ids);
         self.clock.know_earlier(opened.clocks);
         self.delivery
             .opened(opened.run_number, opened.records, opened.oldest_ms);
@@ -552,11 +557,11 @@ impl Controller {
             return;
         };
         let body = Body::Event(Event::Started {
-            version: self.birth.version.clone(),
+            version: self.run_info.version.clone(),
             previous_run: previous.map(|(run, _)| run),
             previous_seq: previous.map(|(_, seq)| seq),
         });
-        let record = self.book.first(body, stamp);
+        let record = self.recorder.first(body, stamp);
         self.delivery.add(record, now.boot);
     }
 
@@ -568,9 +573,9 @@ impl Controller {
     }
 
     /// Makes a record.
-    fn tell(&mut self, body: Body, now: Now) {
+    fn record(&mut self, body: Body, now: Now) {
         self.outage.note(&body);
-        let record = self.book.record(body, self.clock.stamp(now));
+        let record = self.recorder.record(body, self.clock.stamp(now));
         self.delivery.add(record, now.boot);
     }
 
@@ -580,19 +585,19 @@ impl Controller {
             self.log(Level::Info, format!("the clock was set by {moved_s} s"));
             let state = self.clock.state();
             let event = Event::Clock { moved_s, state };
-            self.tell(Body::Event(event), now);
+            self.record(Body::Event(event), now);
         }
     }
 
     /// Before the backlog has been opened, or failed to, nobody knows how much waits; and an LED that is
     /// being switched is told when that is done.
-    fn tells_state(&self) -> bool {
+    fn may_announce(&self) -> bool {
         self.delivery.is_up() && self.starting.is_none() && !self.led.is_busy()
     }
 
     /// Publishes `state` when it has changed, and now and then.
     fn announce(&mut self, now: Now) {
-        if !self.tells_state() {
+        if !self.may_announce() {
             return;
         }
         let announced = Announced {
@@ -612,7 +617,7 @@ impl Controller {
         self.announce_at = now.boot + ANNOUNCE_EVERY;
         let announcement = self.view(now).announcement();
         self.delivery
-            .tell(Topic::State, announcement.into_bytes(), true);
+            .publish_control(Topic::State, announcement.into_bytes(), true);
     }
 
     fn log(&mut self, level: Level, text: String) {

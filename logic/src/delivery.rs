@@ -46,16 +46,16 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Messages without records may exceed the window by this many.
-pub const CONTROL_ROOM: usize = 32;
+pub const MAX_CONTROL_IN_FLIGHT: usize = 32;
 /// Most results and the like that wait for room in the window.
-const CONTROL_WAITING: usize = 256;
+const MAX_CONTROL_WAITING: usize = 256;
 
 /// How records reach the server.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct DeliverySettings {
     /// MQTT quality of service of records: 0, 1 or 2.
     pub qos: u8,
-    /// Whose word makes a record forgotten.
+    /// Whose acknowledgement allows a record to be deleted.
     pub confirm: Confirm,
     /// With `Confirm::Server`: not acked for so long, sent again.
     pub ack_timeout: Duration,
@@ -73,7 +73,7 @@ pub struct Settings {
     pub stalled_after: Duration,
 }
 
-/// Whose word makes a record forgotten.
+/// Whose acknowledgement allows a record to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confirm {
@@ -118,9 +118,9 @@ pub enum Topic {
 /// Everything between a record's making and its confirmation.
 #[derive(Debug)]
 pub struct Delivery {
-    settings: Settings,
+    settings: DeliverySettings,
     rng: fastrand::Rng,
-    link: Link,
+    link: LinkState,
     sessions: Sessions,
     /// What each session subscribes to, and what is still to be subscribed to in this one.
     inbound: Vec<Inbound>,
@@ -152,7 +152,7 @@ pub struct Delivery {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
+enum LinkState {
     Down { retry_at: Duration },
     Connecting,
     Up,
@@ -169,11 +169,16 @@ struct Control {
 impl Delivery {
     /// Nothing to deliver, no link; the first try to connect is due at once. Each session subscribes to
     /// `inbound`.
-    pub fn new(settings: Settings, inbound: Vec<Inbound>, seed: u64, now: Duration) -> Self {
+    pub fn new(
+        settings: DeliverySettings,
+        inbound: Vec<Inbound>,
+        seed: u64,
+        now: Duration,
+    ) -> Self {
         let in_window = settings.window * settings.batch;
         Self {
             rng: fastrand::Rng::with_seed(seed),
-            link: Link::Down { retry_at: now },
+            link: LinkState::Down { retry_at: now },
             sessions: Sessions::new(now),
             inbound,
             to_subscribe: Vec::new(),
@@ -203,8 +208,8 @@ impl Delivery {
         self.run = Some(record.run);
         self.begun |= record.seq == 1;
         let queue = match self.link {
-            Link::Up => Queue::Live,
-            Link::Down { .. } | Link::Connecting => Queue::History,
+            LinkState::Up => Queue::Live,
+            LinkState::Down { .. } | LinkState::Connecting => Queue::History,
         };
         self.memory.add(record, queue, now);
     }
@@ -220,7 +225,7 @@ impl Delivery {
     }
 
     /// Something that is not a record is to be published; without a link it is dropped.
-    pub fn tell(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
+    pub fn publish_control(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
         if !self.is_up() {
             return;
         }
@@ -228,7 +233,7 @@ impl Delivery {
         let control = &mut self.control;
         if topic == Topic::State {
             control.retain(|other| other.topic != Topic::State);
-        } else if control.len() >= CONTROL_WAITING
+        } else if control.len() >= MAX_CONTROL_WAITING
             && let Some(oldest) = control
                 .iter()
                 .position(|other| other.topic == Topic::Results)
@@ -243,9 +248,9 @@ impl Delivery {
         });
     }
 
-    /// The session stands.
+    /// The session is up.
     pub fn link_up(&mut self, now: Duration) {
-        self.link = Link::Up;
+        self.link = LinkState::Up;
         self.sessions.begin(self.rng.f64(), now);
         self.poison.begin(self.rng.f64(), now);
         self.to_subscribe.clone_from(&self.inbound);
@@ -277,7 +282,7 @@ impl Delivery {
             self.sessions.fail(ending);
         }
         let wait = self.sessions.wait(ending, self.rng.f64(), now);
-        self.link = Link::Down {
+        self.link = LinkState::Down {
             retry_at: now + wait,
         };
         if session.is_some() {
@@ -295,10 +300,10 @@ impl Delivery {
 
     /// Does what is due.
     pub fn pump(&mut self, now: Duration, clock: &Clock) {
-        if let Link::Down { retry_at } = self.link
+        if let LinkState::Down { retry_at } = self.link
             && now >= retry_at
         {
-            self.link = Link::Connecting;
+            self.link = LinkState::Connecting;
             self.orders.push_back(Output::Connect);
         }
         if self.is_up() {
@@ -336,9 +341,9 @@ impl Delivery {
     /// When to call [`Delivery::pump`] next.
     pub fn next_deadline(&self) -> Option<Duration> {
         let link = match self.link {
-            Link::Down { retry_at } => Some(retry_at),
-            Link::Connecting => None,
-            Link::Up => self
+            LinkState::Down { retry_at } => Some(retry_at),
+            LinkState::Connecting => None,
+            LinkState::Up => self
                 .stalled_at()
                 .into_iter()
                 .chain(self.sessions.next_opening())
@@ -359,9 +364,9 @@ impl Delivery {
         self.results_dropped
     }
 
-    /// Whether a session stands.
+    /// Whether a session is up.
     pub fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up)
+        matches!(self.link, LinkState::Up)
     }
 
     /// What the last sessions have in common, if anything.

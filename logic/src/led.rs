@@ -69,7 +69,7 @@ pub struct LedState {
     give_up: bool,
     /// The last change that was decided and not made.
     missed: Option<Change>,
-    meddled_told: bool,
+    meddled_reported: bool,
     news: VecDeque<LedNews>,
 }
 
@@ -91,7 +91,7 @@ impl LedState {
             retry_at: Duration::ZERO,
             give_up: false,
             missed: None,
-            meddled_told: false,
+            meddled_reported: false,
             news: VecDeque::new(),
         }
     }
@@ -154,10 +154,10 @@ impl LedState {
         let meddled = was.is_some() && before.is_some() && was != before;
         if let Some(change) = change.filter(|_| before != Some(led_on) || meddled) {
             self.news.push_back(LedNews::Changed(change));
-        } else if meddled && !self.meddled_told {
+        } else if meddled && !self.meddled_reported {
             self.news.push_back(LedNews::Meddled);
         }
-        self.meddled_told = meddled;
+        self.meddled_reported = meddled;
         self.news.extend(replies.into_iter().map(LedNews::Applied));
     }
 

@@ -25,7 +25,7 @@ pub mod time;
 mod view;
 pub mod words;
 
-pub use controller::{Birth, Controller, Settings};
+pub use controller::{Controller, RunInfo, Settings};
 pub use view::View;
 
 use uuid::Uuid;
@@ -252,7 +252,7 @@ pub enum Output {
     /// Remove confirmed records and gaps from the disk; no answer.
     Discard(Vec<KeyRange>),
     /// Keep a record that the broker refuses, as it was published, where a person finds it; no answer.
-    SetAside(String),
+    KeepDeadLetter(String),
     /// Read the backlog; answer with `Fetched`.
     ReadAfter {
         /// The last entry already read; none to begin at the oldest.
@@ -275,7 +275,7 @@ pub enum Output {
 pub enum Level {
     /// A normal turn of things.
     Info,
-    /// Something that a person may have to mend.
+    /// Something that a person may have to repair.
     Warn,
 }
 

@@ -25,38 +25,38 @@ use std::time::Duration;
 use crate::words;
 pub(crate) use handover::DecisionStamp;
 pub use handover::{KeptCommand, KeptDecision};
-pub use rules::{FailSafe, Lease, Mode, Rules, RulesPatch, Settings};
+pub use rules::{FailSafe, Lease, LightingSettings, Mode, Rules, RulesPatch};
 
 /// This many failed reads in a row, or intervals without one, make a sensor fault.
 const FAULT_AFTER: u32 = 3;
 /// Bounds of a lease that comes with a command.
-const LEASE_MIN: Duration = Duration::from_secs(1);
-const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
+const MIN_LEASE: Duration = Duration::from_secs(1);
+const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// Who decides at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum Authority {
     /// Nobody yet: there was neither a reading nor a command.
     Starting,
     /// The local rule.
     Fallback,
     /// The server.
     Remote {
-        /// When its lease ends on the boot clock; `None` while the link stands, or in mode `remote`.
+        /// When its lease ends on the boot clock; `None` while the link is up, or in mode `remote`.
         until: Option<Duration>,
     },
     /// The fail-safe: the sensor cannot be trusted and no command holds.
     SensorFault,
 }
 
-impl State {
+impl Authority {
     /// Its name in events and in `state`.
     pub fn by(self) -> &'static str {
         match self {
-            State::Starting => "start",
-            State::Fallback => "fallback",
-            State::Remote { .. } => "remote",
-            State::SensorFault => "fail-safe",
+            Authority::Starting => "start",
+            Authority::Fallback => "fallback",
+            Authority::Remote { .. } => "remote",
+            Authority::SensorFault => "fail-safe",
         }
     }
 }
@@ -75,12 +75,12 @@ pub struct Change {
 /// The decision about the LED and what it rests on.
 #[derive(Debug)]
 pub struct Lighting {
-    settings: Settings,
+    settings: LightingSettings,
     led_on: bool,
     changed_at: Option<Duration>,
-    held: Option<Held>,
+    active: Option<ActiveCommand>,
     /// Grows when another command holds, or the same for another reason or time.
-    held_count: u64,
+    active_count: u64,
     /// What an earlier run left, as long as the rules kept on the disk are not known.
     undecided: Option<handover::Undecided>,
     sensor: Sensor,
@@ -95,7 +95,7 @@ pub struct Lighting {
     moved_at: Duration,
     sensor_why: String,
     read_at: Duration,
-    decided: State,
+    decided: Authority,
     decided_at: Duration,
     /// Who decided before a restart, as long as nobody has decided since.
     inherited_by: Option<&'static str>,
@@ -104,7 +104,7 @@ pub struct Lighting {
 
 /// The command that holds the LED.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+struct ActiveCommand {
     led_on: bool,
     lease: Lease,
     until: Option<Duration>,
@@ -120,13 +120,13 @@ enum Sensor {
 
 impl Lighting {
     /// Begins with the LED as it is found.
-    pub fn new(settings: Settings, led_on: bool, now: Duration) -> Self {
+    pub fn new(settings: LightingSettings, led_on: bool, now: Duration) -> Self {
         Self {
             settings,
             led_on,
             changed_at: None,
-            held: None,
-            held_count: 0,
+            active: None,
+            active_count: 0,
             undecided: None,
             sensor: Sensor::Unknown,
             light: None,
@@ -138,7 +138,7 @@ impl Lighting {
             moved_at: now,
             sensor_why: String::new(),
             read_at: now,
-            decided: State::Starting,
+            decided: Authority::Starting,
             decided_at: now,
             inherited_by: None,
             why: "no reading yet".into(),
@@ -175,7 +175,7 @@ impl Lighting {
         why.clone_into(&mut self.failure);
         if self.failures >= FAULT_AFTER {
             self.fault(why.to_owned());
-            // The newest reason is the one to mend.
+            // The newest reason is the one to act on.
             why.clone_into(&mut self.sensor_why);
         }
         self.decide(now)
@@ -190,35 +190,35 @@ impl Lighting {
         now: Duration,
     ) -> Option<Change> {
         let lease = match lease {
-            Some(own) => Lease::For(own.clamp(LEASE_MIN, LEASE_MAX)),
+            Some(own) => Lease::For(own.clamp(MIN_LEASE, MAX_LEASE)),
             None => self.settings.lease,
         };
-        let held = Some(Held {
+        let active = Some(ActiveCommand {
             led_on,
             lease,
             until: lease.end(now),
             why,
         });
-        if self.held != held {
-            self.held = held;
-            self.held_count += 1;
+        if self.active != active {
+            self.active = active;
+            self.active_count += 1;
         }
         self.decide(now)
     }
 
     /// A sign of life from the server: the command that holds goes on holding.
     pub fn server_alive(&mut self, now: Duration) {
-        if let Some(held) = &mut self.held
-            && held.until.is_none_or(|until| now < until)
+        if let Some(active) = &mut self.active
+            && active.until.is_none_or(|until| now < until)
         {
-            held.until = held.lease.end(now);
+            active.until = active.lease.end(now);
         }
     }
 
     /// The server said that it goes away.
     pub fn server_gone(&mut self, now: Duration) -> Option<Change> {
         if self.settings.mode != Mode::Remote {
-            self.held = None;
+            self.active = None;
         }
         self.decide(now)
     }
@@ -226,12 +226,12 @@ impl Lighting {
     /// The link is down: what holds while linked holds no more.
     pub fn link_down(&mut self, now: Duration) -> Option<Change> {
         if self.settings.mode != Mode::Remote
-            && let Some(Held {
+            && let Some(ActiveCommand {
                 lease: Lease::WhileLinked,
                 ..
-            }) = self.held
+            }) = self.active
         {
-            self.held = None;
+            self.active = None;
         }
         self.decide(now)
     }
@@ -264,7 +264,7 @@ impl Lighting {
         let due = now >= self.read_at;
         if due {
             let beat = self.read_at + self.settings.interval;
-            // After a pause the beat starts anew instead of catching up.
+            // After a pause the beat starts again instead of catching up.
             self.read_at = if beat > now {
                 beat
             } else {
@@ -281,13 +281,13 @@ impl Lighting {
             next = next.min(self.fault_at());
         }
         if self.settings.mode == Mode::Auto
-            && let Some(until) = self.held.as_ref().and_then(|held| held.until)
+            && let Some(until) = self.active.as_ref().and_then(|active| active.until)
         {
             next = next.min(until);
         }
         if let Some(held_until) = self.hold_over()
             && self.local_rule().is_some_and(|on| on != self.led_on)
-            && self.state() == State::Fallback
+            && self.authority() == Authority::Fallback
         {
             next = next.min(held_until);
         }
@@ -295,24 +295,26 @@ impl Lighting {
     }
 
     /// Who decides.
-    pub fn state(&self) -> State {
+    pub fn authority(&self) -> Authority {
         let local = match self.sensor {
-            Sensor::Unknown => State::Starting,
-            Sensor::Good => State::Fallback,
-            Sensor::Faulty => State::SensorFault,
+            Sensor::Unknown => Authority::Starting,
+            Sensor::Good => Authority::Fallback,
+            Sensor::Faulty => Authority::SensorFault,
         };
-        match (self.settings.mode, &self.held) {
+        match (self.settings.mode, &self.active) {
             (Mode::Local, _) | (Mode::Auto, None) => local,
-            (Mode::Auto, Some(held)) => State::Remote { until: held.until },
-            (Mode::Remote, Some(_)) => State::Remote { until: None },
-            (Mode::Remote, None) => State::Starting,
+            (Mode::Auto, Some(active)) => Authority::Remote {
+                until: active.until,
+            },
+            (Mode::Remote, Some(_)) => Authority::Remote { until: None },
+            (Mode::Remote, None) => Authority::Starting,
         }
     }
 
-    /// Who decided: as in [`State::by`], and of a run that has not decided yet the one before it.
+    /// Who decided: as in [`Authority::by`], and of a run that has not decided yet the one before it.
     pub fn by(&self) -> &'static str {
-        match (self.state(), self.inherited_by) {
-            (State::Starting, Some(by)) => by,
+        match (self.authority(), self.inherited_by) {
+            (Authority::Starting, Some(by)) => by,
             (state, _) => state.by(),
         }
     }
@@ -322,7 +324,7 @@ impl Lighting {
         self.led_on
     }
 
-    /// Since when the LED is as it is by whom it is, on the boot clock.
+    /// When the LED or its decider last changed (boot clock).
     pub fn since(&self) -> Duration {
         self.decided_at
     }
@@ -353,7 +355,7 @@ impl Lighting {
     }
 
     /// The rules in force.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &LightingSettings {
         &self.settings
     }
 
@@ -361,11 +363,11 @@ impl Lighting {
         // Mode `local` does not look at it, but must not keep it beyond its time for another mode.
         if self.settings.mode != Mode::Remote
             && self
-                .held
+                .active
                 .as_ref()
-                .is_some_and(|held| held.until.is_some_and(|until| now >= until))
+                .is_some_and(|active| active.until.is_some_and(|until| now >= until))
         {
-            self.held = None;
+            self.active = None;
         }
         if now >= self.fault_at() {
             self.fault(match self.failures {
@@ -373,20 +375,20 @@ impl Lighting {
                 _ => self.failure.clone(),
             });
         }
-        let state = self.state();
+        let state = self.authority();
         let (led_on, why) = match state {
-            State::Starting => (self.led_on, String::new()),
-            State::Remote { .. } => match &self.held {
-                Some(held) => (held.led_on, held.why.clone()),
+            Authority::Starting => (self.led_on, String::new()),
+            Authority::Remote { .. } => match &self.active {
+                Some(active) => (active.led_on, active.why.clone()),
                 None => (self.led_on, String::new()),
             },
-            State::Fallback => self.fallback(now),
-            State::SensorFault => self.fail_safe(),
+            Authority::Fallback => self.fallback(now),
+            Authority::SensorFault => self.fail_safe(),
         };
         let entered = state.by() != self.decided.by();
         self.decided = state;
         let changed = led_on != self.led_on;
-        if (entered || changed || matches!(state, State::Remote { .. })) && !why.is_empty() {
+        if (entered || changed || matches!(state, Authority::Remote { .. })) && !why.is_empty() {
             self.why = why;
         }
         if entered || changed {
@@ -410,7 +412,7 @@ impl Lighting {
         let Some(light) = self.light else {
             return (self.led_on, String::new());
         };
-        let Settings {
+        let LightingSettings {
             on_below,
             off_above,
             ..

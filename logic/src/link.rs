@@ -40,7 +40,7 @@ const MAX_UNWELCOME: u32 = 10;
 const PATTERN: u32 = 3;
 /// A topic is held back for so long at first, and never longer than the second.
 const HOLD_FIRST: Duration = Duration::from_secs(30);
-const HOLD_MAX: Duration = Duration::from_secs(3_600);
+const MAX_HOLD: Duration = Duration::from_secs(3_600);
 /// What the last session died of goes out so long after the next one began, and up to the second later.
 const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 const SUSPECT_SPREAD: Duration = Duration::from_secs(3);
@@ -78,9 +78,9 @@ pub enum Sent {
     Publish(Topic),
 }
 
-/// How the configuration calls things; for the words to the operator, and for what is subscribed to.
+/// What the configuration calls this device and its topics; for messages to the operator, and for what is subscribed to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct DeviceInfo {
     /// The device id.
     pub device: String,
     /// The broker, as a URL without user and password.
@@ -274,7 +274,7 @@ impl Sessions {
         gate.sessions += 1;
         if let Some(more) = gate.sessions.checked_sub(PATTERN) {
             let hold = HOLD_FIRST.saturating_mul(1 << more.min(MAX_SHORT));
-            gate.opens_at = Some(now + hold.min(HOLD_MAX));
+            gate.opens_at = Some(now + hold.min(MAX_HOLD));
         }
     }
 
@@ -390,10 +390,10 @@ pub enum Pattern {
 
 impl Pattern {
     /// For an operator: what was seen, the likely cause, what to do.
-    pub fn in_words(&self, names: &Names) -> String {
+    pub fn in_words(&self, device: &DeviceInfo) -> String {
         match self {
             Self::HeldBack(sent) => {
-                let each: Vec<String> = sent.iter().map(|sent| names.held_back(*sent)).collect();
+                let each: Vec<String> = sent.iter().map(|sent| device.held_back(*sent)).collect();
                 format!(
                     "the broker closes the connection after {}; check the broker's access list; \
                      the rest goes on, and this is tried again now and then",
@@ -402,7 +402,7 @@ impl Pattern {
             }
             Self::Refused(inbound) => {
                 let subscriptions = inbound.iter().map(|inbound| Sent::Subscribe(*inbound));
-                let each: Vec<String> = subscriptions.map(|sent| names.held_back(sent)).collect();
+                let each: Vec<String> = subscriptions.map(|sent| device.held_back(sent)).collect();
                 format!(
                     "the broker refuses {}; check the broker's access list",
                     each.join(", ")
@@ -412,7 +412,7 @@ impl Pattern {
                 "several times in a row the broker accepted us and soon closed the connection again, with \
                  nothing unanswered: most likely another client uses the client id {:?} (a cloned card, a second \
                  daemon); each device needs its own device.id",
-                names.client_id
+                device.client_id
             ),
             Self::Unheard => {
                 "several times in a row the broker accepted us and closed the connection before \
@@ -430,25 +430,28 @@ impl Pattern {
 
 impl SessionEnd {
     /// For an operator: what a session that was closed from the other end died of, as far as is known.
-    pub fn in_words(&self, names: &Names) -> String {
+    pub fn in_words(&self, device: &DeviceInfo) -> String {
         let mut words = match self.unanswered {
             Some(sent) if self.answered_before => {
-                format!("the first message without an answer was {}", names.of(sent))
+                format!(
+                    "the first message without an answer was {}",
+                    device.of(sent)
+                )
             }
             Some(sent) => format!(
                 "the first message without an answer was {}: does its access list allow that?",
-                names.of(sent)
+                device.of(sent)
             ),
             None => "no message was without an answer".into(),
         };
         if let Some(last) = self.last.filter(|last| Some(*last) != self.unanswered) {
-            words += &format!("; sent last: {}", names.of(last));
+            words += &format!("; sent last: {}", device.of(last));
         }
         words
     }
 }
 
-impl Names {
+impl DeviceInfo {
     /// The topics to subscribe to.
     pub(super) fn inbound(&self) -> impl Iterator<Item = Inbound> {
         self.topics.keys().filter_map(|sent| match sent {

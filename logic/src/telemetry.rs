@@ -1,7 +1,7 @@
 //! Records: what they are, when a reading is worth one, and how they look on the wire.
 //!
 //! A [`Record`] is one thing worth telling, a reading or an event, with the key (`run`, `seq`) that is
-//! never used twice. The [`Book`] numbers the records of this run. Publishing and keeping them is the
+//! never used twice. The [`Recorder`] numbers the records of this run. Publishing and keeping them is the
 //! business of `delivery`; the shell stores them as they are here (serde) and never looks inside.
 
 use std::time::Duration;
@@ -14,19 +14,19 @@ use super::time::{Clock, ClockState, Stamp, rfc3339};
 
 /// When a reading becomes a record.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct TelemetrySettings {
     /// Least time between two recorded readings; zero records each one.
     pub interval: Duration,
     /// A reading this close to the last recorded one is not recorded; zero records each one.
     pub deadband: f64,
     /// What an outage keeps.
-    pub keep: Keep,
+    pub keep: OutageReadings,
 }
 
 /// What to keep of the readings of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Keep {
+pub enum OutageReadings {
     /// Every one.
     All,
     /// The newest alone; the others never become records.
@@ -231,17 +231,17 @@ impl Record {
 
 /// Numbers the records of this run and decides which readings become one.
 #[derive(Debug)]
-pub struct Book {
-    settings: Settings,
+pub struct Recorder {
+    settings: TelemetrySettings,
     run: Uuid,
     boot_id: Uuid,
     last_seq: u64,
     recorded: Option<(Duration, f64)>,
 }
 
-impl Book {
+impl Recorder {
     /// A new run. Its first number is taken: it belongs to the event `started`.
-    pub fn new(settings: Settings, run: Uuid, boot_id: Uuid) -> Self {
+    pub fn new(settings: TelemetrySettings, run: Uuid, boot_id: Uuid) -> Self {
         Self {
             settings,
             run,
@@ -262,7 +262,7 @@ impl Book {
     }
 
     /// The settings in force.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &TelemetrySettings {
         &self.settings
     }
 
@@ -290,7 +290,7 @@ impl Book {
     }
 
     /// Whether a reading of `light` is worth a record now; if so it counts as the last recorded one.
-    pub fn takes(&mut self, light: f64, now: Duration) -> bool {
+    pub fn should_record(&mut self, light: f64, now: Duration) -> bool {
         let Some((at, last)) = self.recorded else {
             self.recorded = Some((now, light));
             return true;

@@ -188,10 +188,7 @@ impl fmt::Display for View {
             _ => writeln!(f, "backlog   {backlog}")?,
         }
         if !self.store_ok {
-            writeln!(
-                f,
-                "store     not to be written; records are in memory alone"
-            )?;
+            writeln!(f, "store     unavailable: records are kept in memory only")?;
         }
         match (self.outage_s, &self.last_outage) {
             (Some(outage), _) => writeln!(f, "outage    for {}", words::span_s(outage))?,

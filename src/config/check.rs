@@ -234,10 +234,10 @@ fn device_file(
     }
 }
 
-fn telemetry(layers: &mut Layers) -> telemetry::Settings {
+fn telemetry(layers: &mut Layers) -> telemetry::TelemetrySettings {
     let keep = [
-        ("all", telemetry::Keep::All),
-        ("latest", telemetry::Keep::Latest),
+        ("all", telemetry::OutageReadings::All),
+        ("latest", telemetry::OutageReadings::Latest),
     ];
     let interval = layers.duration(&keys::TELEMETRY_INTERVAL, Duration::ZERO..=DAY);
     if !interval.is_zero() && interval < SHORTEST_INTERVAL {
@@ -246,7 +246,7 @@ fn telemetry(layers: &mut Layers) -> telemetry::Settings {
             "is too short; use \"0s\" to record each reading, or 10ms to 24h",
         );
     }
-    telemetry::Settings {
+    telemetry::TelemetrySettings {
         interval,
         deadband: layers.number(&keys::TELEMETRY_DEADBAND, 0.0..=f64::MAX),
         keep: layers.choice(&keys::TELEMETRY_KEEP, &keep, ""),
@@ -255,9 +255,9 @@ fn telemetry(layers: &mut Layers) -> telemetry::Settings {
 
 fn lighting(
     layers: &mut Layers,
-    telemetry: &telemetry::Settings,
+    telemetry: &telemetry::TelemetrySettings,
     has_server_status: bool,
-) -> lighting::Settings {
+) -> lighting::LightingSettings {
     let modes = [
         ("auto", lighting::Mode::Auto),
         ("local", lighting::Mode::Local),
@@ -317,7 +317,7 @@ fn lighting(
             );
         }
     }
-    lighting::Settings {
+    lighting::LightingSettings {
         mode,
         on_below,
         off_above,
@@ -336,7 +336,7 @@ fn lease(layers: &mut Layers) -> lighting::Lease {
         .map_or(lighting::Lease::WhileLinked, lighting::Lease::For)
 }
 
-fn commands(layers: &mut Layers) -> command::Settings {
+fn commands(layers: &mut Layers) -> command::CommandSettings {
     let orders = [
         ("latest", command::Order::Latest),
         ("sequence", command::Order::Sequence),
@@ -359,7 +359,7 @@ fn commands(layers: &mut Layers) -> command::Settings {
             "has no counterpart: only one of commands.on and commands.off is set",
         );
     }
-    command::Settings {
+    command::CommandSettings {
         order: layers.choice(&keys::COMMANDS_ORDER, &orders, ""),
         gap_wait: layers.duration(&keys::COMMANDS_GAP_WAIT, Duration::ZERO..=HOUR),
         on,
@@ -427,7 +427,7 @@ fn backlog(layers: &mut Layers) -> Backlog {
     }
 }
 
-fn delivery(layers: &mut Layers) -> delivery::Settings {
+fn delivery(layers: &mut Layers) -> delivery::DeliverySettings {
     let confirms = [
         ("broker", delivery::Confirm::Broker),
         ("server", delivery::Confirm::Server),
@@ -440,7 +440,7 @@ fn delivery(layers: &mut Layers) -> delivery::Settings {
             "at QoS 0 the broker confirms nothing, so a record can be lost unseen; use 1, or delivery.confirm = \"server\"",
         );
     }
-    delivery::Settings {
+    delivery::DeliverySettings {
         qos,
         confirm,
         ack_timeout: layers.duration(&keys::DELIVERY_ACK_TIMEOUT, 100 * MS..=DAY),

@@ -49,17 +49,17 @@ pub struct Config {
     /// The LED.
     pub led: Led,
     /// Who decides about the LED, and how.
-    pub lighting: lighting::Settings,
+    pub lighting: lighting::LightingSettings,
     /// The topic on which the server tells that it lives, if any.
     pub server_status: Option<String>,
     /// When a reading is recorded.
-    pub telemetry: telemetry::Settings,
+    pub telemetry: telemetry::TelemetrySettings,
     /// What commands may do.
-    pub commands: command::Settings,
+    pub commands: command::CommandSettings,
     /// The backlog on disk.
     pub backlog: Backlog,
     /// How records reach the server.
-    pub delivery: delivery::Settings,
+    pub delivery: delivery::DeliverySettings,
     /// Where the status page listens; `None` is off.
     pub web_listen: Option<SocketAddr>,
     /// Where what outlives a restart but not a reboot is kept, if anywhere.

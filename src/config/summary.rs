@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::{Config, LedDriver, OnFull, Sensor, SensorDriver};
 use crate::logic::{command::Order, delivery::Confirm, lighting::FailSafe, lighting::Lease};
-use crate::logic::{lighting::Mode, telemetry::Keep};
+use crate::logic::{lighting::Mode, telemetry::OutageReadings};
 use nightlight_common::config::values::in_words;
 
 /// See [`Config::summary`].
@@ -162,7 +162,7 @@ fn remote(config: &Config) -> String {
                 in_words(lease)
             )
         }
-        (Mode::Auto, Lease::WhileLinked) => "a command holds as long as the link stands".into(),
+        (Mode::Auto, Lease::WhileLinked) => "a command holds as long as the link is up".into(),
         _ => String::new(),
     }
 }
@@ -196,8 +196,8 @@ fn telemetry(config: &Config) -> String {
         text.push_str(&format!(" that differs by {}", telemetry.deadband));
     }
     match telemetry.keep {
-        Keep::All => text + "; an outage keeps all",
-        Keep::Latest => text + "; an outage keeps the newest",
+        OutageReadings::All => text + "; an outage keeps all",
+        OutageReadings::Latest => text + "; an outage keeps the newest",
     }
 }
 

@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use super::Finding;
 use super::machine::pi;
-use crate::by_hand::{exit_of, exit_of_pi, measured};
 use crate::cli::Exit;
 use crate::config::{self, Config, LedDriver};
 use crate::io::pi::line;
 use crate::io::pi::{Bus, PiError, Presence};
 use crate::io::sensor;
 use crate::logic::View;
+use crate::manual::{exit_of, exit_of_pi, measured};
 
 /// What is often at an address; the first guess is the one nightlight has a driver for.
 const GUESSES: [(std::ops::RangeInclusive<u8>, &str); 16] = [

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::config::{Broker, Config, Topics};
 use nightlight_logic::Input;
-use nightlight_logic::delivery::{CONTROL_ROOM, Message, Topic};
+use nightlight_logic::delivery::{MAX_CONTROL_IN_FLIGHT, Message, Topic};
 use nightlight_logic::link::{Ending, Inbound};
 
 /// Room for subscriptions and the like beside the publications in flight.
@@ -103,7 +103,7 @@ impl Link {
         // At QoS 2 a kept session would remember packet ids that a fresh client uses anew.
         options.set_clean_session(self.qos == 2 || self.avoid.starts_clean());
         options.set_max_packet_size(MAX_INCOMING, MAX_INCOMING);
-        options.set_inflight((self.window + CONTROL_ROOM + SPARE) as u16);
+        options.set_inflight((self.window + MAX_CONTROL_IN_FLIGHT + SPARE) as u16);
         options.set_last_will(LastWill::new(
             self.topics.status.clone(),
             "offline",

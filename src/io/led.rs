@@ -210,21 +210,21 @@ impl Brightness {
 fn number(path: &Path) -> Result<Option<u64>, LedError> {
     let file = open(path, OpenOptions::new().read(true), "read")?;
     let mut text = String::new();
-    let rubbish = |found: &str| LedError::Rubbish {
+    let invalid = |found: &str| LedError::Invalid {
         path: path.to_owned(),
         found: found.chars().take(24).collect(),
     };
     match file.take(LONGEST as u64).read_to_string(&mut text) {
-        Ok(LONGEST) => return Err(rubbish(&text)),
+        Ok(LONGEST) => return Err(invalid(&text)),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(rubbish("bytes that are no text"));
+            return Err(invalid("bytes that are no text"));
         }
         Err(error) => return Err(LedError::file(path, "read", error)),
     }
     match text.trim() {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| rubbish(text)),
+        text => text.parse().map(Some).map_err(|_| invalid(text)),
     }
 }
 
@@ -254,7 +254,7 @@ pub enum LedError {
     /// A folder, a pipe or the like.
     NotAFile(PathBuf),
     /// The file holds no brightness.
-    Rubbish {
+    Invalid {
         /// The file.
         path: PathBuf,
         /// The beginning of what is there.
@@ -325,7 +325,7 @@ impl fmt::Display for LedError {
                 "{} is not an ordinary file: set `led.path` to the file `brightness` of an LED",
                 path.display()
             ),
-            Self::Rubbish { path, found } => write!(
+            Self::Invalid { path, found } => write!(
                 f,
                 "{} holds {found:?} and no brightness, so it is left alone: set `led.path` to the file \
                  `brightness` of an LED, or put 0 into the file",

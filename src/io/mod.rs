@@ -4,11 +4,11 @@
 //! and the LED: [`pi`], which has the I2C bus and the pins, and [`device_thread`], on which both wait for
 //! devices that may hang.
 
-pub mod aside;
 pub mod backlog;
+pub mod blocking_tasks;
 pub mod broker;
-pub mod chores;
 pub mod clock;
+pub mod dead_letters;
 pub mod device_thread;
 pub mod led;
 pub mod pi;

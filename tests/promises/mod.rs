@@ -17,10 +17,10 @@ use std::time::Duration;
 use nightlight::logic::command::{self, Order, parse};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules, RulesPatch};
-use nightlight::logic::link::Names;
-use nightlight::logic::telemetry::{self, Keep};
+use nightlight::logic::link::DeviceInfo;
+use nightlight::logic::telemetry::{self, OutageReadings};
 use nightlight::logic::time::Now;
-use nightlight::logic::{Birth, Controller, Entry, Exit, Input, Key, Opened, Output, Settings};
+use nightlight::logic::{Controller, Entry, Exit, Input, Key, Opened, Output, RunInfo, Settings};
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -94,12 +94,12 @@ fn obey(device: &mut Device, payload: &[u8], retained: bool) {
             && stops(payload, &device.commands);
 }
 
-fn stops(payload: &[u8], settings: &command::Settings) -> bool {
+fn stops(payload: &[u8], settings: &command::CommandSettings) -> bool {
     use command::Action::{Reboot, Restart};
     parse(payload, settings).is_ok_and(|command| matches!(command.action, Restart | Reboot))
 }
 
-fn judge(payload: &[u8], settings: &command::Settings) {
+fn judge(payload: &[u8], settings: &command::CommandSettings) {
     let id = match parse(payload, settings) {
         Ok(command) => {
             assert!(payload.len() <= 4_096);
@@ -197,7 +197,7 @@ struct Picture {
 /// The pure half with a world that always works.
 struct Device {
     controller: Controller,
-    commands: command::Settings,
+    commands: command::CommandSettings,
     boot: Duration,
     synced: bool,
     inputs: VecDeque<Input>,
@@ -215,7 +215,7 @@ struct Device {
 impl Device {
     fn new(settings: Settings, synced: bool) -> Self {
         let boot = Duration::from_secs(100);
-        let birth = Birth {
+        let run_info = RunInfo {
             run: Uuid::from_u128(RUN),
             boot_id: Uuid::from_u128(2),
             built_ms: BUILT_MS,
@@ -226,7 +226,7 @@ impl Device {
         };
         let commands = settings.commands.clone();
         let mut device = Self {
-            controller: Controller::new(settings, birth, now(boot, synced)),
+            controller: Controller::new(settings, run_info, now(boot, synced)),
             commands,
             boot,
             synced,
@@ -373,7 +373,7 @@ fn settings(flags: u8) -> Settings {
         _ => text.to_owned(),
     };
     Settings {
-        lighting: lighting::Settings {
+        lighting: lighting::LightingSettings {
             mode: match flags & 64 {
                 0 => Mode::Auto,
                 _ => Mode::Local,
@@ -390,12 +390,12 @@ fn settings(flags: u8) -> Settings {
             least_interval: Duration::ZERO,
             frozen_after: Duration::ZERO,
         },
-        telemetry: telemetry::Settings {
+        telemetry: telemetry::TelemetrySettings {
             interval: Duration::ZERO,
             deadband: 0.0,
-            keep: Keep::All,
+            keep: OutageReadings::All,
         },
-        commands: command::Settings {
+        commands: command::CommandSettings {
             order: match flags & 1 {
                 0 => Order::Latest,
                 _ => Order::Sequence,
@@ -406,7 +406,7 @@ fn settings(flags: u8) -> Settings {
             allow_reboot: flags & 4 != 0,
             accept_retained: flags & 2 != 0,
         },
-        delivery: delivery::Settings {
+        delivery: delivery::DeliverySettings {
             qos: 1,
             confirm: Confirm::Broker,
             ack_timeout: ACK_TIMEOUT,
@@ -417,6 +417,6 @@ fn settings(flags: u8) -> Settings {
             durable_within: Duration::from_secs(1),
             stalled_after: Duration::from_secs(10),
         },
-        names: Names::default(),
+        device: DeviceInfo::default(),
     }
 }

@@ -77,7 +77,8 @@ fn a_record_that_the_broker_refuses_is_set_aside_and_blocks_nothing() {
         })
     });
     assert!(reported, "it is reported as lost");
-    let aside = std::fs::read_to_string(agent.path("backlog/refused.jsonl")).expect("kept aside");
+    let aside =
+        std::fs::read_to_string(agent.path("backlog/dead-letter.jsonl")).expect("kept aside");
     assert_eq!(aside.lines().count(), 1, "{aside}");
     assert!(aside.contains("\"seq\":7,"));
     let connection = broker.connections().len() - 1;

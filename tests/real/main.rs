@@ -3,7 +3,6 @@
 //! One binary, so that its stories overlap: most of their time is waiting. A part of them alone:
 //! `cargo test --test real kills::`.
 
-mod by_hand;
 mod commands;
 mod damage;
 mod demo;
@@ -18,6 +17,7 @@ mod life;
 mod light;
 mod lines;
 mod link;
+mod manual;
 mod oversize;
 mod sessions;
 mod signals;

@@ -189,7 +189,7 @@ fn play(step: &'static Step) {
         assert!(complete, "not all is delivered");
     }
     assert!(
-        !agent.path("backlog/refused.jsonl").exists(),
+        !agent.path("backlog/dead-letter.jsonl").exists(),
         "no record is to blame"
     );
     let connections = broker.connections();
@@ -321,7 +321,7 @@ fn at_qos_2_a_window_above_mosquittos_limit_is_halved_and_all_arrives_once() {
         "{}",
         agent.log()
     );
-    assert!(!agent.path("backlog/refused.jsonl").exists());
+    assert!(!agent.path("backlog/dead-letter.jsonl").exists());
     eventually("nothing waits", || {
         let states = listener.on("state");
         states.last().is_some_and(|state| state["backlog"] == 0)

@@ -12,11 +12,11 @@ use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::handover::Handover;
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, RulesPatch};
-use nightlight::logic::link::{Ending, Inbound, Names, Sent};
-use nightlight::logic::telemetry::{self, Keep, Loss};
+use nightlight::logic::link::{DeviceInfo, Ending, Inbound, Sent};
+use nightlight::logic::telemetry::{self, Loss, OutageReadings};
 use nightlight::logic::time::{ClockState, Now};
 use nightlight::logic::{
-    Birth, Controller, Entry, Exit, Input, Key, KeyRange, Level, Opened, Output, Settings, View,
+    Controller, Entry, Exit, Input, Key, KeyRange, Level, Opened, Output, RunInfo, Settings, View,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ const STEPS_A_SECOND: u64 = 5_000;
 
 pub fn settings() -> Settings {
     Settings {
-        lighting: lighting::Settings {
+        lighting: lighting::LightingSettings {
             mode: Mode::Auto,
             on_below: 300.0,
             off_above: 350.0,
@@ -40,12 +40,12 @@ pub fn settings() -> Settings {
             least_interval: Duration::ZERO,
             frozen_after: Duration::ZERO,
         },
-        telemetry: telemetry::Settings {
+        telemetry: telemetry::TelemetrySettings {
             interval: Duration::ZERO,
             deadband: 0.0,
-            keep: Keep::All,
+            keep: OutageReadings::All,
         },
-        commands: command::Settings {
+        commands: command::CommandSettings {
             order: Order::Latest,
             gap_wait: Duration::from_secs(5),
             on: String::new(),
@@ -53,7 +53,7 @@ pub fn settings() -> Settings {
             allow_reboot: false,
             accept_retained: false,
         },
-        delivery: delivery::Settings {
+        delivery: delivery::DeliverySettings {
             qos: 1,
             confirm: Confirm::Broker,
             ack_timeout: Duration::from_secs(30),
@@ -64,11 +64,11 @@ pub fn settings() -> Settings {
             durable_within: Duration::from_secs(1),
             stalled_after: Duration::from_secs(10),
         },
-        names: names(),
+        device: device_info(),
     }
 }
 
-fn names() -> Names {
+fn device_info() -> DeviceInfo {
     let topics = [
         (Sent::Subscribe(Inbound::Commands), "pi/commands"),
         (Sent::Subscribe(Inbound::Acks), "pi/acks"),
@@ -79,7 +79,7 @@ fn names() -> Names {
         (Sent::Publish(Topic::State), "pi/state"),
         (Sent::Publish(Topic::Status), "pi/status"),
     ];
-    Names {
+    DeviceInfo {
         device: "pi".into(),
         broker: "mqtt://broker".into(),
         sensor: "bh1750".into(),
@@ -212,7 +212,7 @@ pub struct World {
     pub sessions: u64,
     /// What the operator was told.
     pub told: Vec<(Duration, String)>,
-    pub set_aside: Vec<String>,
+    pub dead_letters: Vec<String>,
     session: bool,
     session_number: u64,
     pub latency: Duration,
@@ -277,15 +277,15 @@ pub struct World {
 impl World {
     pub fn new(settings: Settings) -> Self {
         let now = Duration::from_secs(100);
-        let birth = birth(1, false);
+        let run_info = run_info(1, false);
         let at = Now {
             boot: now,
             wall_ms: NOON_MS + 100_000,
             synced: true,
         };
-        let run = birth.run;
-        let boot_id = birth.boot_id;
-        let controller = Controller::new(settings.clone(), birth, at);
+        let run = run_info.run;
+        let boot_id = run_info.boot_id;
+        let controller = Controller::new(settings.clone(), run_info, at);
         let mut world = Self {
             settings,
             controller,
@@ -324,7 +324,7 @@ impl World {
             closing: false,
             sessions: 0,
             told: Vec::new(),
-            set_aside: Vec::new(),
+            dead_letters: Vec::new(),
             session: false,
             session_number: 0,
             latency: Duration::from_millis(5),
@@ -555,7 +555,7 @@ impl World {
         self.earlier + self.now
     }
 
-    /// Whether a session stands.
+    /// Whether a session is up.
     pub fn is_linked(&self) -> bool {
         self.session
     }
@@ -653,11 +653,11 @@ impl World {
         self.disk_work.clear();
         self.disk_free_at = self.now;
         self.led_wanted = self.led_on;
-        let mut birth = birth(self.runs, self.led_on);
-        birth.boot_id = self.boot_id;
-        birth.handover = self.handover.clone();
-        self.run = birth.run;
-        self.controller = Controller::new(self.settings.clone(), birth, self.clocks());
+        let mut run_info = run_info(self.runs, self.led_on);
+        run_info.boot_id = self.boot_id;
+        run_info.handover = self.handover.clone();
+        self.run = run_info.run;
+        self.controller = Controller::new(self.settings.clone(), run_info, self.clocks());
         let found = Input::RulesFound {
             patch: self.kept,
             place: "rules.json".into(),
@@ -693,7 +693,7 @@ impl World {
         self.agenda.insert(key, (self.life, event));
     }
 
-    /// What comes over the link comes only while this session stands.
+    /// What comes over the link comes only while this session is up.
     fn schedule_on_link(&mut self, after: Duration, input: Input) {
         let session = Some(self.session_number);
         self.schedule(after, Event::Input(session, input));
@@ -830,7 +830,7 @@ impl World {
                     self.handovers_written += 1;
                     self.handover = Some(handover);
                 }
-                Output::SetAside(line) => self.set_aside.push(line),
+                Output::KeepDeadLetter(line) => self.dead_letters.push(line),
                 Output::KeepRules(rules) => {
                     self.rules_kept += 1;
                     self.kept = rules;
@@ -1203,8 +1203,8 @@ impl World {
     }
 }
 
-fn birth(run: u128, led_on: bool) -> Birth {
-    Birth {
+fn run_info(run: u128, led_on: bool) -> RunInfo {
+    RunInfo {
         run: Uuid::from_u128(0x1000 + run),
         boot_id: Uuid::from_u128(0x2000),
         built_ms: BUILT_MS,

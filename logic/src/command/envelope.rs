@@ -1,13 +1,13 @@
 //! The envelope of a command: what a payload says, and whether it says it well.
 //!
-//! Only reading: what may be obeyed is the inbox's to say.
+//! Only reading: what may be obeyed is for the queue to decide.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Settings;
+use super::CommandSettings;
 use crate::lighting::{Mode, RulesPatch};
 use crate::time::rfc3339;
 
@@ -53,22 +53,22 @@ pub enum Action {
 
 /// The place of the last obeyed LED command among those of its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct CommandOrder {
     pub(super) seq: Option<i64>,
     pub(super) issued_at: Option<i64>,
 }
 
 impl Command {
-    pub(super) fn place(&self) -> Place {
-        Place {
+    pub(super) fn order(&self) -> CommandOrder {
+        CommandOrder {
             seq: self.seq,
             issued_at: self.issued_at,
         }
     }
 
     /// Whether the sender gave it before the one at `place`, as far as both say so.
-    pub(super) fn is_before(&self, place: Place) -> bool {
-        match (self.issued_at, place.issued_at, self.seq, place.seq) {
+    pub(super) fn is_before(&self, other: CommandOrder) -> bool {
+        match (self.issued_at, other.issued_at, self.seq, other.seq) {
             (Some(own), Some(other), Some(seq), Some(other_seq)) if own == other => seq < other_seq,
             (Some(own), Some(other), ..) => own < other,
             (_, _, Some(own), Some(other)) => own < other,
@@ -79,7 +79,7 @@ impl Command {
 
 /// Why a payload is no command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfit {
+pub struct InvalidCommand {
     /// Its id, if it had a good one.
     pub id: Option<String>,
     /// What is wrong with it, in words.
@@ -87,8 +87,8 @@ pub struct Unfit {
 }
 
 /// A payload of so many bytes that nobody kept it.
-pub(super) fn too_large(bytes: usize) -> Unfit {
-    Unfit {
+pub(super) fn too_large(bytes: usize) -> InvalidCommand {
+    InvalidCommand {
         id: None,
         reason: format!("{bytes} bytes; at most {MAX_PAYLOAD}"),
     }
@@ -97,8 +97,8 @@ pub(super) fn too_large(bytes: usize) -> Unfit {
 /// Reads a payload: the JSON envelope or one of the two plain payloads.
 ///
 /// # Errors
-/// [`Unfit`] with the first thing that is wrong.
-pub fn parse(payload: &[u8], settings: &Settings) -> Result<Command, Unfit> {
+/// [`InvalidCommand`] with the first thing that is wrong.
+pub fn parse(payload: &[u8], settings: &CommandSettings) -> Result<Command, InvalidCommand> {
     if payload.len() > MAX_PAYLOAD {
         return Err(too_large(payload.len()));
     }
@@ -114,7 +114,7 @@ pub fn parse(payload: &[u8], settings: &Settings) -> Result<Command, Unfit> {
             });
         }
     }
-    let unfit = |reason: String| Unfit { id: None, reason };
+    let unfit = |reason: String| InvalidCommand { id: None, reason };
     let value: Value =
         serde_json::from_slice(payload).map_err(|error| unfit(format!("not JSON: {error}")))?;
     let Value::Object(fields) = value else {
@@ -123,7 +123,7 @@ pub fn parse(payload: &[u8], settings: &Settings) -> Result<Command, Unfit> {
         ));
     };
     let id = id(&fields).map_err(unfit)?;
-    envelope(&fields, id.clone()).map_err(|reason| Unfit { id, reason })
+    envelope(&fields, id.clone()).map_err(|reason| InvalidCommand { id, reason })
 }
 
 fn envelope(fields: &Map<String, Value>, id: Option<String>) -> Result<Command, String> {

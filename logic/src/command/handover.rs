@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::Place;
-use super::{Command, IDS_KNOWN, Inbox};
+use super::envelope::CommandOrder;
+use super::{Command, CommandQueue, MAX_KNOWN_IDS};
 
 /// Longer ids are refused when a command comes.
 const MAX_ID: usize = 64;
@@ -16,7 +16,7 @@ pub struct KeptCommands {
     /// So many of them, the newest, are not on the disk yet.
     pub fresh: usize,
     /// The place of the last one among those of its sender; none if any may be next.
-    pub last: Option<Place>,
+    pub last: Option<CommandOrder>,
 }
 
 /// What changes when there is something new to keep; cheap to compare.
@@ -24,18 +24,20 @@ pub struct KeptCommands {
 pub(crate) struct CommandsStamp {
     ids_noted: u64,
     waiting: usize,
-    last: Option<Place>,
+    last: Option<CommandOrder>,
 }
 
 impl KeptCommands {
     /// Whether it can be what a run wrote.
     pub(crate) fn is_sound(&self) -> bool {
         let is_id = |id: &String| (1..=MAX_ID).contains(&id.chars().count());
-        self.ids.len() <= IDS_KNOWN && self.fresh <= self.ids.len() && self.ids.iter().all(is_id)
+        self.ids.len() <= MAX_KNOWN_IDS
+            && self.fresh <= self.ids.len()
+            && self.ids.iter().all(is_id)
     }
 }
 
-impl Inbox {
+impl CommandQueue {
     /// Goes on where an earlier run of the same boot stopped; to be called before anything else.
     pub(crate) fn take_over(&mut self, kept: KeptCommands) {
         let on_disk = kept.ids.len().saturating_sub(kept.fresh);

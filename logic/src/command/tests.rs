@@ -1,10 +1,10 @@
-//! What the inbox says of commands, good and bad.
+//! What the queue decides about commands, good and bad.
 
 use super::*;
 use crate::time::rfc3339;
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> CommandSettings {
+    CommandSettings {
         order: Order::Latest,
         gap_wait: Duration::from_secs(5),
         on: "ON".into(),
@@ -22,14 +22,14 @@ fn at(ms: u64) -> Now {
     }
 }
 
-fn verdicts(inbox: &mut Inbox) -> Vec<String> {
-    std::iter::from_fn(|| inbox.poll())
-        .map(|verdict| match verdict {
-            Verdict::Obey(command) => format!("obey {:?}", command.action),
-            Verdict::Refuse { id, result, .. } => {
+fn decisions(commands: &mut CommandQueue) -> Vec<String> {
+    std::iter::from_fn(|| commands.poll())
+        .map(|decision| match decision {
+            Decision::Obey(command) => format!("obey {:?}", command.action),
+            Decision::Refuse { id, result, .. } => {
                 format!("{:?} {}", result, id.unwrap_or_default())
             }
-            Verdict::Missing { from, to } => format!("missing {from}..{to}"),
+            Decision::Missing { from, to } => format!("missing {from}..{to}"),
         })
         .collect()
 }
@@ -86,92 +86,95 @@ fn malformed_payloads_are_refused_with_a_reason() {
 
 #[test]
 fn a_burst_that_waited_at_the_broker_moves_the_led_once() {
-    let mut inbox = Inbox::new(settings());
-    inbox.link_up(at(0).boot);
+    let mut commands = CommandQueue::new(settings());
+    commands.link_up(at(0).boot);
     for n in 0..20 {
         let payload = format!(r#"{{"led_on":{},"id":"c{n}"}}"#, n % 2 == 1);
-        inbox.receive(payload.as_bytes(), false, at(n), true);
+        commands.receive(payload.as_bytes(), false, at(n), true);
     }
-    assert_eq!(verdicts(&mut inbox).len(), 19);
-    inbox.tick(at(1_000));
-    assert_eq!(verdicts(&mut inbox), ["obey Led(true)"]);
+    assert_eq!(decisions(&mut commands).len(), 19);
+    commands.tick(at(1_000));
+    assert_eq!(decisions(&mut commands), ["obey Led(true)"]);
 }
 
 #[test]
 fn retained_repeated_and_expired_commands_are_refused() {
-    let mut inbox = Inbox::new(settings());
+    let mut commands = CommandQueue::new(settings());
     let command = br#"{"led_on":true,"id":"a"}"#;
-    inbox.receive(command, true, at(0), true);
-    inbox.receive(command, false, at(0), true);
-    inbox.receive(command, false, at(1), true);
+    commands.receive(command, true, at(0), true);
+    commands.receive(command, false, at(0), true);
+    commands.receive(command, false, at(1), true);
     let old = br#"{"led_on":true,"id":"b","expires_at":"2020-01-01T00:00:00Z"}"#;
-    inbox.receive(old, false, at(2), true);
+    commands.receive(old, false, at(2), true);
     assert_eq!(
-        verdicts(&mut inbox),
+        decisions(&mut commands),
         ["Rejected a", "obey Led(true)", "Duplicate a", "Expired b"]
     );
 }
 
 #[test]
 fn an_id_of_an_earlier_run_is_known() {
-    let mut inbox = Inbox::new(settings());
-    inbox.remember(vec!["a".into(), "b".into()]);
-    inbox.receive(br#"{"led_on":true,"id":"b"}"#, false, at(0), true);
-    assert_eq!(verdicts(&mut inbox), ["Duplicate b"]);
+    let mut commands = CommandQueue::new(settings());
+    commands.remember(vec!["a".into(), "b".into()]);
+    commands.receive(br#"{"led_on":true,"id":"b"}"#, false, at(0), true);
+    assert_eq!(decisions(&mut commands), ["Duplicate b"]);
 }
 
 #[test]
 fn with_the_clock_not_set_an_expiry_counts_only_for_what_comes_at_once() {
     let command = br#"{"led_on":true,"expires_at":"2030-01-01T00:00:00Z"}"#;
-    let mut inbox = Inbox::new(settings());
-    inbox.receive(command, false, at(0), false);
-    inbox.link_up(at(1).boot);
-    inbox.receive(command, false, at(2), false);
-    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Rejected "]);
+    let mut commands = CommandQueue::new(settings());
+    commands.receive(command, false, at(0), false);
+    commands.link_up(at(1).boot);
+    commands.receive(command, false, at(2), false);
+    assert_eq!(decisions(&mut commands), ["obey Led(true)", "Rejected "]);
 }
 
 #[test]
 fn a_sequence_waits_for_a_hole_and_passes_it() {
-    let mut inbox = Inbox::new(Settings {
+    let mut commands = CommandQueue::new(CommandSettings {
         order: Order::Sequence,
         ..settings()
     });
-    let send = |inbox: &mut Inbox, seq: i64, ms: u64| {
+    let send = |commands: &mut CommandQueue, seq: i64, ms: u64| {
         let payload = format!(r#"{{"led_on":{},"seq":{seq}}}"#, seq % 2 == 0);
-        inbox.receive(payload.as_bytes(), false, at(ms), true);
+        commands.receive(payload.as_bytes(), false, at(ms), true);
     };
-    send(&mut inbox, 1, 0);
-    send(&mut inbox, 3, 1);
-    assert_eq!(verdicts(&mut inbox), ["obey Led(false)"]);
-    send(&mut inbox, 2, 2);
-    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "obey Led(false)"]);
-    send(&mut inbox, 7, 10);
-    send(&mut inbox, 6, 11);
-    assert_eq!(inbox.next_deadline(), Some(Duration::from_millis(5_010)));
-    inbox.tick(at(5_010));
+    send(&mut commands, 1, 0);
+    send(&mut commands, 3, 1);
+    assert_eq!(decisions(&mut commands), ["obey Led(false)"]);
+    send(&mut commands, 2, 2);
     assert_eq!(
-        verdicts(&mut inbox),
+        decisions(&mut commands),
+        ["obey Led(true)", "obey Led(false)"]
+    );
+    send(&mut commands, 7, 10);
+    send(&mut commands, 6, 11);
+    assert_eq!(commands.next_deadline(), Some(Duration::from_millis(5_010)));
+    commands.tick(at(5_010));
+    assert_eq!(
+        decisions(&mut commands),
         ["missing 4..5", "obey Led(true)", "obey Led(false)"]
     );
-    send(&mut inbox, 2, 5_011);
-    assert_eq!(verdicts(&mut inbox), ["Superseded "]);
+    send(&mut commands, 2, 5_011);
+    assert_eq!(decisions(&mut commands), ["Superseded "]);
 }
 
 #[test]
 fn each_hole_in_a_sequence_is_passed_in_its_turn() {
-    let mut inbox = Inbox::new(Settings {
+    let mut commands = CommandQueue::new(CommandSettings {
         order: Order::Sequence,
         ..settings()
     });
     for seq in [1, 3, 5] {
         let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
-        inbox.receive(payload.as_bytes(), false, at(0), true);
+        commands.receive(payload.as_bytes(), false, at(0), true);
     }
     for ms in [5_000, 10_000] {
-        assert_eq!(inbox.next_deadline(), Some(at(ms).boot));
-        inbox.tick(at(ms));
+        assert_eq!(commands.next_deadline(), Some(at(ms).boot));
+        commands.tick(at(ms));
     }
-    assert_eq!(inbox.next_deadline(), None);
+    assert_eq!(commands.next_deadline(), None);
     let passed = [
         "obey Led(true)",
         "missing 2..2",
@@ -179,60 +182,63 @@ fn each_hole_in_a_sequence_is_passed_in_its_turn() {
         "missing 4..4",
         "obey Led(true)",
     ];
-    assert_eq!(verdicts(&mut inbox), passed);
+    assert_eq!(decisions(&mut commands), passed);
 }
 
 #[test]
 fn a_command_behind_a_hole_is_not_forgotten_when_the_server_was_silent() {
-    let mut inbox = Inbox::new(Settings {
+    let mut commands = CommandQueue::new(CommandSettings {
         order: Order::Sequence,
         ..settings()
     });
     for seq in [1, 3] {
         let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
-        inbox.receive(payload.as_bytes(), false, at(0), true);
+        commands.receive(payload.as_bytes(), false, at(0), true);
     }
-    inbox.forget_order();
-    inbox.tick(at(5_000));
-    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "obey Led(true)"]);
-    assert_eq!(inbox.next_deadline(), None);
+    commands.reset_order();
+    commands.tick(at(5_000));
+    assert_eq!(
+        decisions(&mut commands),
+        ["obey Led(true)", "obey Led(true)"]
+    );
+    assert_eq!(commands.next_deadline(), None);
 }
 
 #[test]
 fn a_command_that_waited_at_the_broker_is_too_late_after_a_newer_one() {
-    let mut inbox = Inbox::new(settings());
+    let mut commands = CommandQueue::new(settings());
     let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
     let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
-    inbox.receive(newer, false, at(0), true);
-    inbox.link_up(at(1).boot);
-    inbox.receive(older, false, at(2), true);
-    inbox.tick(at(2_000));
-    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
+    commands.receive(newer, false, at(0), true);
+    commands.link_up(at(1).boot);
+    commands.receive(older, false, at(2), true);
+    commands.tick(at(2_000));
+    assert_eq!(decisions(&mut commands), ["obey Led(true)", "Superseded "]);
 }
 
 #[test]
 fn a_command_overtaken_by_a_newer_one_does_nothing() {
-    let mut inbox = Inbox::new(settings());
+    let mut commands = CommandQueue::new(settings());
     let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
     let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
-    inbox.receive(newer, false, at(0), true);
-    inbox.receive(older, false, at(1), true);
-    assert_eq!(verdicts(&mut inbox), ["obey Led(true)", "Superseded "]);
+    commands.receive(newer, false, at(0), true);
+    commands.receive(older, false, at(1), true);
+    assert_eq!(decisions(&mut commands), ["obey Led(true)", "Superseded "]);
 }
 
 #[test]
 fn a_sender_whose_clock_is_ahead_silences_nobody_for_long() {
-    let mut inbox = Inbox::new(settings());
+    let mut commands = CommandQueue::new(settings());
     let ahead = br#"{"led_on":true,"issued_at":"9998-12-31T23:59:59Z"}"#;
-    inbox.receive(ahead, false, at(0), true);
+    commands.receive(ahead, false, at(0), true);
     let right = |ms: u64| {
         let issued_at = rfc3339(at(ms).wall_ms);
         format!(r#"{{"led_on":false,"issued_at":"{issued_at}"}}"#)
     };
-    inbox.receive(right(30_000).as_bytes(), false, at(30_000), true);
-    inbox.receive(right(61_000).as_bytes(), false, at(61_000), true);
+    commands.receive(right(30_000).as_bytes(), false, at(30_000), true);
+    commands.receive(right(61_000).as_bytes(), false, at(61_000), true);
     assert_eq!(
-        verdicts(&mut inbox),
+        decisions(&mut commands),
         ["obey Led(true)", "Superseded ", "obey Led(false)"]
     );
 }

@@ -27,7 +27,7 @@ pub(super) struct Writing {
 impl Controller {
     /// Goes on from what an earlier run of this boot left, if that is good.
     pub(super) fn take_over(&mut self, handover: Handover, now: Now) {
-        if let Err(why) = handover.check(self.birth.boot_id, now) {
+        if let Err(why) = handover.check(self.run_info.boot_id, now) {
             let text = format!("the lease of the run before is not taken over: {why}");
             return self.log(Level::Info, text);
         }
@@ -42,20 +42,20 @@ impl Controller {
             // Without its lease the server counts again from anywhere.
             commands.last = None;
         }
-        self.inbox.take_over(commands);
+        self.commands.take_over(commands);
     }
 
     /// The rules kept on the disk are known: only now is it sure whether the command of an earlier run holds.
     pub(super) fn rules_known(&mut self, now: Now) {
         let (is_over, change) = self.lighting.rules_known(now.boot);
         if is_over {
-            self.inbox.forget_order();
+            self.commands.reset_order();
         }
         self.apply(change);
     }
 
     pub(super) fn write_handover(&mut self, now: Now) {
-        let stamps = (self.lighting.stamp(), self.inbox.stamp());
+        let stamps = (self.lighting.stamp(), self.commands.stamp());
         let is_due = self.handover_due().is_some_and(|at| now.boot >= at);
         let is_last = self.stopping.is_some() && self.writing.last != Some(stamps);
         if !is_due && !is_last {
@@ -66,17 +66,17 @@ impl Controller {
             not_before: now.boot + WRITE_EVERY,
         };
         let handover = Handover {
-            boot_id: self.birth.boot_id,
+            boot_id: self.run_info.boot_id,
             written: now.boot,
             decision: self.lighting.hand_over(),
-            commands: self.inbox.hand_over(),
+            commands: self.commands.hand_over(),
         };
         self.outputs.push_back(Output::HandOver(Box::new(handover)));
     }
 
     /// When the next write is due, if there is something to write.
     pub(super) fn handover_due(&self) -> Option<Duration> {
-        let stamps = (self.lighting.stamp(), self.inbox.stamp());
+        let stamps = (self.lighting.stamp(), self.commands.stamp());
         if self.writing.last != Some(stamps) {
             return Some(self.writing.not_before);
         }

@@ -3,7 +3,7 @@
 use super::Controller;
 use crate::command::Outcome;
 use crate::led::{LedNews, LedOrder};
-use crate::lighting::{Change, State};
+use crate::lighting::{Authority, Change};
 use crate::telemetry::{Body, Event};
 use crate::time::Now;
 use crate::{Level, Output};
@@ -11,7 +11,8 @@ use crate::{Level, Output};
 impl Controller {
     /// What the LED is to be. Nobody knows before the first decision if the LED could not be read either.
     pub(super) fn led_wanted(&self) -> Option<bool> {
-        let decided = self.lighting.state() != State::Starting || self.led.known().is_some();
+        let decided =
+            self.lighting.authority() != Authority::Starting || self.led.known().is_some();
         decided.then(|| self.lighting.led_on())
     }
 
@@ -27,7 +28,7 @@ impl Controller {
         }
         self.led.tick(self.led_wanted(), now.boot);
         while let Some(news) = self.led.poll_news() {
-            self.tell_led(news, now);
+            self.report_led(news, now);
         }
         while let Some(order) = self.led.poll_order(now.boot) {
             self.outputs.push_back(match order {
@@ -37,7 +38,7 @@ impl Controller {
         }
     }
 
-    fn tell_led(&mut self, news: LedNews, now: Now) {
+    fn report_led(&mut self, news: LedNews, now: Now) {
         match news {
             LedNews::Changed(Change { led_on, by, why }) => {
                 let on = if led_on { "on" } else { "off" };
@@ -46,17 +47,17 @@ impl Controller {
             }
             LedNews::Failed(why) => {
                 self.log(Level::Warn, format!("the LED cannot be written: {why}"));
-                self.led_event(Some(false), self.lighting.state().by(), why, now);
+                self.led_event(Some(false), self.lighting.authority().by(), why, now);
             }
             LedNews::Works => {
                 let why = "the LED can be written again".to_owned();
                 self.log(Level::Info, why.clone());
-                self.led_event(Some(true), self.lighting.state().by(), why, now);
+                self.led_event(Some(true), self.lighting.authority().by(), why, now);
             }
             LedNews::Meddled => {
                 let why = "switched by something else, and set right".to_owned();
                 self.log(Level::Warn, format!("LED {why}"));
-                self.led_event(None, self.lighting.state().by(), why, now);
+                self.led_event(None, self.lighting.authority().by(), why, now);
             }
             LedNews::Applied(id) => self.reply(id, Outcome::Applied, "", None),
             LedNews::Refused(id, why) => {
@@ -83,6 +84,6 @@ impl Controller {
             by: by.to_owned(),
             why,
         };
-        self.tell(Body::Event(event), now);
+        self.record(Body::Event(event), now);
     }
 }

@@ -9,20 +9,21 @@ use crate::time::{Now, Stamp};
 use crate::{Level, Output, words};
 
 /// More reasons for a lost link are not told in one outage.
-const LINK_REASONS: usize = 8;
+const MAX_LINK_REASONS: usize = 8;
 /// A link that is up and does not answer is looked at again after this.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Controller {
     pub(super) fn link_up(&mut self, now: Now) {
         // Of several sessions in one outage, the first is told; then only that one of them holds.
-        if !std::mem::replace(&mut self.link_up_told, true) {
+        if !std::mem::replace(&mut self.link_up_reported, true) {
             self.log(Level::Info, "link up".into());
         }
         self.take_kept();
         self.delivery.link_up(now.boot);
-        self.inbox.link_up(now.boot);
-        self.delivery.tell(Topic::Status, b"online".to_vec(), true);
+        self.commands.link_up(now.boot);
+        self.delivery
+            .publish_control(Topic::Status, b"online".to_vec(), true);
         self.announced = None;
         self.outage.link_back(self.clock.stamp(now), now.boot);
         self.held_at = Some(now.boot + HELD);
@@ -36,15 +37,15 @@ impl Controller {
         if let Some(session) = session {
             after = format!(" after {:.1} s", session.length.as_secs_f64());
             if ending == Ending::Closed {
-                why = format!("{why}; {}", session.in_words(&self.names));
+                why = format!("{why}; {}", session.in_words(&self.device));
             }
         }
         // Each try of an outage fails for one of a few reasons, in turn: each is told once.
-        if !self.link_told.contains(&why) && self.link_told.len() < LINK_REASONS {
+        if !self.link_reported.contains(&why) && self.link_reported.len() < MAX_LINK_REASONS {
             self.log(Level::Warn, format!("link down{after}: {why}"));
-            self.link_told.push(why.clone());
+            self.link_reported.push(why.clone());
         }
-        self.tell_pattern();
+        self.report_pattern();
         if self.stopping.is_none() {
             // A link that never was is an outage since the start.
             let began = match self.starting {
@@ -52,7 +53,7 @@ impl Controller {
                 None => self.clock.stamp(now),
             };
             self.outage.begin(Cause::Link, &why, began, now.boot);
-            let was = self.lighting.state();
+            let was = self.lighting.authority();
             let change = self.lighting.link_down(now.boot);
             self.lease_over(was, now);
             self.apply(change);
@@ -73,16 +74,16 @@ impl Controller {
                 false => self.held_at = Some(now.boot + LOOK_AGAIN),
             }
         }
-        self.tell_pattern();
+        self.report_pattern();
     }
 
     /// The link has held for long enough, or nobody will see whether it does.
     pub(super) fn link_held(&mut self, now: Now) {
         self.held_at = None;
-        self.link_up_told = false;
-        self.link_told.clear();
+        self.link_up_reported = false;
+        self.link_reported.clear();
         self.link_why.clear();
-        let boot_id = self.birth.boot_id;
+        let boot_id = self.run_info.boot_id;
         let claim = |stamp: Stamp| self.clock.claim(stamp, boot_id).0;
         let report = self.outage.link_held(claim);
         self.outage_over(report, now);
@@ -91,7 +92,7 @@ impl Controller {
     /// The server gives a sign of life.
     pub(super) fn server_heard(&mut self, now: Now) {
         let ended = self.clock.stamp(now);
-        let boot_id = self.birth.boot_id;
+        let boot_id = self.run_info.boot_id;
         let claim = |stamp: Stamp| self.clock.claim(stamp, boot_id).0;
         let report = self.outage.server_heard(ended, now.boot, claim);
         self.outage_over(report, now);
@@ -100,7 +101,7 @@ impl Controller {
     /// What is wrong with the link, in words; empty when nothing is known to be.
     pub(super) fn link_why(&self) -> String {
         let pattern = self.delivery.pattern();
-        let pattern = pattern.map(|pattern| pattern.in_words(&self.names));
+        let pattern = pattern.map(|pattern| pattern.in_words(&self.device));
         match (self.delivery.is_up(), pattern) {
             (true, pattern) => pattern.unwrap_or_default(),
             (false, None) => self.link_why.clone(),
@@ -121,22 +122,22 @@ impl Controller {
             words::counted(report.short_sessions, "session")
         );
         self.log(Level::Info, text);
-        self.tell(Body::Event(Event::Outage(report)), now);
+        self.record(Body::Event(Event::Outage(report)), now);
     }
 
     /// What several sessions have in common is told when it shows and when it has passed.
-    fn tell_pattern(&mut self) {
+    fn report_pattern(&mut self) {
         let pattern = self.delivery.pattern();
-        if pattern == self.pattern_told {
+        if pattern == self.pattern_reported {
             return;
         }
         match &pattern {
             Some(pattern) => {
-                let text = pattern.in_words(&self.names);
+                let text = pattern.in_words(&self.device);
                 self.log(Level::Warn, text);
             }
             None => self.log(Level::Info, "the link is steady again".into()),
         }
-        self.pattern_told = pattern;
+        self.pattern_reported = pattern;
     }
 }

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Controller;
-use crate::command::{Action, Command, Outcome, Verdict};
+use crate::command::{Action, Command, Decision, Outcome};
 use crate::delivery::Topic;
-use crate::lighting::{Mode, RulesPatch, State};
+use crate::lighting::{Authority, Mode, RulesPatch};
 use crate::outage::Cause;
 use crate::telemetry::{Body, Event, PlainNumber};
 use crate::time::Now;
@@ -15,7 +15,7 @@ use crate::{Exit, Level};
 /// Larger acks are not read.
 const MAX_ACK: usize = 64 * 1024;
 /// Commands that wait for one reading; a sensor that does not answer must not pile them up.
-const READ_NOW_WAITING: usize = 16;
+const MAX_READ_NOW: usize = 16;
 
 impl Controller {
     pub(super) fn server_acked(&mut self, payload: &[u8], now: Now) {
@@ -39,7 +39,7 @@ impl Controller {
             return;
         }
         if payload.eq_ignore_ascii_case(b"offline") {
-            let was = self.lighting.state();
+            let was = self.lighting.authority();
             let change = self.lighting.server_gone(now.boot);
             self.lease_over(was, now);
             self.apply(change);
@@ -53,11 +53,11 @@ impl Controller {
         self.server_heard(now);
     }
 
-    /// The server has lost its lease while the link stands: that is an outage too.
-    pub(super) fn lease_over(&mut self, was: State, now: Now) {
-        let is_remote = |state: State| matches!(state, State::Remote { .. });
-        if is_remote(was) && !is_remote(self.lighting.state()) {
-            self.inbox.forget_order();
+    /// The server has lost its lease while the link is up: that is an outage too.
+    pub(super) fn lease_over(&mut self, was: Authority, now: Now) {
+        let is_remote = |state: Authority| matches!(state, Authority::Remote { .. });
+        if is_remote(was) && !is_remote(self.lighting.authority()) {
+            self.commands.reset_order();
             if self.delivery.is_up() {
                 let began = self.clock.stamp(now);
                 let why = "no sign of life from the server";
@@ -67,17 +67,17 @@ impl Controller {
         }
     }
 
-    pub(super) fn carry_out(&mut self, verdict: Verdict, now: Now) {
-        match verdict {
-            Verdict::Obey(command) => {
+    pub(super) fn act_on(&mut self, decision: Decision, now: Now) {
+        match decision {
+            Decision::Obey(command) => {
                 self.server_alive(now);
                 self.obey(command, now);
             }
-            Verdict::Refuse { id, result, reason } => {
+            Decision::Refuse { id, result, reason } => {
                 self.commands_refused += 1;
                 self.reply(id, result, &reason, None);
             }
-            Verdict::Missing { from, to } => {
+            Decision::Missing { from, to } => {
                 let reason = format!("commands {from} to {to} never came");
                 self.log(Level::Warn, reason.clone());
                 self.command_event(None, "led_on", Outcome::Superseded, &reason, now);
@@ -102,7 +102,7 @@ impl Controller {
                 self.apply(change);
                 self.led.command(*led_on, command.id);
             }
-            Action::ReadNow if self.read_now.len() >= READ_NOW_WAITING => {
+            Action::ReadNow if self.read_now.len() >= MAX_READ_NOW => {
                 self.commands_refused += 1;
                 let reason = "the sensor has not answered those before it";
                 self.reply(command.id, Outcome::Rejected, reason, None);
@@ -205,7 +205,7 @@ impl Controller {
             result,
             reason: reason.to_owned(),
         };
-        self.tell(Body::Event(event), now);
+        self.record(Body::Event(event), now);
     }
 
     pub(super) fn reply(
@@ -237,6 +237,7 @@ impl Controller {
             light: light.map(PlainNumber),
         };
         let payload = serde_json::to_vec(&reply).unwrap_or_default();
-        self.delivery.tell(Topic::Results, payload, false);
+        self.delivery
+            .publish_control(Topic::Results, payload, false);
     }
 }

@@ -9,7 +9,7 @@ use crate::{Exit, Input, Level, Output, words};
 
 /// At a stop, publications have so long to be confirmed, and all of it may take so long.
 const STOP_QUIET: Duration = Duration::from_millis(500);
-const STOP_MAX: Duration = Duration::from_secs(3);
+const MAX_STOP: Duration = Duration::from_secs(3);
 
 impl Controller {
     pub(super) fn stop(&mut self, exit: Exit, now: Now) {
@@ -21,11 +21,12 @@ impl Controller {
             self.link_held(now);
         }
         self.take_kept();
-        self.delivery.tell(Topic::Status, b"offline".to_vec(), true);
+        self.delivery
+            .publish_control(Topic::Status, b"offline".to_vec(), true);
         self.stopping = Some(Stopping {
             exit,
             quiet_by: now.boot + STOP_QUIET,
-            over_by: now.boot + STOP_MAX,
+            over_by: now.boot + MAX_STOP,
             stored: false,
             done: false,
         });
@@ -58,8 +59,10 @@ impl Controller {
         let quiet = is_quiet || now.boot >= stopping.quiet_by;
         if quiet && !stopping.stored {
             self.delivery.hand_over_discards();
-            let ids = self.inbox.fresh_ids();
-            stopping.stored = self.delivery.commit(ids, self.book.last_seq(), now.boot);
+            let ids = self.commands.fresh_ids();
+            stopping.stored = self
+                .delivery
+                .commit(ids, self.recorder.last_seq(), now.boot);
             if !stopping.stored && self.delivery.store_failed_last() {
                 stopping.done = true;
             } else if !stopping.stored {
@@ -72,8 +75,10 @@ impl Controller {
             stopping.over_by = Duration::MAX;
             stopping.done = false;
             self.delivery.hand_over_discards();
-            let ids = self.inbox.fresh_ids();
-            let left = self.delivery.hand_over_the_rest(ids, self.book.last_seq());
+            let ids = self.commands.fresh_ids();
+            let left = self
+                .delivery
+                .hand_over_the_rest(ids, self.recorder.last_seq());
             if left > 0 {
                 let text = format!(
                     "{} not stored yet; what cannot be stored now is reported as lost by the next run",

@@ -22,7 +22,7 @@ use crate::Entry;
 use crate::telemetry::{Loss, Record};
 
 /// Records kept in memory when there is no disk for them.
-const MEMORY_RECORDS: usize = 20_000;
+const MAX_MEMORY_RECORDS: usize = 20_000;
 
 /// Why memory gives records up.
 const MEMORY_FULL: &str = "memory-full";
@@ -50,7 +50,7 @@ struct Pending {
     made_at: Duration,
     /// Where it is to be published, or was.
     queue: Queue,
-    state: State,
+    state: DeliveryState,
 }
 
 /// Where a record is published.
@@ -64,7 +64,7 @@ pub(super) enum Queue {
 
 /// Where a record is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum DeliveryState {
     /// To be published.
     Waiting,
     /// Published; the broker has not answered.
@@ -85,7 +85,7 @@ impl Memory {
             entry: Entry::Record(record),
             made_at,
             queue,
-            state: State::Waiting,
+            state: DeliveryState::Waiting,
         };
         self.pending.insert(place, pending);
         self.bound();
@@ -109,7 +109,9 @@ impl Memory {
         let place = self.place_of(self.next_history.max(written));
         let waiting = self.pending.range(place..);
         waiting
-            .filter(|pending| pending.queue == Queue::History && pending.state == State::Waiting)
+            .filter(|pending| {
+                pending.queue == Queue::History && pending.state == DeliveryState::Waiting
+            })
             .map(|pending| &pending.entry)
             .find(|entry| is_free(entry.first()))
     }
@@ -117,7 +119,7 @@ impl Memory {
     /// The record was published.
     pub(super) fn sent(&mut self, seq: u64) {
         if let Some(pending) = self.get_mut(seq) {
-            pending.state = State::InFlight;
+            pending.state = DeliveryState::InFlight;
         }
         let place = self.place_of(self.next_history);
         let place = self.waiting_from(place, Queue::History);
@@ -144,7 +146,7 @@ impl Memory {
     pub(super) fn await_server_ack(&mut self, seq: u64, now: Duration) -> bool {
         let pending = self.get_mut(seq);
         pending
-            .map(|pending| pending.state = State::AwaitingServerAck(now))
+            .map(|pending| pending.state = DeliveryState::AwaitingServerAck(now))
             .is_some()
     }
 
@@ -176,8 +178,8 @@ impl Memory {
     /// What the server has not acked since `before` (boot clock) is history, to be published again.
     pub(super) fn send_again(&mut self, before: Duration) {
         for pending in &mut self.pending {
-            if matches!(pending.state, State::AwaitingServerAck(since) if since <= before) {
-                pending.state = State::Waiting;
+            if matches!(pending.state, DeliveryState::AwaitingServerAck(since) if since <= before) {
+                pending.state = DeliveryState::Waiting;
                 self.backlog += u64::from(pending.queue == Queue::Live);
                 pending.queue = Queue::History;
                 self.next_history = self.next_history.min(pending.entry.first());
@@ -189,7 +191,7 @@ impl Memory {
     pub(super) fn link_down(&mut self) {
         for pending in &mut self.pending {
             pending.queue = Queue::History;
-            pending.state = State::Waiting;
+            pending.state = DeliveryState::Waiting;
         }
         self.backlog = self.pending.len() as u64;
         self.next_history = 0;
@@ -209,13 +211,13 @@ impl Memory {
 
     /// The group is on the disk: it leaves. Gives its records that were published, with their state; a gap may
     /// come again.
-    pub(super) fn written(&mut self) -> Vec<(u64, State)> {
+    pub(super) fn written(&mut self) -> Vec<(u64, DeliveryState)> {
         let mut published = Vec::new();
         let group = self.writing_to.take().map_or(0, |to| self.place_of(to + 1));
         for pending in self.pending.drain(..group) {
             self.backlog -= u64::from(pending.queue == Queue::History);
             let is_record = matches!(pending.entry, Entry::Record(_));
-            if is_record && pending.state != State::Waiting {
+            if is_record && pending.state != DeliveryState::Waiting {
                 published.push((pending.entry.first(), pending.state));
             }
         }
@@ -255,8 +257,8 @@ impl Memory {
     /// When the server's ack of the oldest record that waits for it began to be awaited.
     pub(super) fn oldest_awaiting(&self) -> Option<Duration> {
         let since = |pending: &Pending| match pending.state {
-            State::AwaitingServerAck(since) => Some(since),
-            State::Waiting | State::InFlight => None,
+            DeliveryState::AwaitingServerAck(since) => Some(since),
+            DeliveryState::Waiting | DeliveryState::InFlight => None,
         };
         self.pending.iter().filter_map(since).min()
     }
@@ -283,8 +285,8 @@ impl Memory {
     fn bound(&mut self) {
         // Those being written cannot be given up; the others are newer and wait for the outcome.
         let bound = match self.writing_to {
-            Some(_) => 2 * MEMORY_RECORDS,
-            None => MEMORY_RECORDS,
+            Some(_) => 2 * MAX_MEMORY_RECORDS,
+            None => MAX_MEMORY_RECORDS,
         };
         while self.pending.len() > bound {
             let may_go = |pending: &Pending| {
@@ -315,7 +317,7 @@ impl Memory {
         }
         self.make_history(seq);
         if let Some(pending) = self.pending.get_mut(place) {
-            pending.state = State::Waiting;
+            pending.state = DeliveryState::Waiting;
             pending.entry = Entry::Gap(Loss {
                 of_run: pending.entry.run(),
                 from_seq: seq,
@@ -329,7 +331,7 @@ impl Memory {
 
     /// Whether nobody has been told of it: neither the broker nor the disk.
     fn may_change(&self, pending: &Pending) -> bool {
-        pending.state != State::InFlight && !self.is_written(pending.entry.first())
+        pending.state != DeliveryState::InFlight && !self.is_written(pending.entry.first())
     }
 
     fn is_written(&self, seq: u64) -> bool {
@@ -338,7 +340,8 @@ impl Memory {
 
     /// The first place from `place` on with a record that waits in `queue`; else the end.
     fn waiting_from(&self, place: usize, queue: Queue) -> usize {
-        let waits = |pending: &Pending| pending.queue == queue && pending.state == State::Waiting;
+        let waits =
+            |pending: &Pending| pending.queue == queue && pending.state == DeliveryState::Waiting;
         let found = self.pending.range(place..).position(waits);
         found.map_or(self.pending.len(), |behind| place + behind)
     }
@@ -397,13 +400,13 @@ mod tests {
     }
 
     /// A memory with one record, in each of the states of the diagram.
-    fn in_state(queue: Queue, state: State) -> Memory {
+    fn in_state(queue: Queue, state: DeliveryState) -> Memory {
         let mut memory = Memory::default();
         memory.add(record(1), queue, Duration::ZERO);
         match state {
-            State::Waiting => {}
-            State::InFlight => memory.sent(1),
-            State::AwaitingServerAck(since) => {
+            DeliveryState::Waiting => {}
+            DeliveryState::InFlight => memory.sent(1),
+            DeliveryState::AwaitingServerAck(since) => {
                 memory.sent(1);
                 assert!(memory.await_server_ack(1, since));
             }
@@ -411,20 +414,21 @@ mod tests {
         memory
     }
 
-    fn is(memory: &Memory) -> Option<(Queue, State)> {
+    fn is(memory: &Memory) -> Option<(Queue, DeliveryState)> {
         let first = memory.pending.front();
         first.map(|pending| (pending.queue, pending.state))
     }
 
     #[test]
     fn every_state_with_everything_that_can_happen() {
+        use DeliveryState::{AwaitingServerAck, InFlight, Waiting};
         use Queue::{History, Live};
-        use State::{AwaitingServerAck, InFlight, Waiting};
         let acked_at = Duration::from_secs(1);
         let awaiting = AwaitingServerAck(acked_at);
         for queue in [Live, History] {
             let all = [Waiting, InFlight, awaiting];
-            let expect = |happens: &dyn Fn(&mut Memory), becomes: [Option<(Queue, State)>; 3]| {
+            let expect = |happens: &dyn Fn(&mut Memory),
+                          becomes: [Option<(Queue, DeliveryState)>; 3]| {
                 for (state, expected) in all.into_iter().zip(becomes) {
                     let mut memory = in_state(queue, state);
                     happens(&mut memory);
@@ -473,7 +477,10 @@ mod tests {
         assert_eq!(memory.begin_writing().len(), 4);
         memory.add(record(5), Queue::Live, LATER);
         assert_eq!(memory.oldest_unwritten(), Some(LATER));
-        let published = [(1, State::InFlight), (2, State::AwaitingServerAck(LATER))];
+        let published = [
+            (1, DeliveryState::InFlight),
+            (2, DeliveryState::AwaitingServerAck(LATER)),
+        ];
         assert_eq!(memory.written(), published);
         assert_eq!(memory.next_live().map(|record| record.seq), Some(5));
         assert_eq!(memory.pending.len(), 1);
@@ -505,10 +512,10 @@ mod tests {
         let mut memory = Memory::default();
         memory.add(record(1), Queue::Live, Duration::ZERO);
         memory.sent(1);
-        for seq in 2..=MEMORY_RECORDS as u64 + 100 {
+        for seq in 2..=MAX_MEMORY_RECORDS as u64 + 100 {
             memory.add(record(seq), Queue::History, Duration::ZERO);
         }
-        assert_eq!(memory.pending.len(), MEMORY_RECORDS);
+        assert_eq!(memory.pending.len(), MAX_MEMORY_RECORDS);
         let gap = Entry::Gap(Loss {
             of_run: Uuid::nil(),
             from_seq: 2,

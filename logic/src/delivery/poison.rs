@@ -5,7 +5,7 @@
 //!   in flight when three sessions were closed --------> suspect: records go one at a time
 //!   a suspect that was in flight alone at the next ----> case: set back, and tried alone once in a while
 //!   confirmed ----------------------------------------> none of these
-//!   a case beyond chance, while others got through ----> given up: kept aside for a person, told as lost
+//!   a case beyond chance, while others got through ----> given up: kept as a dead letter, reported as lost
 //! ```
 //!
 //! A trial begins at a random moment of a session, with nothing else in flight. If the link flaps by itself,
@@ -40,7 +40,7 @@ const TRIAL_SPREAD: Duration = Duration::from_secs(4);
 /// Without the record at hand, or after a trial, the next one waits so long.
 const TRIAL_PAUSE: Duration = Duration::from_secs(1);
 /// No trial is shorter than this: answers and the end of a session come in any order within it.
-const TRIAL_LEAST: Duration = Duration::from_millis(1);
+const MIN_TRIAL: Duration = Duration::from_millis(1);
 
 /// What speaks against records.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ struct Case {
 impl Case {
     /// Whether chance does not explain that sessions were closed in its trials.
     fn is_beyond_chance(&self) -> bool {
-        let on_trial = self.on_trial.max(TRIAL_LEAST * self.closed).as_secs_f64();
+        let on_trial = self.on_trial.max(MIN_TRIAL * self.closed).as_secs_f64();
         let share = on_trial / (on_trial + self.without.as_secs_f64());
         self.closed >= TRIALS && tail(self.closed, self.closed + self.otherwise, share) <= CHANCE
     }
@@ -319,12 +319,12 @@ impl Delivery {
         };
         let text = format!(
             "the broker closes the connection whenever it gets record {} of run {}, and takes others: \
-             it is kept aside and reported as lost",
+             it is kept as a dead letter and reported as lost",
             record.seq, record.run
         );
         self.orders.push_back(Output::Log(Level::Warn, text));
         self.orders
-            .push_back(Output::SetAside(record.wire(clock, true)));
+            .push_back(Output::KeepDeadLetter(record.wire(clock, true)));
         if !is_own || !self.memory.give_up(key.seq, REFUSED) {
             self.give_up_on_disk(&record, is_own);
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::memory::State;
+use super::memory::DeliveryState;
 use crate::time::Clock;
 use crate::{Entry, Key};
 
@@ -49,7 +49,7 @@ pub(super) struct Replay {
     /// Records that wait.
     waiting: usize,
     /// Records on the disk, not read back, that were published from memory in this session.
-    ahead: BTreeMap<Key, State>,
+    ahead: BTreeMap<Key, DeliveryState>,
     /// How many records the page is to hold.
     target: usize,
     /// The last record read in this session.
@@ -68,7 +68,7 @@ pub(super) struct Replay {
 #[derive(Debug)]
 struct Replayed {
     entry: Entry,
-    state: State,
+    state: DeliveryState,
 }
 
 /// Records in one message.
@@ -140,10 +140,10 @@ impl Replay {
             }
             // A gap was published, if at all, when it was smaller.
             let state = match entry {
-                Entry::Record(_) => ahead.unwrap_or(State::Waiting),
-                Entry::Gap(_) => State::Waiting,
+                Entry::Record(_) => ahead.unwrap_or(DeliveryState::Waiting),
+                Entry::Gap(_) => DeliveryState::Waiting,
             };
-            if state == State::Waiting {
+            if state == DeliveryState::Waiting {
                 self.waiting += 1;
                 self.next = self.next.min(key);
             }
@@ -167,7 +167,7 @@ impl Replay {
         let mut batch = Batch::default();
         let mut next = LAST;
         for (key, replayed) in self.page.range_mut(self.next..) {
-            if replayed.state != State::Waiting || is_set_back(*key) {
+            if replayed.state != DeliveryState::Waiting || is_set_back(*key) {
                 continue;
             }
             if batch.keys.len() >= most || batch.payload.len() >= MAX_BATCH_BYTES {
@@ -175,7 +175,7 @@ impl Replay {
                 break;
             }
             batch.add(*key, &replayed.entry.wire(clock, true));
-            replayed.state = State::InFlight;
+            replayed.state = DeliveryState::InFlight;
         }
         self.next = next;
         self.waiting -= batch.keys.len();
@@ -185,9 +185,9 @@ impl Replay {
 
     /// The broker has the record since `now`, and the server is to ack it.
     pub(super) fn await_server_ack(&mut self, key: Key, now: Duration) {
-        let awaits = State::AwaitingServerAck(now);
+        let awaits = DeliveryState::AwaitingServerAck(now);
         if let Some(replayed) = self.page.get_mut(&key) {
-            if replayed.state == State::InFlight {
+            if replayed.state == DeliveryState::InFlight {
                 replayed.state = awaits;
             }
         } else if let Some(state) = self.ahead.get_mut(&key) {
@@ -207,7 +207,7 @@ impl Replay {
     /// The entry is confirmed: it leaves the page.
     pub(super) fn remove(&mut self, key: Key) -> Option<Entry> {
         let replayed = self.page.remove(&key)?;
-        self.waiting -= usize::from(replayed.state == State::Waiting);
+        self.waiting -= usize::from(replayed.state == DeliveryState::Waiting);
         Some(replayed.entry)
     }
 
@@ -254,8 +254,7 @@ impl Replay {
     /// What the server has not acked since `before` (boot clock) waits to be published again. Where it fills
     /// the page while the server acks others, it is passed over: it must not hold up what lies behind.
     pub(super) fn send_again(&mut self, before: Duration) {
-        let is_late =
-            |state: State| matches!(state, State::AwaitingServerAck(since) if since <= before);
+        let is_late = |state: DeliveryState| matches!(state, DeliveryState::AwaitingServerAck(since) if since <= before);
         let is_crowded = self.room() < self.target / 4;
         let passes_over = std::mem::take(&mut self.server_acks) && is_crowded && !self.at_end;
         self.passed_over |= passes_over;
@@ -263,7 +262,7 @@ impl Replay {
         self.page.retain(|key, replayed| {
             let late = is_late(replayed.state);
             if late && !passes_over {
-                replayed.state = State::Waiting;
+                replayed.state = DeliveryState::Waiting;
                 *waiting += 1;
                 *next = (*next).min(*key);
             }
@@ -297,7 +296,10 @@ impl Replay {
     }
 
     /// There is more on the disk now; of it, these records were published from memory.
-    pub(super) fn more_on_disk(&mut self, published: impl IntoIterator<Item = (Key, State)>) {
+    pub(super) fn more_on_disk(
+        &mut self,
+        published: impl IntoIterator<Item = (Key, DeliveryState)>,
+    ) {
         self.at_end = false;
         self.ahead.extend(published);
         while self.ahead.len() > MAX_AHEAD {
@@ -312,15 +314,15 @@ impl Replay {
     /// The record, if it waits.
     pub(super) fn get_waiting(&self, key: Key) -> Option<&Entry> {
         let replayed = self.page.get(&key)?;
-        (replayed.state == State::Waiting).then_some(&replayed.entry)
+        (replayed.state == DeliveryState::Waiting).then_some(&replayed.entry)
     }
 
     /// The record was published alone.
     pub(super) fn sent(&mut self, key: Key) {
         if let Some(replayed) = self.page.get_mut(&key)
-            && replayed.state == State::Waiting
+            && replayed.state == DeliveryState::Waiting
         {
-            replayed.state = State::InFlight;
+            replayed.state = DeliveryState::InFlight;
             self.waiting -= 1;
         }
     }
@@ -368,9 +370,9 @@ impl Replay {
     /// When the server's ack of the oldest record that waits for it began to be awaited.
     pub(super) fn oldest_awaiting(&self) -> Option<Duration> {
         let in_page = self.page.values().map(|replayed| replayed.state);
-        let since = |state: State| match state {
-            State::AwaitingServerAck(since) => Some(since),
-            State::Waiting | State::InFlight => None,
+        let since = |state: DeliveryState| match state {
+            DeliveryState::AwaitingServerAck(since) => Some(since),
+            DeliveryState::Waiting | DeliveryState::InFlight => None,
         };
         in_page
             .chain(self.ahead.values().copied())
@@ -452,10 +454,10 @@ mod tests {
     #[test]
     fn every_state_with_everything_that_can_happen() {
         let since = Duration::from_secs(1);
-        let awaiting = State::AwaitingServerAck(since);
-        let in_state = |state: State| {
+        let awaiting = DeliveryState::AwaitingServerAck(since);
+        let in_state = |state: DeliveryState| {
             let mut replay = page(1);
-            if state != State::Waiting {
+            if state != DeliveryState::Waiting {
                 replay.sent(key(1, 1));
             }
             if state == awaiting {
@@ -464,22 +466,26 @@ mod tests {
             replay
         };
         let is = |replay: &Replay| replay.page.get(&key(1, 1)).map(|at| at.state);
-        let all = [State::Waiting, State::InFlight, awaiting];
-        let expect = |happens: &dyn Fn(&mut Replay), becomes: [Option<State>; 3]| {
+        let all = [DeliveryState::Waiting, DeliveryState::InFlight, awaiting];
+        let expect = |happens: &dyn Fn(&mut Replay), becomes: [Option<DeliveryState>; 3]| {
             for (state, expected) in all.into_iter().zip(becomes) {
                 let mut replay = in_state(state);
                 happens(&mut replay);
                 assert_eq!(is(&replay), expected, "{state:?}");
-                let waits = usize::from(expected == Some(State::Waiting));
+                let waits = usize::from(expected == Some(DeliveryState::Waiting));
                 assert_eq!(replay.waiting(), waits, "{state:?}");
             }
         };
-        let waiting = Some(State::Waiting);
+        let waiting = Some(DeliveryState::Waiting);
         expect(&|replay| replay.start_over(), [None; 3]);
         expect(&|replay| drop(replay.remove(key(1, 1))), [None; 3]);
         expect(
             &|replay| replay.sent(key(1, 1)),
-            [Some(State::InFlight), Some(State::InFlight), Some(awaiting)],
+            [
+                Some(DeliveryState::InFlight),
+                Some(DeliveryState::InFlight),
+                Some(awaiting),
+            ],
         );
         // An answer of the broker to what was not sent says nothing.
         expect(
@@ -488,7 +494,7 @@ mod tests {
         );
         expect(
             &|replay| replay.send_again(since),
-            [waiting, Some(State::InFlight), waiting],
+            [waiting, Some(DeliveryState::InFlight), waiting],
         );
     }
 
@@ -510,8 +516,8 @@ mod tests {
         let mut replay = page(2);
         let since = Duration::from_secs(5);
         let ahead = [
-            (key(1, 3), State::InFlight),
-            (key(1, 4), State::AwaitingServerAck(since)),
+            (key(1, 3), DeliveryState::InFlight),
+            (key(1, 4), DeliveryState::AwaitingServerAck(since)),
         ];
         replay.more_on_disk(ahead);
         replay.await_server_ack(key(1, 3), since);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::unanswered::Contents;
-use super::{CONTROL_ROOM, Control, Delivery, InFlight, Message, Topic};
+use super::{Control, Delivery, InFlight, MAX_CONTROL_IN_FLIGHT, Message, Topic};
 use crate::link::Sent;
 use crate::time::Clock;
 use crate::{Key, Level, Output};
@@ -17,7 +17,7 @@ const MAX_PAUSE: f64 = 86_400.0;
 
 impl Delivery {
     pub(super) fn send_control(&mut self, now: Duration) {
-        while self.unanswered.others() < CONTROL_ROOM {
+        while self.unanswered.others() < MAX_CONTROL_IN_FLIGHT {
             let sessions = &self.sessions;
             let may_go = |waiting: &Control| !sessions.must_wait(Sent::Publish(waiting.topic));
             let next = self.control.iter().position(may_go);

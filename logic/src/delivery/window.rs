@@ -15,7 +15,7 @@ const SMALL: usize = 8;
 const SMALL_SESSIONS: u32 = 3;
 /// The first pause between two steps of recovery, and the longest.
 const STEP_FIRST: Duration = Duration::from_secs(10);
-const STEP_MAX: Duration = Duration::from_secs(3_600);
+const MAX_STEP: Duration = Duration::from_secs(3_600);
 
 /// The window in force.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Window {
     pub(super) fn halve(&mut self, now: Duration) {
         self.sessions = 0;
         self.size = (self.size / 2).max(1);
-        self.step = (self.step * 2).min(STEP_MAX);
+        self.step = (self.step * 2).min(MAX_STEP);
         self.grow_at = now + self.step;
     }
 

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Held, Lease, Lighting, Mode, State};
+use super::{ActiveCommand, Authority, Change, Lease, Lighting, Mode};
 
 /// A command that holds as long as the link is up outlives a restart of at most this length: the link went
 /// down with the daemon, and nobody can tell what the server did meanwhile.
 const MAX_RESTART: Duration = Duration::from_secs(30);
 
-const REMOTE: State = State::Remote { until: None };
+const REMOTE: Authority = Authority::Remote { until: None };
 
 /// The decision about the LED at one moment. Times are on the boot clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptDecision {
     /// The LED.
     pub led_on: bool,
-    /// Who decided, as in [`State::by`].
+    /// Who decided, as in [`Authority::by`].
     pub by: String,
     /// Why, in words.
     pub why: String,
@@ -45,7 +45,7 @@ pub struct KeptCommand {
 /// A command of an earlier run of which the mode decides, and the mode may still come from the disk.
 #[derive(Debug)]
 pub(super) struct Undecided {
-    held: Held,
+    active: ActiveCommand,
     /// The restart was short enough for a command without an end.
     in_time: bool,
 }
@@ -56,7 +56,7 @@ pub(crate) struct DecisionStamp {
     led_on: bool,
     by: &'static str,
     since: Duration,
-    held_count: u64,
+    active_count: u64,
     until: Option<Option<Duration>>,
 }
 
@@ -88,33 +88,33 @@ impl Lighting {
     ) -> bool {
         self.changed_at = kept.changed_at;
         if let Some(command) = kept.command {
-            let held = Held {
+            let active = ActiveCommand {
                 led_on: command.led_on,
                 lease: command.lease.map_or(Lease::WhileLinked, Lease::For),
                 until: command.until,
                 why: command.why,
             };
-            let in_time = held.until.is_some() || now.saturating_sub(written) <= MAX_RESTART;
-            let undecided = Undecided { held, in_time };
+            let in_time = active.until.is_some() || now.saturating_sub(written) <= MAX_RESTART;
+            let undecided = Undecided { active, in_time };
             // One that did not decide (mode `local`) does not begin to before the mode is known for sure.
             if kept.by == REMOTE.by() && undecided.holds(self.settings.mode, now) {
-                self.held = Some(undecided.held);
+                self.active = Some(undecided.active);
             } else {
                 self.undecided = Some(undecided);
             }
         }
         // An LED that somebody switched meanwhile is not what the earlier run decided.
         if kept.led_on == self.led_on {
-            self.decided = self.state();
-            let by = by_name(&kept.by).unwrap_or(State::Starting.by());
-            let is_over = matches!(self.decided, State::Starting) && by == REMOTE.by();
-            if !is_over && (self.decided == State::Starting || self.decided.by() == by) {
+            self.decided = self.authority();
+            let by = by_name(&kept.by).unwrap_or(Authority::Starting.by());
+            let is_over = matches!(self.decided, Authority::Starting) && by == REMOTE.by();
+            if !is_over && (self.decided == Authority::Starting || self.decided.by() == by) {
                 self.inherited_by = Some(by);
                 self.decided_at = kept.since;
                 self.why = kept.why;
             }
         }
-        self.held.is_some() || self.undecided.is_some()
+        self.active.is_some() || self.undecided.is_some()
     }
 
     /// The rules kept on the disk are known by now: what an earlier run left holds by them, or no more.
@@ -123,12 +123,12 @@ impl Lighting {
         let Some(undecided) = self.undecided.take() else {
             return (false, None);
         };
-        self.held_count += 1;
-        let is_newest = self.held.is_none();
+        self.active_count += 1;
+        let is_newest = self.active.is_none();
         if is_newest && undecided.holds(self.settings.mode, now) {
-            self.held = Some(undecided.held);
+            self.active = Some(undecided.active);
         }
-        (self.held.is_none(), self.decide(now))
+        (self.active.is_none(), self.decide(now))
     }
 
     /// What an earlier run of the same boot leaves to the next one.
@@ -139,21 +139,23 @@ impl Lighting {
             why: self.why.clone(),
             since: self.decided_at,
             changed_at: self.changed_at,
-            command: self.left().map(|held| KeptCommand {
-                led_on: held.led_on,
-                lease: match held.lease {
+            command: self.left().map(|active| KeptCommand {
+                led_on: active.led_on,
+                lease: match active.lease {
                     Lease::For(time) => Some(time),
                     Lease::WhileLinked => None,
                 },
-                until: held.until,
-                why: held.why.clone(),
+                until: active.until,
+                why: active.why.clone(),
             }),
         }
     }
 
     /// Whether a command holds that has no end of its own.
     pub(crate) fn holds_while_linked(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.until.is_none())
+        self.active
+            .as_ref()
+            .is_some_and(|active| active.until.is_none())
     }
 
     pub(crate) fn stamp(&self) -> DecisionStamp {
@@ -161,27 +163,32 @@ impl Lighting {
             led_on: self.led_on,
             by: self.by(),
             since: self.decided_at,
-            held_count: self.held_count,
-            until: self.left().map(|held| held.until),
+            active_count: self.active_count,
+            until: self.left().map(|active| active.until),
         }
     }
 
-    fn left(&self) -> Option<&Held> {
-        let undecided = self.undecided.as_ref().map(|undecided| &undecided.held);
-        self.held.as_ref().or(undecided)
+    fn left(&self) -> Option<&ActiveCommand> {
+        let undecided = self.undecided.as_ref().map(|undecided| &undecided.active);
+        self.active.as_ref().or(undecided)
     }
 }
 
 impl Undecided {
     fn holds(&self, mode: Mode, now: Duration) -> bool {
-        let is_over = self.held.until.is_some_and(|until| now >= until);
+        let is_over = self.active.until.is_some_and(|until| now >= until);
         mode == Mode::Remote || (self.in_time && !is_over)
     }
 }
 
 fn by_name(name: &str) -> Option<&'static str> {
-    [State::Starting, State::Fallback, REMOTE, State::SensorFault]
-        .into_iter()
-        .map(State::by)
-        .find(|by| *by == name)
+    [
+        Authority::Starting,
+        Authority::Fallback,
+        REMOTE,
+        Authority::SensorFault,
+    ]
+    .into_iter()
+    .map(Authority::by)
+    .find(|by| *by == name)
 }

@@ -9,7 +9,7 @@ use crate::words;
 
 /// The rules for the LED.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct LightingSettings {
     /// Who may decide.
     pub mode: Mode,
     /// The local rule switches on below this light, in the sensor's unit.
@@ -155,7 +155,7 @@ impl Rules {
     }
 }
 
-impl Settings {
+impl LightingSettings {
     /// The rules in them.
     pub fn rules(&self) -> Rules {
         Rules {
@@ -209,7 +209,7 @@ impl Mode {
 pub enum Lease {
     /// So long after the last sign of life.
     For(Duration),
-    /// As long as the link stands.
+    /// As long as the link is up.
     WhileLinked,
 }
 

@@ -224,7 +224,7 @@ fn exit_of_led(error: &LedError) -> Exit {
     match error {
         LedError::Pi(error) => exit_of_pi(error),
         LedError::Denied(_) | LedError::ReadOnly(_) => Exit::Permission,
-        LedError::Missing(_) | LedError::NotAFile(_) | LedError::Rubbish { .. } => {
+        LedError::Missing(_) | LedError::NotAFile(_) | LedError::Invalid { .. } => {
             Exit::Configuration
         }
         LedError::Io { .. } | LedError::Stuck { .. } => Exit::Software,

@@ -5,42 +5,44 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-type Chore = Box<dyn FnOnce() + Send>;
+type Task = Box<dyn FnOnce() + Send>;
 
 /// Does what it is given, one after the other.
 #[derive(Debug)]
-pub struct Chores {
-    chores: Sender<Chore>,
+pub struct BlockingTasks {
+    tasks: Sender<Task>,
     /// Closes when the thread has ended.
     over: Receiver<()>,
 }
 
-impl Chores {
+impl BlockingTasks {
     /// Nothing to do yet.
     pub fn start() -> Self {
-        let (chores, given) = channel::<Chore>();
+        let (tasks, given) = channel::<Task>();
         let (told, over) = channel();
         let work = move || {
-            for chore in given {
-                chore();
+            for task in given {
+                task();
             }
             drop(told);
         };
-        // Without a thread each chore is done where it is given.
-        let _ = thread::Builder::new().name("chores".into()).spawn(work);
-        Self { chores, over }
+        // Without a thread each task is done where it is given.
+        let _ = thread::Builder::new()
+            .name("blocking-tasks".into())
+            .spawn(work);
+        Self { tasks, over }
     }
 
     /// Takes one more; returns at once.
-    pub fn add(&self, chore: impl FnOnce() + Send + 'static) {
-        if let Err(SendError(chore)) = self.chores.send(Box::new(chore)) {
-            chore();
+    pub fn add(&self, task: impl FnOnce() + Send + 'static) {
+        if let Err(SendError(task)) = self.tasks.send(Box::new(task)) {
+            task();
         }
     }
 
     /// Takes no more; whether all was done within `limit`.
     pub fn finish(self, limit: Duration) -> bool {
-        drop(self.chores);
+        drop(self.tasks);
         self.over.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }
 }
@@ -50,25 +52,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chores_are_done_in_order_and_one_that_hangs_is_left() {
+    fn tasks_are_done_in_order_and_one_that_hangs_is_left() {
         let (sender, done) = channel();
-        let chores = Chores::start();
+        let tasks = BlockingTasks::start();
         for n in 0..100 {
             let sender = sender.clone();
-            chores.add(move || sender.send(n).expect("heard"));
+            tasks.add(move || sender.send(n).expect("heard"));
         }
-        assert!(chores.finish(Duration::from_secs(30)));
+        assert!(tasks.finish(Duration::from_secs(30)));
         drop(sender);
         assert_eq!(
             done.iter().collect::<Vec<_>>(),
             (0..100).collect::<Vec<_>>()
         );
         let (release, hangs) = channel::<()>();
-        let chores = Chores::start();
-        chores.add(move || {
+        let tasks = BlockingTasks::start();
+        tasks.add(move || {
             let _ = hangs.recv();
         });
-        assert!(!chores.finish(Duration::from_millis(10)));
+        assert!(!tasks.finish(Duration::from_millis(10)));
         drop(release);
     }
 }

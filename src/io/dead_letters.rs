@@ -8,17 +8,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The file's name in the backlog's folder.
-const FILE: &str = "refused.jsonl";
+const FILE: &str = "dead-letter.jsonl";
 /// A file this large is put behind, in the place of the one that was there.
 const LARGE: u64 = 1024 * 1024;
 
 /// Where refused records are kept.
 #[derive(Debug, Clone)]
-pub struct Aside {
+pub struct DeadLetters {
     path: PathBuf,
 }
 
-impl Aside {
+impl DeadLetters {
     /// In `folder`, which may not be there yet.
     pub fn in_folder(folder: &Path) -> Self {
         Self {
@@ -53,10 +53,10 @@ mod tests {
     #[test]
     fn lines_are_kept_within_two_files_of_bounded_size() {
         let folder = tempfile::tempdir().expect("a folder");
-        let aside = Aside::in_folder(folder.path());
+        let dead_letters = DeadLetters::in_folder(folder.path());
         let line = "x".repeat(400_000);
         for _ in 0..10 {
-            aside.add(&line).expect("written");
+            dead_letters.add(&line).expect("written");
         }
         let files: Vec<u64> = fs::read_dir(folder.path())
             .expect("readable")

@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Finding;
-use crate::by_hand;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::io::backlog::inspect;
 use crate::io::rules::KeptRules;
 use crate::logic::{View, words};
+use crate::manual;
 
 /// The disk: which kind, whether it may be written, how much room there is.
 pub fn disk(folder: &Path) -> Vec<Finding> {
@@ -35,7 +35,7 @@ pub fn disk(folder: &Path) -> Vec<Finding> {
             "disk",
             Exit::Software,
             seen(&format!("{}, read-only", mount.kind())),
-            "records would be kept in memory alone: mount it writable, or set `backlog.path`",
+            "records would be kept in memory only: mount it writable, or set `backlog.path`",
         ),
         Some(mount) if !mount.lasts() => Finding::warn(
             "disk",
@@ -46,7 +46,7 @@ pub fn disk(folder: &Path) -> Vec<Finding> {
             "disk",
             Exit::Software,
             seen("a full disk"),
-            "records are kept in memory alone: make room",
+            "records are kept in memory only: make room",
         ),
         Some(mount) => Finding::ok("disk", seen(&mount.kind())),
         None => Finding::ok("disk", seen("a disk")),
@@ -84,12 +84,12 @@ pub fn backlog(config: &Config, view: Option<&View>) -> Vec<Finding> {
             "backlog",
             Exit::Software,
             format!(
-                "a running nightlight cannot use its store; {} in memory alone",
+                "a running nightlight cannot use its store; {} in memory only",
                 words::counted(view.backlog, "record")
             ),
             "`journalctl -u nightlight` says why",
         ),
-        None => match by_hand::holder(config) {
+        None => match manual::holder(config) {
             Some(holder) => Finding::warn(
                 "backlog",
                 format!("a running nightlight has it ({holder}), and does not answer this user"),
