@@ -19,8 +19,8 @@
 //! - The thread pool is a static of seven threads that are made at the first use and never end, each of
 //!   which wakes once a second. Nothing but sled's `cfg(miri)` avoids them, so a daemon opens no store
 //!   until it has something to put in; after an outage they stay until the process ends.
-//! - An iterator that goes backward costs 1 MB for good: [`Tree::last_at_or_before`] looks forward from
-//!   further and further back. Iterators read whole pages, which stay in the cache: large stores are not
+//! - An iterator that goes backward (`Iterator::last` too) brings a constant of 1 MB into the program, the
+//!   highest key: [`Tree::last_at_or_before`] looks forward from further and further back. Iterators read whole pages, which stay in the cache: large stores are not
 //!   counted. The cache evicts by shard and not by size, and 2 MB is the least that helps.
 //! - Space never shrinks: a drained store is removed and the next one begins small.
 
@@ -153,7 +153,7 @@ impl Tree {
             let seq = at.seq.saturating_sub(back);
             let start = format::entry_key(Key { seq, ..at });
             let range = self.db.range(start..=format::entry_key(at));
-            if let Some(item) = range.last() {
+            if let Some(item) = range.fold(None, |_, item| Some(item)) {
                 return self.entry(item).map(Some);
             }
             if seq == 0 {
