@@ -104,7 +104,7 @@ pub async fn forget(database: &Database, device: &str) -> Result<Option<usize>, 
     for run in read::runs(&mut conn, device).await? {
         loop {
             match database
-                .within(gone::step(&mut conn, device, run.run))
+                .within(gone::step(&mut conn, device, run.run, None))
                 .await?
             {
                 0 => break,

@@ -62,6 +62,16 @@ impl Intervals {
             .is_some_and(|(_, end)| *end >= number)
     }
 
+    /// How many numbers of `from..=to` are in it.
+    pub fn count_within(&self, (from, to): (u64, u64)) -> u64 {
+        self.iter()
+            .map(|(begin, end)| (begin.max(from), end.min(to)))
+            .filter(|(begin, end)| begin <= end)
+            .fold(0, |sum: u64, (begin, end)| {
+                sum.saturating_add((end - begin).saturating_add(1))
+            })
+    }
+
     /// How many numbers are in it.
     pub fn count(&self) -> u64 {
         self.iter().fold(0, |sum: u64, (from, to)| {
@@ -153,6 +163,7 @@ mod tests {
                 model.extend(new);
             }
             prop_assert_eq!(set.count(), model.len() as u64);
+            prop_assert_eq!(set.count_within((10, 30)), model.range(10..=30).count() as u64);
             let there: BTreeSet<u64> = set.iter().flat_map(|(from, to)| from..=to).collect();
             prop_assert_eq!(&there, &model);
             for (from, to) in set.clone().insert(1, 70) {

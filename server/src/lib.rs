@@ -13,7 +13,7 @@
 //!
 //! Reading order: `wire` and `topics` (pure), `store` with `ingest` (the transaction) and `account`,
 //! `decision` (pure), `keeper` (the task that writes), `session`, `shell` (the loop) with `outbox` and
-//! `printer`; `books` is what a person asks at the command line.
+//! `printer`; `keep` deletes what is old; `books` is what a person asks at the command line.
 
 mod account;
 mod books;
@@ -23,6 +23,7 @@ mod decision;
 mod doctor;
 mod import;
 mod intervals;
+mod keep;
 mod keeper;
 mod outbox;
 mod printer;

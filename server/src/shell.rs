@@ -21,6 +21,7 @@ use nightlight_logic::time::rfc3339;
 use crate::account::Report;
 use crate::config::Config;
 use crate::decision::{Decider, Reading};
+use crate::keep;
 use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
 use crate::outbox::Outbox;
 use crate::printer::Printer;
@@ -69,7 +70,14 @@ pub async fn run(
         config.broker.url(),
         config.database.address
     );
+    let newest = keeper.reports.iter().map(|report| &report.last_seen).max();
+    let keep = config
+        .keep
+        .map(|keep| keep::start(config.database.clone(), keep, newest.cloned()));
     Shell::new(config, keeper, words).run(stop, show).await;
+    if let Some(keep) = keep {
+        keep.abort();
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::topics::{Devices, Pattern, Topics, is_device_id};
 /// The session at the broker has this name when nobody gives it another.
 const CLIENT_ID: &str = "nightlight-server";
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The configuration, as good as the layers give it; it counts only if `layers` has no problem after.
@@ -20,6 +21,7 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
     let broker = broker(layers, &keys::BROKER, CLIENT_ID);
     let database = database(layers);
     let devices = parsed(layers, &keys::DEVICES_ID, Devices::parse);
+    let keep = layers.duration_or(&keys::DATABASE_KEEP, "forever", HOUR..=100_000 * DAY);
     let max_devices = layers.whole(&keys::DEVICES_MAX, 1..=10_000_000);
     let topics = topics(layers);
     let status_topic = status_topic(layers, topics.as_ref());
@@ -40,6 +42,7 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
     Some(Config {
         broker,
         database: database?,
+        keep,
         devices: devices?,
         max_devices: usize::try_from(max_devices).unwrap_or(usize::MAX),
         topics: topics?,

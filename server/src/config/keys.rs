@@ -40,6 +40,7 @@ keys! {
     DATABASE_URL = "database.url", Text("sqlite:///var/lib/nightlight-server/nightlight.db");
     DATABASE_PASSWORD_FILE = "database.password_file", Text("");
     DATABASE_TIMEOUT = "database.timeout", Text("10s");
+    DATABASE_KEEP = "database.keep", Text("forever");
 
     DEVICES_ID = "devices.id", Text("+");
     DEVICES_MAX = "devices.max", Whole(100_000);

@@ -28,6 +28,8 @@ pub struct Config {
     pub broker: Broker,
     /// Where records are kept.
     pub database: Database,
+    /// Records are deleted this long after they were received; none: never.
+    pub keep: Option<Duration>,
     /// Whom to serve.
     pub devices: Devices,
     /// More are refused.
@@ -108,10 +110,12 @@ impl Config {
             .map(|group| format!("  group     {}: {}\n", group.name, group.members.join(", ")))
             .collect();
         format!(
-            "  broker    {} as {}\n  database  {}\n  devices   {}, {} at most\n  LEDs      on below {}, off above {}; a command holds {}\n{}  status    {}\n",
+            "  broker    {} as {}\n  database  {}, records are kept {}\n  devices   {}, {} at most\n  LEDs      on below {}, off above {}; a command holds {}\n{}  status    {}\n",
             self.broker.url(),
             self.broker.client_id,
             self.database.address,
+            self.keep
+                .map_or_else(|| "forever".to_owned(), values::in_words),
             self.devices.filter(),
             self.max_devices,
             self.threshold.on_below,
@@ -210,6 +214,10 @@ mod tests {
             (
                 "[database]\nurl = \"postgres://u:hunter2@h/d\"\n",
                 "database.password_file",
+            ),
+            (
+                "[database]\nkeep = \"400 years ago\"\n",
+                "database.keep: \"400 years ago\" is not a duration",
             ),
             ("[database]\nurl = \"sqlite://\"\n", "names no file"),
             (

@@ -2,6 +2,7 @@
 //!
 //! In each step the account changes with the rows: what was received and is deleted counts as deleted.
 
+use nightlight_logic::time::rfc3339;
 use uuid::Uuid;
 
 use super::account::Run;
@@ -11,18 +12,26 @@ use crate::intervals::Intervals;
 /// Records of one step: a transaction that others have to wait for.
 const STEP: usize = 2_000;
 
-/// Deletes the oldest records of a run, at most so many as fit into one step; gives their number.
+/// Deletes the first records of a run, at most so many as fit into one step, and only as far as they were
+/// received before `before_ms`; gives their number.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn step(conn: &mut Conn, device: &str, run: Uuid) -> Result<usize, Fault> {
+pub async fn step(
+    conn: &mut Conn,
+    device: &str,
+    run: Uuid,
+    before_ms: Option<i64>,
+) -> Result<usize, Fault> {
     conn.begin().await?;
-    match delete(conn, device, run).await {
+    let deleted = delete(conn, device, run, before_ms.map(rfc3339)).await;
+    match deleted {
         Ok(count) => {
             conn.commit().await?;
             Ok(count)
         }
         Err(fault) => {
+            // The transaction is over either way.
             let _ = conn.rollback().await;
             Err(fault)
         }
@@ -55,7 +64,12 @@ pub async fn device(conn: &mut Conn, device: &str) -> Result<bool, Fault> {
     Ok(known > 0)
 }
 
-async fn delete(conn: &mut Conn, device: &str, run: Uuid) -> Result<usize, Fault> {
+async fn delete(
+    conn: &mut Conn,
+    device: &str,
+    run: Uuid,
+    before: Option<String>,
+) -> Result<usize, Fault> {
     // The row that whoever writes for this device locks first.
     let lock = "update devices set last_seen = last_seen where device = $1";
     conn.execute(lock, &[device.into()]).await?;
@@ -71,18 +85,30 @@ async fn delete(conn: &mut Conn, device: &str, run: Uuid) -> Result<usize, Fault
         deletions: serde_json::from_str(&row.text(2)?.unwrap_or_default()).unwrap_or_default(),
         ..Run::default()
     };
-    let sql =
-        format!("select seq from records where device = $1 and run = $2 order by seq limit {STEP}");
+    let sql = format!(
+        "select seq, received_at from records where device = $1 and run = $2 order by seq limit {STEP}"
+    );
     let mut seqs = Intervals::default();
     for row in conn.rows(&sql, &of).await? {
+        // Times of one form sort as text.
+        if before.is_some() && row.time(1)? >= before {
+            break;
+        }
         let seq = row.count(0)?;
         seqs.insert(seq, seq);
+    }
+    if seqs.ranges() == 0 {
+        return Ok(0);
     }
     for range in seqs.iter() {
         account.delete(range, range.1 - range.0 + 1);
         let values = [device.into(), run.into(), range.0.into(), range.1.into()];
-        let sql = "delete from records where device = $1 and run = $2 and seq between $3 and $4";
-        conn.execute(sql, &values).await?;
+        for table in ["records", "outages"] {
+            let sql = format!(
+                "delete from {table} where device = $1 and run = $2 and seq between $3 and $4"
+            );
+            conn.execute(&sql, &values).await?;
+        }
     }
     let ranges = account.deletions.json();
     let values = [

@@ -379,8 +379,9 @@ async fn losses(
             let run = runs.entry(of.clone()).or_default();
             if is_new {
                 for range in run.lose((loss.from, loss.to), loss.count) {
-                    let received = received(conn, &of, range).await?;
-                    run.lost_received += received;
+                    // What was received and is deleted by now was received all the same.
+                    let deleted = run.deletions.count_within(range);
+                    run.lost_received += received(conn, &of, range).await? + deleted;
                 }
                 changed.insert(of.clone());
             }

@@ -105,6 +105,31 @@ pub async fn runs(conn: &mut Conn, device: &str) -> Result<Vec<RunReport>, Fault
     rows.iter().map(run).collect()
 }
 
+/// Runs behind `after` whose first record was received before `before_ms`; a page of them, empty at the end.
+///
+/// # Errors
+/// Those of the database.
+pub async fn old_runs(
+    conn: &mut Conn,
+    after: (&str, Uuid),
+    before_ms: i64,
+) -> Result<Vec<(String, Uuid)>, Fault> {
+    let sql = format!(
+        "select device, run from runs where (device, run) > ($1, $2) and received > 0 and \
+         (select received_at from records where records.device = runs.device and \
+         records.run = runs.run order by seq limit 1) < $3 order by device, run limit {PAGE}"
+    );
+    let values = [after.0.into(), after.1.into(), Value::Time(Some(before_ms))];
+    let rows = conn.rows(&sql, &values).await?;
+    let run = |row: &Row| {
+        Ok((
+            row.text(0)?.unwrap_or_default(),
+            row.run(1)?.unwrap_or_default(),
+        ))
+    };
+    rows.iter().map(run).collect()
+}
+
 /// The first ranges of a run that are missing.
 ///
 /// # Errors

@@ -470,7 +470,10 @@ fn what_is_deleted_is_neither_missing_nor_asked_for_again() {
                 .map(|seq| reading(run, seq))
                 .collect();
             put(&mut conn, "pi", &some).await;
-            assert_eq!(forget::step(&mut conn, "pi", run).await.unwrap(), 2_000);
+            assert_eq!(
+                forget::step(&mut conn, "pi", run, None).await.unwrap(),
+                2_000
+            );
             let (last, counts) = books(&mut conn, "pi").await[0];
             assert_eq!(
                 (last, counts.received, counts.deleted, counts.missing),
@@ -489,6 +492,53 @@ fn what_is_deleted_is_neither_missing_nor_asked_for_again() {
             assert!(forget::device(&mut conn, "pi").await.unwrap());
             assert!(!forget::device(&mut conn, "pi").await.unwrap());
             assert!(books(&mut conn, "pi").await.is_empty());
+        });
+    });
+}
+
+#[test]
+fn what_was_kept_as_long_as_wanted_goes_and_the_account_stays() {
+    with_each(|place| {
+        let (old, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let some: Vec<_> = (1..=10).map(|seq| reading(old, seq)).collect();
+            put(&mut conn, "pi", &some).await;
+            let payloads = [reading(old, 12), reading(new, 1)];
+            let mut later = batch(payloads.map(|json| ("pi", json)));
+            later.now_ms += 1_000;
+            ingest(&mut conn, &later).await.unwrap();
+            let runs = read::old_runs(&mut conn, ("", Uuid::nil()), NOW_MS + 1).await;
+            assert_eq!(runs.unwrap(), [("pi".to_owned(), old)]);
+            let mut step = async |before| {
+                forget::step(&mut conn, "pi", old, Some(before))
+                    .await
+                    .unwrap()
+            };
+            assert_eq!(step(NOW_MS).await, 0);
+            assert_eq!(step(NOW_MS + 1).await, 10);
+            assert_eq!(step(NOW_MS + 1).await, 0);
+            // The device tells of a gap in which there is what was deleted: it was received all the same.
+            put(&mut conn, "pi", &[loss(old, 9, 11, 3)]).await;
+            let (last, counts) = books(&mut conn, "pi").await[0];
+            assert_eq!(
+                (
+                    last,
+                    counts.received,
+                    counts.deleted,
+                    counts.lost,
+                    counts.missing
+                ),
+                (12, 1, 10, 1, 0)
+            );
+            assert!(
+                read::missing(&mut conn, "pi", old)
+                    .await
+                    .unwrap()
+                    .is_empty()
+            );
+            let (_, counts) = books(&mut conn, "pi").await[1];
+            assert_eq!((counts.received, counts.deleted), (1, 0));
         });
     });
 }

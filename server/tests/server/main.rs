@@ -38,6 +38,7 @@ mod sqlite {
         what_a_device_gave_up_is_lost_and_nothing_is_missing
         hostile_payloads_are_counted_and_do_nothing
         the_books_are_open_while_it_runs
+        what_is_older_than_keep_is_deleted_beside_the_work
         a_loss_told_by_itself_is_acked_by_its_range
         a_large_message_on_any_topic_ends_nothing
         signals_that_mean_nothing_here_do_no_harm
@@ -65,6 +66,7 @@ mod on_postgres {
         hostile_payloads_are_counted_and_do_nothing
         the_books_are_open_while_it_runs
         a_loss_told_by_itself_is_acked_by_its_range
+        what_is_older_than_keep_is_deleted_beside_the_work
         #[ignore = "long"]
         without_the_server_the_backlog_stays_and_with_it_it_drains
         #[ignore = "long"]

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::postgres::Cluster;
@@ -25,6 +26,7 @@ pub enum Store {
 pub struct Server {
     folder: TempDir,
     child: Option<Child>,
+    url: String,
 }
 
 impl Server {
@@ -53,6 +55,7 @@ impl Server {
         Self {
             folder,
             child: None,
+            url,
         }
     }
 
@@ -101,6 +104,27 @@ impl Server {
         let output = self.command(name).args(more).output().expect("it runs");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Carries a statement out in the database, behind the server's back.
+    pub fn sql(&self, sql: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let done = match self.url.starts_with("sqlite") {
+                true => {
+                    let mut conn = SqliteConnection::connect(&self.url).await.expect("open");
+                    conn.execute(sql).await.map(drop)
+                }
+                false => {
+                    let mut conn = PgConnection::connect(&self.url).await.expect("open");
+                    conn.execute(sql).await.map(drop)
+                }
+            };
+            done.expect("carried out");
+        });
     }
 
     pub fn account(&self) -> String {

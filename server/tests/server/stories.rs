@@ -357,6 +357,41 @@ pub fn the_books_are_open_while_it_runs(store: Store) {
     server.stop();
 }
 
+/// Records of long ago go while the server runs, and are neither missing nor taken again.
+pub fn what_is_older_than_keep_is_deleted_beside_the_work(store: Store) {
+    let broker = Broker::start();
+    let ear = ear(broker.port);
+    let mut server = Server::start(&store, broker.port, "keep = \"400d\"\n");
+    eventually("it is on line", || status(&ear) == "online");
+    let device = Listener::start("pi-h", broker.port);
+    eventually("the device listens", || device.listens());
+    let run = "0b7e0000-0000-4000-8000-000000000001";
+    let tell = |seq: u64| {
+        let record = json!({"light": seq, "run": run, "seq": seq});
+        device.publish("telemetry", record.to_string());
+    };
+    (1..=5).for_each(tell);
+    eventually("they are kept", || account(&ear, "pi-h")["received"] == 5);
+    server.stop();
+    server.sql("update records set received_at = '2020-01-01T00:00:00.000Z' where seq < 4");
+    server.run();
+    eventually("the old ones are gone", || {
+        server.read("log").contains("deleted 3 records")
+    });
+    eventually("it is on line again", || status(&ear) == "online");
+    (3..=6).for_each(tell);
+    eventually("the account is right", || {
+        let account = account(&ear, "pi-h");
+        account["received"] == 3 && account["deleted"] == 3 && account["twice"] == 3
+    });
+    server.stop();
+    let text = server.account();
+    assert!(
+        text.starts_with("pi-h: 3 received, 3 twice, 0 lost, 0 missing, 3 deleted\n"),
+        "{text}"
+    );
+}
+
 /// A loss that is told by itself is acked by its range, each time it comes; what was received all the same
 /// counts as received.
 pub fn a_loss_told_by_itself_is_acked_by_its_range(store: Store) {
