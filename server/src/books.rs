@@ -2,9 +2,12 @@
 
 use std::io::Write;
 
+use nightlight_common::clock::Clock;
+
 use crate::account::readable;
+use crate::decision::Subject;
 use crate::store::read::{self, Kept, Span};
-use crate::store::{Conn, Database, Fault, forget as gone};
+use crate::store::{Conn, Database, Fault, forget as gone, switches};
 
 /// How records are written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +117,28 @@ pub async fn forget(database: &Database, device: &str) -> Result<Option<usize>, 
     }
     let known = database.within(gone::device(&mut conn, device)).await?;
     Ok(known.then_some(records))
+}
+
+/// Switches an LED by hand, or those of a group; none leaves it to the rules again. False for a device that is
+/// not known.
+///
+/// # Errors
+/// Those of the database.
+pub async fn switch(
+    database: &Database,
+    subject: &Subject,
+    led_on: Option<bool>,
+) -> Result<bool, Fault> {
+    let mut conn = database.look().await?;
+    if let Subject::Device(device) = subject
+        && read::report(&mut conn, device).await?.is_none()
+    {
+        return Ok(false);
+    }
+    let now_ms = Clock::new().now().wall_ms;
+    let done = switches::set(&mut conn, subject, led_on, now_ms);
+    database.within(done).await?;
+    Ok(true)
 }
 
 async fn each_report(

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::books::Form;
+use crate::decision::Subject;
 use crate::store::read::Span;
 
 const EXAMPLES: &str = "\
@@ -83,6 +84,8 @@ pub enum Command {
     Export(Export),
     /// Print each device, when it was last heard of, and its account
     Devices(Devices),
+    /// Switch an LED by hand; it holds until told otherwise
+    Switch(Switch),
     /// Delete all that is known of a device
     Forget(Forget),
     /// Take the records that `export` or the earlier `nightlight server --export` wrote
@@ -122,6 +125,31 @@ pub struct Devices {
     pub json: bool,
 }
 
+/// Whose LED to switch, and how.
+#[derive(Debug, Args, PartialEq)]
+pub struct Switch {
+    /// The device, or the group with --group
+    #[arg(value_name = "ID")]
+    pub name: String,
+    /// auto leaves it to the rules again
+    #[arg(value_name = "TO")]
+    pub to: SwitchTo,
+    /// All devices of a group
+    #[arg(long)]
+    pub group: bool,
+}
+
+/// How to switch.
+#[derive(Debug, Clone, Copy, clap::ValueEnum, PartialEq, Eq)]
+pub enum SwitchTo {
+    /// The LED is on
+    On,
+    /// The LED is off
+    Off,
+    /// The rules decide
+    Auto,
+}
+
 /// Whom to forget.
 #[derive(Debug, Args, PartialEq)]
 pub struct Forget {
@@ -136,6 +164,25 @@ pub struct Import {
     /// The file; - is the standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+impl Switch {
+    /// Whose.
+    pub fn subject(&self) -> Subject {
+        match self.group {
+            true => Subject::Group(self.name.clone()),
+            false => Subject::Device(self.name.clone()),
+        }
+    }
+
+    /// What it is to be; none leaves it to the rules.
+    pub fn led_on(&self) -> Option<bool> {
+        match self.to {
+            SwitchTo::On => Some(true),
+            SwitchTo::Off => Some(false),
+            SwitchTo::Auto => None,
+        }
+    }
 }
 
 impl Export {
@@ -226,6 +273,7 @@ mod tests {
             "nightlight-server",
             "nightlight-server dance",
             "nightlight-server forget",
+            "nightlight-server switch pi-1 dim",
             "nightlight-server export --from yesterday",
         ] {
             assert_eq!(exit_of(&read(line).unwrap_err()), Exit::Usage, "{line}");

@@ -12,13 +12,14 @@
 //! devices then keep their records and decide by themselves.
 //!
 //! Reading order: `wire` and `topics` (pure), `store` with `ingest` (the transaction) and `account`,
-//! `decision` (pure), `keeper` (the task that writes), `session`, `shell` (the loop) with `outbox` and
+//! `rules` and `decision` (pure), `control`, `switchboard` (what is switched by hand), `keeper` (the task that writes), `session`, `shell` (the loop) with `outbox` and
 //! `printer`; `keep` deletes what is old; `books` is what a person asks at the command line.
 
 mod account;
 mod books;
 pub mod cli;
 pub mod config;
+mod control;
 mod decision;
 mod doctor;
 mod import;
@@ -28,13 +29,15 @@ mod keeper;
 mod outbox;
 mod printer;
 mod room;
+mod rules;
 mod session;
 mod shell;
 mod store;
+mod switchboard;
 mod topics;
 mod wire;
 
-pub use books::{account, devices, export, forget};
+pub use books::{account, devices, export, forget, switch};
 pub use doctor::examine;
 pub use import::import;
 pub use shell::run;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use nightlight_common::{log, signals};
 use nightlight_server::cli::{self, Cli, Command, Exit};
 use nightlight_server::config::{Config, ConfigError};
-use nightlight_server::{Fault, account, devices, examine, export, forget, import, run};
+use nightlight_server::{Fault, account, devices, examine, export, forget, import, run, switch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -89,6 +89,7 @@ fn carry_out(runtime: &Runtime, cli: Cli) -> Exit {
             ))),
             Err(fault) => Err(fault),
         },
+        Command::Switch(how) => switched(runtime, &config, &how, &mut out),
         Command::Import(how) => take_in(runtime, &config, &how.file, &mut out),
     };
     let written = out.flush();
@@ -99,6 +100,34 @@ fn carry_out(runtime: &Runtime, cli: Cli) -> Exit {
             Exit::Software
         }
         (Err(fault), _) => failed(&fault),
+    }
+}
+
+fn switched(
+    runtime: &Runtime,
+    config: &Config,
+    how: &cli::Switch,
+    out: &mut impl Write,
+) -> Result<(), Fault> {
+    let name = &how.name;
+    let is_known = !how.group || config.groups.iter().any(|group| group.name == *name);
+    let is_kept = || runtime.block_on(switch(&config.database, &how.subject(), how.led_on()));
+    let word = match how.led_on() {
+        Some(true) => "on, by hand",
+        Some(false) => "off, by hand",
+        None => "as the rules say",
+    };
+    match is_known && is_kept()? {
+        true => {
+            let _ = writeln!(out, "{name}: {word}");
+            Ok(())
+        }
+        false if how.group => Err(Fault::Other(format!(
+            "there is no group {name:?} in the configuration"
+        ))),
+        false => Err(Fault::Other(format!(
+            "there is no device {name:?} in the database; `nightlight-server devices` names them"
+        ))),
     }
 }
 

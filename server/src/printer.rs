@@ -22,7 +22,8 @@ pub struct Printer {
 #[derive(Debug)]
 struct Seen {
     report: Report,
-    decided: Option<(f64, Option<bool>)>,
+    light: Option<f64>,
+    decided: Option<Option<bool>>,
 }
 
 impl Printer {
@@ -42,12 +43,13 @@ impl Printer {
     /// A device's account has changed.
     pub fn take(&mut self, report: Report) {
         self.changed.insert(report.device.clone());
-        let decided = self
-            .devices
-            .remove(&report.device)
-            .and_then(|seen| seen.decided);
-        self.devices
-            .insert(report.device.clone(), Seen { report, decided });
+        let before = self.devices.remove(&report.device);
+        let seen = Seen {
+            light: before.as_ref().and_then(|seen| seen.light),
+            decided: before.and_then(|seen| seen.decided),
+            report,
+        };
+        self.devices.insert(seen.report.device.clone(), seen);
     }
 
     /// A device is known no more.
@@ -56,9 +58,16 @@ impl Printer {
     }
 
     /// What was decided about a device's LED.
-    pub fn decided(&mut self, device: &str, light: f64, led_on: Option<bool>) {
+    pub fn decided(&mut self, device: &str, led_on: Option<bool>) {
         if let Some(seen) = self.devices.get_mut(device) {
-            seen.decided = Some((light, led_on));
+            seen.decided = Some(led_on);
+        }
+    }
+
+    /// What a device has read last.
+    pub fn light(&mut self, device: &str, light: f64) {
+        if let Some(seen) = self.devices.get_mut(device) {
+            seen.light = Some(light);
         }
     }
 
@@ -95,12 +104,16 @@ impl Printer {
 
 impl Seen {
     fn line(&self) -> String {
-        let line = self.report.line();
-        match self.decided {
-            Some((light, Some(true))) => format!("{line}; light {light}, LED on"),
-            Some((light, Some(false))) => format!("{line}; light {light}, LED off"),
-            Some((light, None)) => format!("{line}; light {light}, undecided"),
-            None => line,
+        let mut line = self.report.line();
+        if let Some(light) = self.light {
+            line.push_str(&format!("; light {light}"));
         }
+        line.push_str(match self.decided {
+            Some(Some(true)) => ", LED on",
+            Some(Some(false)) => ", LED off",
+            Some(None) => ", undecided",
+            None => "",
+        });
+        line
     }
 }

@@ -4,39 +4,34 @@
 //! kept, and only then it is acked to the device and acknowledged to the broker, in that order, so
 //! that a server killed at any point is sent again what it had not told. `main` calls [`run`].
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rumqttc::Publish;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use nightlight_common::clock::Clock;
-use nightlight_common::config::values::in_words;
 use nightlight_common::mqtt::TooLarge;
-use nightlight_logic::time::rfc3339;
 
 use crate::account::Report;
 use crate::config::Config;
-use crate::decision::{Decider, Reading};
+use crate::control::{Control, Decided};
+use crate::decision::{Decider, Switches};
 use crate::keep;
 use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
 use crate::outbox::Outbox;
 use crate::printer::Printer;
 use crate::session::{Door, Heard, Session};
 use crate::store::Fault;
+use crate::switchboard;
 use crate::topics::{Lane, Topics};
 use crate::wire;
 
 /// With more under way than this nothing more is read for now.
 const MOST_WAITING: usize = 2_000;
 const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
-/// Devices whose newest reading waits to be decided about.
-const MOST_READINGS: usize = 100_000;
-/// A reading is decided about when nothing newer is there, and after this time in any case.
-const DECIDE_WITHIN: Duration = Duration::from_millis(50);
 /// Accounts are published so often, and so many at a time.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 const PUBLISH_MOST: usize = 200;
@@ -74,7 +69,9 @@ pub async fn run(
     let keep = config
         .keep
         .map(|keep| keep::start(config.database.clone(), keep, newest.cloned()));
-    Shell::new(config, keeper, words).run(stop, show).await;
+    let switches = switchboard::start(config.database.clone());
+    let shell = Shell::new(config, keeper, words, switches);
+    shell.run(stop, show).await;
     if let Some(keep) = keep {
         keep.abort();
     }
@@ -90,18 +87,14 @@ struct Shell {
     clock: Clock,
     keeper: Keeper,
     words: UnboundedReceiver<Word>,
-    decider: Decider,
+    switches: UnboundedReceiver<Switches>,
+    control: Control,
     printer: Printer,
     link: Link,
     database_is_good: bool,
     keeper_has_ended: bool,
     sessions: u64,
     attempts: u32,
-    /// The newest live readings, to be decided about.
-    readings: HashMap<String, Reading>,
-    readings_since: Option<Instant>,
-    issued_ms: i64,
-    expiry_ms: i64,
     out: Outbox,
     /// Handed to the keeper in this session and not yet kept.
     waiting: usize,
@@ -130,8 +123,19 @@ enum Link {
 
 impl Shell {
     /// With a store that is open.
-    fn new(settings: Config, keeper: Keeper, words: UnboundedReceiver<Word>) -> Self {
+    fn new(
+        settings: Config,
+        keeper: Keeper,
+        words: UnboundedReceiver<Word>,
+        switches: UnboundedReceiver<Switches>,
+    ) -> Self {
         let now = Instant::now();
+        let decider = Decider::new(
+            settings.rules,
+            settings.lease,
+            &settings.groups,
+            settings.max_devices,
+        );
         let filters = settings.topics.filters(&settings.devices).to_vec();
         let status_topic = settings.status_topic;
         let parent = status_topic
@@ -148,16 +152,13 @@ impl Shell {
             clock: Clock::new(),
             keeper,
             words,
-            decider: Decider::new(settings.threshold, settings.lease, &settings.groups),
+            switches,
+            control: Control::new(decider, settings.expiry),
             link: Link::Down { retry_at: now },
             database_is_good: true,
             keeper_has_ended: false,
             sessions: 0,
             attempts: 0,
-            readings: HashMap::new(),
-            readings_since: None,
-            issued_ms: 0,
-            expiry_ms: i64::try_from(settings.expiry.as_millis()).unwrap_or(i64::MAX),
             out: Outbox::default(),
             waiting: 0,
             waiting_bytes: 0,
@@ -188,6 +189,7 @@ impl Shell {
                 () = &mut stop => break,
                 Some(()) = show.recv() => self.printer.print_all(),
                 Some(word) = self.words.recv() => self.hear_keeper(word),
+                Some(switches) = self.switches.recv() => self.switch(switches),
                 heard = next(&mut self.link), if self.has_room() => self.hear_broker(heard),
                 () = tokio::time::sleep_until(deadline) => {}
             }
@@ -293,7 +295,7 @@ impl Shell {
 
     fn state(&mut self, device: &str, payload: &[u8]) -> Option<Told> {
         if let Some(works) = wire::sensor_ok(payload) {
-            self.decider.sensor(device, works);
+            self.control.sensor(device, works);
         }
         let text = std::str::from_utf8(payload).ok()?;
         let fits = text.len() <= STATE_BYTES && !text.contains('\0') && !text.is_empty();
@@ -304,14 +306,12 @@ impl Shell {
         let now = self.clock.now();
         let payload = wire::read(&publish.payload, lane, now.synced.then_some(now.wall_ms));
         if let Some(works) = payload.sensor_ok {
-            self.decider.sensor(device, works);
+            self.control.sensor(device, works);
         }
         // What the broker kept may be of any age.
-        if let Some(reading) = payload.reading.filter(|_| !publish.retain)
-            && (self.readings.len() < MOST_READINGS || self.readings.contains_key(device))
-        {
-            self.readings.insert(device.to_owned(), reading);
-            self.readings_since.get_or_insert(Instant::now());
+        if let Some(reading) = payload.reading.filter(|_| !publish.retain) {
+            self.printer.light(device, reading.light);
+            self.control.reading(device, reading);
         }
         payload
     }
@@ -372,37 +372,32 @@ impl Shell {
         self.changed.extend(kept.changed);
     }
 
-    /// Decides about the newest readings. Of a burst that waited at the broker only the newest counts.
     fn decide_if_due(&mut self) {
-        let Some(since) = self.readings_since else {
-            return;
-        };
         let Link::Up { session, .. } = &self.link else {
             return;
         };
-        let more_may_come = !session.is_idle() && since.elapsed() < DECIDE_WITHIN;
-        if more_may_come || self.out.is_pressed() {
-            return;
+        if self.control.is_due(session.is_idle()) && !self.out.is_pressed() {
+            let decided = self.control.decide(self.clock.now());
+            self.command(decided);
         }
-        self.readings_since = None;
-        let now = self.clock.now();
-        // Devices take an earlier time for an earlier command.
-        self.issued_ms = self.issued_ms.max(now.wall_ms);
-        let issued_at = rfc3339(self.issued_ms);
-        let expires_at = rfc3339(self.issued_ms.saturating_add(self.expiry_ms));
-        for (device, reading) in std::mem::take(&mut self.readings) {
-            let decision = self.decider.read(&device, reading, now.boot);
-            self.printer
-                .decided(&device, reading.light, decision.led_on);
-            if let Some(led_on) = decision.led_on {
-                let command = wire::Command {
-                    led_on,
-                    id: Uuid::new_v4(),
-                    issued_at: &issued_at,
-                    expires_at: &expires_at,
-                    lease: &in_words(decision.lease),
-                };
-                self.publish_first(self.topics.commands.of(&device), false, command.json());
+    }
+
+    /// What is switched by hand has changed.
+    fn switch(&mut self, switches: Switches) {
+        let decided = self.control.switch(switches, self.clock.now());
+        self.command(decided);
+    }
+
+    fn command(&mut self, decided: Vec<Decided>) {
+        for Decided {
+            device,
+            led_on,
+            command,
+        } in decided
+        {
+            self.printer.decided(&device, led_on);
+            if let Some(command) = command {
+                self.publish_first(self.topics.commands.of(&device), false, command);
             }
         }
     }
@@ -480,8 +475,7 @@ impl Shell {
             retry_at: Instant::now() + wait,
         };
         self.out = Outbox::default();
-        self.readings.clear();
-        self.readings_since = None;
+        self.control.clear();
         (self.waiting, self.waiting_bytes) = (0, 0);
         self.changed.extend(self.printer.devices());
     }
@@ -501,8 +495,8 @@ impl Shell {
         if let Link::Down { retry_at } = self.link {
             deadline = deadline.min(retry_at.max(now + Duration::from_millis(10)));
         }
-        if let Some(since) = self.readings_since {
-            deadline = deadline.min(since + DECIDE_WITHIN);
+        if let Some(due) = self.control.deadline() {
+            deadline = deadline.min(due);
         }
         if self.out.waits() {
             deadline = deadline.min(now + Duration::from_millis(20));

@@ -117,6 +117,59 @@ impl Layers {
         lists
     }
 
+    /// The tables of a section that people name, in the order of their names, each with its values: from the
+    /// file (`[section.name]`), and key by key from the environment, which wins. What is no table, and a key
+    /// that is not among `keys`, is a problem.
+    pub fn tables(
+        &mut self,
+        section: &str,
+        keys: &[&str],
+    ) -> BTreeMap<String, BTreeMap<String, ValueKind>> {
+        let beginning = format!("{section}.");
+        let mut given = Vec::new();
+        for (path, value) in &self.in_file {
+            match (path.strip_prefix(&beginning), value) {
+                (None, _) => {}
+                (Some(name), ValueKind::Table(table)) => {
+                    for (key, value) in BTreeMap::from_iter(table) {
+                        given.push((false, name.to_owned(), key.clone(), value.kind.clone()));
+                    }
+                }
+                (Some(name), _) => {
+                    given.push((false, name.to_owned(), String::new(), ValueKind::Nil))
+                }
+            }
+        }
+        for (path, value) in &self.in_environment {
+            if let Some(path) = path.strip_prefix(&beginning) {
+                let (name, key) = path.rsplit_once('.').unwrap_or((path, ""));
+                given.push((true, name.to_owned(), key.to_owned(), value.clone()));
+            }
+        }
+        let mut tables: BTreeMap<String, BTreeMap<String, ValueKind>> = BTreeMap::new();
+        for (is_environment, name, key, value) in given {
+            if keys.contains(&key.as_str()) {
+                tables.entry(name).or_default().insert(key, value);
+                continue;
+            }
+            let place = match (is_environment, &self.file) {
+                (false, Some(file)) => file.as_str(),
+                _ => "environment",
+            };
+            let known = keys.join(", ");
+            let line = match key.is_empty() {
+                true => format!(
+                    "{place}: {section}.{name}: is no table; write [{section}.{name}] and below it some of: {known}"
+                ),
+                false => {
+                    format!("{place}: {section}.{name}.{key}: unknown key; there are: {known}")
+                }
+            };
+            self.problems.push(on_one_line(&line));
+        }
+        tables
+    }
+
     /// A variable of the environment that is not ours, unless empty.
     pub fn variable(&self, name: &str) -> Option<&str> {
         let value = self.environment.get(name)?;

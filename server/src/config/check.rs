@@ -5,8 +5,8 @@ use std::time::Duration;
 use nightlight_common::config::broker::broker;
 use nightlight_common::config::{Key, Layers};
 
-use super::{Config, keys};
-use crate::decision::{Group, Threshold};
+use super::{Config, keys, rules};
+use crate::decision::Group;
 use crate::store::{Address, Database};
 use crate::topics::{Devices, Pattern, Topics, is_device_id};
 
@@ -25,7 +25,7 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
     let max_devices = layers.whole(&keys::DEVICES_MAX, 1..=10_000_000);
     let topics = topics(layers);
     let status_topic = status_topic(layers, topics.as_ref());
-    let threshold = threshold(layers);
+    let rules = rules::rules(layers);
     let lease = layers.duration(&keys::CONTROL_LEASE, SECOND..=DAY);
     let expiry = layers.duration(&keys::CONTROL_EXPIRY, SECOND..=DAY);
     let groups = groups(layers);
@@ -47,7 +47,7 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
         max_devices: usize::try_from(max_devices).unwrap_or(usize::MAX),
         topics: topics?,
         status_topic,
-        threshold,
+        rules: rules?,
         lease,
         expiry,
         groups,
@@ -136,22 +136,6 @@ fn status_topic(layers: &mut Layers, topics: Option<&Topics>) -> String {
         );
     }
     topic
-}
-
-fn threshold(layers: &mut Layers) -> Threshold {
-    let on_below = layers.number(&keys::CONTROL_ON_BELOW, f64::MIN..=f64::MAX);
-    let off_above = layers.number(&keys::CONTROL_OFF_ABOVE, f64::MIN..=f64::MAX);
-    let comparable = layers.are_good(&[&keys::CONTROL_ON_BELOW, &keys::CONTROL_OFF_ABOVE]);
-    if comparable && on_below > off_above {
-        layers.problem(
-            &keys::CONTROL_ON_BELOW,
-            format!("{on_below} is above control.off_above, {off_above}; the LED would not know; lower it"),
-        );
-    }
-    Threshold {
-        on_below,
-        off_above,
-    }
 }
 
 fn groups(layers: &mut Layers) -> Vec<Group> {

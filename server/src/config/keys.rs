@@ -6,13 +6,16 @@ use nightlight_common::keys;
 
 /// The section whose keys people name: groups of devices.
 pub(super) const GROUPS: &str = "groups";
+/// The section with a table for each device or group that has rules of its own, and their keys.
+pub(super) const RULES: &str = "rules";
+pub(super) const RULE_KEYS: [&str; 5] = ["on_below", "off_above", "from", "to", "time_zone"];
 
 /// The server's keys.
 pub(super) static SCHEMA: Schema = Schema {
     prefix: "NIGHTLIGHT_SERVER",
     not_keys: &["NIGHTLIGHT_SERVER_LOG"],
     keys: ALL,
-    lists: &[GROUPS],
+    lists: &[GROUPS, RULES],
 };
 
 /// How to reach the broker.
@@ -56,6 +59,9 @@ keys! {
 
     CONTROL_ON_BELOW = "control.on_below", Number(300.0);
     CONTROL_OFF_ABOVE = "control.off_above", Number(350.0);
+    CONTROL_FROM = "control.from", Text("");
+    CONTROL_TO = "control.to", Text("");
+    CONTROL_TIME_ZONE = "control.time_zone", Text("");
     CONTROL_LEASE = "control.lease", Text("15s");
     CONTROL_EXPIRY = "control.expiry", Text("1m");
 }

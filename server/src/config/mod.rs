@@ -1,11 +1,12 @@
 //! The server's configuration: defaults, a TOML file and the environment in, a checked [`Config`] out.
 //!
 //! - `keys`: every key and its default
-//! - `check`: what values may be, and what fits together
+//! - `check`: what values may be, and what fits together; `rules`: those of the decisions
 //! - nightlight-common's `config`: which layer a value comes from, and whether it is of the right kind
 
 mod check;
 mod keys;
+mod rules;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use nightlight_common::config::{Broker, Layers, on_one_line, values};
 
-use crate::decision::{Group, Threshold};
+use crate::decision::Group;
+use crate::rules::{Rule, Rules};
 use crate::store::Database;
 use crate::topics::{Devices, Topics};
 
@@ -38,8 +40,8 @@ pub struct Config {
     pub topics: Topics,
     /// Where to say `online` and `offline`. Accounts are published beside it, on `account/{id}`.
     pub status_topic: String,
-    /// When it is dark.
-    pub threshold: Threshold,
+    /// When LEDs are on.
+    pub rules: Rules,
     /// How long a command holds, at least.
     pub lease: Duration,
     /// How long a command may be on its way.
@@ -104,13 +106,19 @@ impl Config {
 
     /// What the server would do, for a person.
     pub fn summary(&self) -> String {
+        let mut own: Vec<_> = self.rules.own.iter().collect();
+        own.sort_by_key(|(name, _)| *name);
+        let own: Vec<String> = own
+            .into_iter()
+            .map(|(name, rule)| format!("  rule      {name}: {}\n", rule_in_words(rule)))
+            .collect();
         let groups: Vec<String> = self
             .groups
             .iter()
             .map(|group| format!("  group     {}: {}\n", group.name, group.members.join(", ")))
             .collect();
         format!(
-            "  broker    {} as {}\n  database  {}, records are kept {}\n  devices   {}, {} at most\n  LEDs      on below {}, off above {}; a command holds {}\n{}  status    {}\n",
+            "  broker    {} as {}\n  database  {}, records are kept {}\n  devices   {}, {} at most\n  LEDs      {}; a command holds {}\n{}{}  status    {}\n",
             self.broker.url(),
             self.broker.client_id,
             self.database.address,
@@ -118,13 +126,27 @@ impl Config {
                 .map_or_else(|| "forever".to_owned(), values::in_words),
             self.devices.filter(),
             self.max_devices,
-            self.threshold.on_below,
-            self.threshold.off_above,
+            rule_in_words(&self.rules.usual),
             values::in_words(self.lease),
+            own.concat(),
             groups.concat(),
             self.status_topic,
         )
     }
+}
+
+fn rule_in_words(rule: &Rule) -> String {
+    let threshold = rule.threshold;
+    let mut words = format!(
+        "on below {}, off above {}",
+        threshold.on_below, threshold.off_above
+    );
+    if let Some(window) = &rule.window {
+        let zone = window.zone.iana_name().unwrap_or("local time");
+        let (from, to) = (window.from.strftime("%H:%M"), window.to.strftime("%H:%M"));
+        words.push_str(&format!(", from {from} to {to} ({zone})"));
+    }
+    words
 }
 
 impl fmt::Display for ConfigError {
@@ -171,6 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn rules_take_what_they_leave_out_from_control() {
+        let text = "[control]\noff_above = 400.0\nfrom = \"18:00\"\nto = \"06:30\"\ntime_zone = \"UTC\"\n\
+                    [groups]\nhall = [\"a\", \"b\"]\n[rules.hall]\non_below = 200\n\
+                    [rules.\"pi.7\"]\nfrom = \"08:00\"\ntime_zone = \"Europe/Berlin\"\n";
+        let env = ("NIGHTLIGHT_SERVER_RULES__HALL__OFF_ABOVE", "250.5");
+        let config = load(text, &[env]).unwrap();
+        let summary = config.summary();
+        for line in [
+            "LEDs      on below 300, off above 400, from 18:00 to 06:30 (UTC);",
+            "rule      hall: on below 200, off above 250.5, from 18:00 to 06:30 (UTC)\n",
+            "rule      pi.7: on below 300, off above 400, from 08:00 to 06:30 (Europe/Berlin)\n",
+        ] {
+            assert!(summary.contains(line), "{summary}");
+        }
+        assert_eq!(config.rules.of("b", Some("hall")).threshold.on_below, 200.0);
+    }
+
+    #[test]
     fn every_problem_is_named_with_what_to_do() {
         for (text, what) in [
             ("[groups]\nhall = 3\n", "groups.hall: is no list of names"),
@@ -193,6 +233,39 @@ mod tests {
             ),
             ("[devices]\nid = \"a/b\"\n", "x.toml: devices.id"),
             ("[control]\non_below = 400.0\n", "x.toml: control.on_below"),
+            (
+                "[control]\nfrom = \"18:00\"\n",
+                "x.toml: control.to: is empty",
+            ),
+            (
+                "[control]\nfrom = \"dusk\"\nto = \"06:00\"\n",
+                "x.toml: control.from: \"dusk\" is no time of day",
+            ),
+            (
+                "[control]\nfrom = \"18:00\"\nto = \"18:00\"\n",
+                "x.toml: control.to: is the same as",
+            ),
+            (
+                "[control]\ntime_zone = \"Mars/Olympus\"\n",
+                "x.toml: control.time_zone: \"Mars/Olympus\" is no time zone",
+            ),
+            (
+                "[rules.hall]\non_below = 400\n",
+                "rules.hall.on_below: 400 is above rules.hall.off_above, 350",
+            ),
+            (
+                "[rules.hall]\non_bellow = 1\n",
+                "x.toml: rules.hall.on_bellow: unknown key; there are: on_below,",
+            ),
+            ("[rules]\nhall = 3\n", "x.toml: rules.hall: is no table"),
+            (
+                "[rules.hall]\non_below = \"dark\"\n",
+                "rules.hall.on_below: is no number",
+            ),
+            (
+                "[rules.hall]\nfrom = \"25:00\"\nto = \"06:00\"\n",
+                "rules.hall.from: \"25:00\" is no time of day",
+            ),
             ("[control]\nlease = \"25h\"\n", "x.toml: control.lease"),
             ("[topics]\nacks = \"acks\"\n", "x.toml: topics.acks"),
             (

@@ -51,6 +51,7 @@ pub async fn device(conn: &mut Conn, device: &str) -> Result<bool, Fault> {
         "delete from losses where device = $1",
         "delete from outages where device = $1",
         "delete from runs where device = $1",
+        "delete from switches where kind = 'device' and name = $1",
     ] {
         match conn.execute(sql, &[device.into()]).await {
             Ok(rows) => known += rows,

@@ -9,6 +9,7 @@ pub mod conn;
 pub mod forget;
 pub mod ingest;
 pub mod read;
+pub mod switches;
 #[cfg(test)]
 mod tests;
 
@@ -27,12 +28,20 @@ pub use account::Counts;
 pub use conn::{Conn, Row, Value};
 
 /// Each version of the tables, oldest first: for SQLite and for PostgreSQL. None is ever changed.
-const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
-    1,
-    "first",
-    include_str!("../../migrations/sqlite/0001_first.sql"),
-    include_str!("../../migrations/postgres/0001_first.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
+    (
+        1,
+        "first",
+        include_str!("../../migrations/sqlite/0001_first.sql"),
+        include_str!("../../migrations/postgres/0001_first.sql"),
+    ),
+    (
+        2,
+        "switches",
+        include_str!("../../migrations/sqlite/0002_switches.sql"),
+        include_str!("../../migrations/postgres/0002_switches.sql"),
+    ),
+];
 /// The other one writes for so long at most.
 const BUSY: Duration = Duration::from_secs(5);
 /// A file that grew to this in a burst is cut back.

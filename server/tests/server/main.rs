@@ -39,6 +39,7 @@ mod sqlite {
         hostile_payloads_are_counted_and_do_nothing
         the_books_are_open_while_it_runs
         what_is_older_than_keep_is_deleted_beside_the_work
+        an_led_switched_by_hand_stays_until_told_otherwise
         a_loss_told_by_itself_is_acked_by_its_range
         a_large_message_on_any_topic_ends_nothing
         signals_that_mean_nothing_here_do_no_harm
@@ -67,6 +68,7 @@ mod on_postgres {
         the_books_are_open_while_it_runs
         a_loss_told_by_itself_is_acked_by_its_range
         what_is_older_than_keep_is_deleted_beside_the_work
+        an_led_switched_by_hand_stays_until_told_otherwise
         #[ignore = "long"]
         without_the_server_the_backlog_stays_and_with_it_it_drains
         #[ignore = "long"]

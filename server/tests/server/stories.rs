@@ -357,6 +357,53 @@ pub fn the_books_are_open_while_it_runs(store: Store) {
     server.stop();
 }
 
+/// A switch by hand comes before threshold, majority and hours, at once and over a restart.
+pub fn an_led_switched_by_hand_stays_until_told_otherwise(store: Store) {
+    let broker = Broker::start();
+    let ear = ear(broker.port);
+    // Closed at every time but one minute of the day.
+    let more = "[groups]\nyard = [\"pi-j\"]\n[rules.yard]\nfrom = \"03:00\"\nto = \"03:01\"\n\
+                time_zone = \"UTC\"\n";
+    let mut server = Server::start(&store, broker.port, more);
+    eventually("it is on line", || status(&ear) == "online");
+    let devices = ["pi-i", "pi-j"].map(|id| Listener::start(id, broker.port));
+    let commanded = |n: usize, led_on: bool| {
+        eventually("it is commanded", || {
+            let reading = json!({"light": 5});
+            devices[n].publish("telemetry", reading.to_string());
+            std::thread::sleep(Duration::from_millis(50));
+            let command = devices[n].on("commands").last().cloned();
+            command.is_some_and(|command| command["led_on"] == led_on)
+        });
+    };
+    eventually("they listen", || devices.iter().all(Listener::listens));
+    commanded(0, true);
+    commanded(1, false);
+    let complaint = server.command("switch").args(["pi-x", "on"]).output();
+    assert_eq!(complaint.expect("it runs").status.code(), Some(70));
+    eventually("it is known", || {
+        let output = server.command("switch").args(["pi-i", "off"]).output();
+        output.expect("it runs").stdout == b"pi-i: off, by hand\n"
+    });
+    // Without another reading.
+    eventually("it is told at once", || {
+        devices[0].on("commands").last().expect("a command")["led_on"] == false
+    });
+    let printed = server.print("switch", &["--group", "yard", "on"]);
+    assert_eq!(printed, "yard: on, by hand\n");
+    commanded(1, true);
+    server.stop();
+    server.run();
+    eventually("it is on line", || status(&ear) == "online");
+    commanded(0, false);
+    commanded(1, true);
+    server.print("switch", &["--group", "yard", "auto"]);
+    server.print("switch", &["pi-i", "auto"]);
+    commanded(0, true);
+    commanded(1, false);
+    server.stop();
+}
+
 /// Records of long ago go while the server runs, and are neither missing nor taken again.
 pub fn what_is_older_than_keep_is_deleted_beside_the_work(store: Store) {
     let broker = Broker::start();

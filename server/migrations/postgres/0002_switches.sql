@@ -1,0 +1,10 @@
+-- Column for column the same as ../sqlite/0002_switches.sql; a test compares them.
+
+-- LEDs that are switched by hand, until told otherwise.
+create table switches (
+    kind   text not null,     -- device or group
+    name   text not null,     -- its id or name
+    led_on boolean not null,
+    set_at timestamptz not null,
+    primary key (kind, name)
+);

@@ -1,0 +1,136 @@
+//! What decides, joined to its inputs: the newest live readings and the switches by hand in, commands out.
+//!
+//! Of a burst of readings that waited at the broker only the newest of each device counts. The shell hands
+//! readings in, asks when a decision is due, and publishes the commands.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use nightlight_common::config::values::in_words;
+use nightlight_logic::time::{Now, rfc3339};
+
+use crate::decision::{Decider, Decision, Moment, Reading, Switches};
+use crate::wire;
+
+/// Devices whose newest reading waits to be decided about.
+const MAX_READINGS: usize = 100_000;
+/// A reading is decided about when nothing newer is there, and after this time in any case.
+const DECIDE_WITHIN: Duration = Duration::from_millis(50);
+
+/// Decides about the LEDs.
+#[derive(Debug)]
+pub struct Control {
+    decider: Decider,
+    readings: HashMap<String, Reading>,
+    since: Option<Instant>,
+    issued_ms: i64,
+    expiry_ms: i64,
+}
+
+/// What is decided about a device.
+#[derive(Debug)]
+pub struct Decided {
+    /// The device.
+    pub device: String,
+    /// The LED; none while its group is in two minds.
+    pub led_on: Option<bool>,
+    /// The command, as JSON; there is none without a decision.
+    pub command: Option<String>,
+}
+
+impl Control {
+    /// Commands may be on their way for `expiry`.
+    pub fn new(decider: Decider, expiry: Duration) -> Self {
+        Self {
+            decider,
+            readings: HashMap::new(),
+            since: None,
+            issued_ms: 0,
+            expiry_ms: i64::try_from(expiry.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// A live reading came.
+    pub fn reading(&mut self, device: &str, reading: Reading) {
+        if self.readings.len() < MAX_READINGS || self.readings.contains_key(device) {
+            self.readings.insert(device.to_owned(), reading);
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether the sensor of a device works, as it says.
+    pub fn sensor(&mut self, device: &str, works: bool) {
+        self.decider.sensor(device, works);
+    }
+
+    /// The session is over: what was read in it is of the past.
+    pub fn clear(&mut self) {
+        self.readings.clear();
+        self.since = None;
+    }
+
+    /// Whether it is time to decide; `is_idle` when nothing more has come so far.
+    pub fn is_due(&self, is_idle: bool) -> bool {
+        self.since
+            .is_some_and(|since| is_idle || since.elapsed() >= DECIDE_WITHIN)
+    }
+
+    /// When it will be.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + DECIDE_WITHIN)
+    }
+
+    /// Decides about the newest readings.
+    pub fn decide(&mut self, now: Now) -> Vec<Decided> {
+        self.since = None;
+        let decided: Vec<(String, Decision)> = std::mem::take(&mut self.readings)
+            .into_iter()
+            .map(|(device, reading)| {
+                let decision = self.decider.read(&device, reading, moment(now));
+                (device, decision)
+            })
+            .collect();
+        self.commands(decided, now)
+    }
+
+    /// These are switched by hand from now on, and no others.
+    pub fn switch(&mut self, switches: Switches, now: Now) -> Vec<Decided> {
+        let decided = self.decider.switch(switches, moment(now));
+        self.commands(decided, now)
+    }
+
+    fn commands(&mut self, decided: Vec<(String, Decision)>, now: Now) -> Vec<Decided> {
+        // Devices take an earlier time for an earlier command.
+        self.issued_ms = self.issued_ms.max(now.wall_ms);
+        let issued_at = rfc3339(self.issued_ms);
+        let expires_at = rfc3339(self.issued_ms.saturating_add(self.expiry_ms));
+        let command = |decision: Decision| {
+            let command = wire::Command {
+                led_on: decision.led_on?,
+                id: Uuid::new_v4(),
+                issued_at: &issued_at,
+                expires_at: &expires_at,
+                lease: &in_words(decision.lease),
+            };
+            Some(command.json())
+        };
+        decided
+            .into_iter()
+            .map(|(device, decision)| Decided {
+                device,
+                led_on: decision.led_on,
+                command: command(decision),
+            })
+            .collect()
+    }
+}
+
+fn moment(now: Now) -> Moment {
+    Moment {
+        boot: now.boot,
+        wall_ms: now.wall_ms,
+    }
+}
