@@ -330,6 +330,8 @@ fn previous_runs(
     changed: &mut BTreeSet<Of>,
 ) -> Acks {
     let mut acks = Acks::new();
+    // Of two arrivals in one batch the first was inserted; the other may say anything.
+    let mut told = HashSet::new();
     for (device, from) in &batch.devices {
         for stretch in from.records.chunk_by(|a, b| a.run == b.run) {
             let Some(first) = stretch.first() else {
@@ -338,8 +340,10 @@ fn previous_runs(
             let acked = acks.entry((device.clone(), first.run)).or_default();
             for record in stretch {
                 acked.insert(record.seq, record.seq);
+                let key = (device.as_str(), record.run, record.seq);
                 if let Some((previous, last)) = record.previous
-                    && fresh.contains(&(device.as_str(), record.run, record.seq))
+                    && fresh.contains(&key)
+                    && told.insert(key)
                 {
                     let of = (device.clone(), previous);
                     if let Some(run) = runs.get_mut(&of) {

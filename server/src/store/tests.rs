@@ -497,6 +497,12 @@ fn what_is_deleted_is_neither_missing_nor_asked_for_again() {
 }
 
 #[test]
+fn of_two_first_records_in_one_batch_the_first_tells_of_the_run_before() {
+    let told = |last| Step::Previous(1, 0, (0, last));
+    with_each(|place| check(&place, vec![told(1), told(2)]).unwrap());
+}
+
+#[test]
 fn what_was_kept_as_long_as_wanted_goes_and_the_account_stays() {
     with_each(|place| {
         let (old, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
