@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
 use nightlight::io::backlog::inspect;
-use nightlight::io::backlog::lock::{self, NotLocked, RunLock};
 use nightlight::io::clock::{BUILT_MS, Clock};
 use nightlight::io::rules::KeptRules;
+use nightlight::io::state_lock::{self, NotLocked, RunLock};
 use nightlight::io::web;
 use nightlight::logic::words;
 use nightlight::{daemon, doctor, logic, manual};
@@ -151,7 +151,7 @@ fn run(config: Config) -> Exit {
 }
 
 /// Refuses to run beside another daemon.
-fn another_runs(folder: &Path, holder: lock::Holder) -> Exit {
+fn another_runs(folder: &Path, holder: state_lock::Holder) -> Exit {
     let text = format!(
         "another nightlight runs with the state folder {}: {holder}. This one has touched nothing. \
          `nightlight status` shows the other one. Stop it first (`sudo systemctl stop nightlight` if it is \
@@ -230,7 +230,7 @@ fn look_into(how: &cli::Backlog) -> Exit {
     | cli::Backlog::List(folder)
     | cli::Backlog::Export(folder)
     | cli::Backlog::Verify(folder)) = how;
-    if let Some(holder) = lock::holder(&folder.path, manual::boot_time()) {
+    if let Some(holder) = state_lock::holder(&folder.path, manual::boot_time()) {
         tracing::error!(
             "the backlog in {} belongs to a running nightlight: {holder}; `nightlight status` says how much \
              is in it, and when that one is stopped this command looks into it",

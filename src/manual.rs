@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 
 use crate::cli::Exit;
 use crate::config::{Config, LedDriver};
-use crate::io::backlog::lock::{self, BootTime, Holder};
 use crate::io::clock::Clock;
 use crate::io::led::{Led, LedError};
 use crate::io::pi::PiError;
 use crate::io::sensor::{self, Sensor, SensorError};
+use crate::io::state_lock::{self, BootTime, Holder};
 use crate::io::web;
 use crate::logic::View;
 
@@ -44,7 +44,7 @@ pub async fn running(config: &Config) -> Option<View> {
 
 /// Who runs a daemon with this configuration's state folder, also where it does not answer this user.
 pub fn holder(config: &Config) -> Option<Holder> {
-    lock::holder(&config.backlog.path, boot_time())
+    state_lock::holder(&config.backlog.path, boot_time())
 }
 
 /// The boot clock, as a state folder's lock wants it.

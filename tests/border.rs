@@ -29,8 +29,9 @@ const NOT_IN_LOGIC: [&str; 20] = [
     "crate::daemon",
 ];
 
-/// What files of `io` may share: the pins and the bus of the board, and the threads that wait for devices.
-const SHARED_IN_IO: [&str; 2] = ["pi", "device_thread"];
+/// What files of `io` may share: the pins and the bus of the board, the threads that wait for devices, and
+/// folders whose names survive a power cut.
+const SHARED_IN_IO: [&str; 3] = ["pi", "device_thread", "folder"];
 
 #[test]
 fn logic_names_nothing_of_the_world() {

@@ -3,7 +3,7 @@
 //! For a person to read: nothing reads it back. It has a bound; when that is reached the file before it
 //! makes room. The daemon writes it when the controller orders it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ impl DeadLetters {
     /// The file cannot be written.
     pub fn add(&self, line: &str) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
+        super::folder::create(folder)?;
         if fs::metadata(&self.path).is_ok_and(|file| file.len() >= LARGE) {
             fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
         }
@@ -42,7 +42,7 @@ impl DeadLetters {
             .open(&self.path)?;
         file.write_all(format!("{line}\n").as_bytes())?;
         file.sync_data()?;
-        File::open(folder)?.sync_all()
+        super::folder::sync(folder)
     }
 }
 

@@ -4,7 +4,7 @@
 //! each start. It reads them once and writes them when the controller orders it. The file is looked at like
 //! anything from outside: beside the loop, and only if it is a small ordinary file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ impl KeptRules {
     /// The file cannot be written.
     pub fn keep(&self, rules: &RulesPatch) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
+        super::folder::create(folder)?;
         let next = self.path.with_extension("next");
         // What a power cut left there, or anything else: it is never opened, since that might block.
         match fs::remove_file(&next) {
@@ -116,7 +116,7 @@ impl KeptRules {
         file.write_all(&serde_json::to_vec(rules)?)?;
         file.sync_all()?;
         fs::rename(&next, &self.path)?;
-        File::open(folder)?.sync_all()
+        super::folder::sync(folder)
     }
 }
 

@@ -20,10 +20,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::io::folder;
 use crate::logic::Entry;
 use crate::logic::telemetry::Loss;
 
-use super::dir::sync_folder;
 use super::run::{NOT_STORED, Run, loss};
 
 /// Bytes of a slot.
@@ -190,7 +190,7 @@ fn make(path: &Path) -> io::Result<()> {
     let mut file = fs::File::create(path)?;
     file.write_all(&[0; 2 * SLOT])?;
     file.sync_all()?;
-    path.parent().map_or(Ok(()), sync_folder)
+    path.parent().map_or(Ok(()), folder::sync)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
+use crate::io::folder;
+
 const MB: u64 = 1024 * 1024;
 /// Below this no commit is begun, whatever the file system: three segments of sled.
 const MIN_FLOOR: u64 = 3 * MB / 2;
@@ -111,7 +113,7 @@ impl StoreDir {
     /// # Errors
     /// When the folder cannot be made or cleared.
     pub(super) fn prepare(&self) -> Result<(), Fault> {
-        create_synced(&self.path).map_err(|error| self.fault(&error))?;
+        folder::create(&self.path).map_err(|error| self.fault(&error))?;
         let finish = || -> io::Result<()> {
             remove_any(&self.old_store())?;
             remove_any(&self.part())?;
@@ -120,7 +122,7 @@ impl StoreDir {
                 remove_any(&self.new_store())?;
             } else if self.new_store().symlink_metadata().is_ok() {
                 fs::rename(self.new_store(), self.store())?;
-                sync_folder(&self.path)?;
+                folder::sync(&self.path)?;
             }
             Ok(())
         };
@@ -139,7 +141,7 @@ impl StoreDir {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 other => other?,
             }
-            sync_folder(&self.path)?;
+            folder::sync(&self.path)?;
             remove_any(&self.old_store())
         };
         remove().map_err(|error| self.fault(&error))
@@ -154,13 +156,13 @@ impl StoreDir {
         let aside = self.free_name();
         let swap = || -> io::Result<Option<PathBuf>> {
             fs::rename(self.part(), self.new_store())?;
-            sync_folder(&self.path)?;
+            folder::sync(&self.path)?;
             let there = self.store().symlink_metadata().is_ok();
             if there {
                 fs::rename(self.store(), &aside)?;
             }
             fs::rename(self.new_store(), self.store())?;
-            sync_folder(&self.path)?;
+            folder::sync(&self.path)?;
             Ok(there.then(|| aside.clone()))
         };
         let moved = swap().map_err(|error| self.fault(&error))?;
@@ -309,14 +311,6 @@ impl StoreDir {
 const EMFILE: i32 = Errno::MFILE.raw_os_error();
 const ENFILE: i32 = Errno::NFILE.raw_os_error();
 
-/// Makes the names in a folder survive a power cut.
-///
-/// # Errors
-/// As the system gives them.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// Makes a folder and all in it, one level deep and below, survive a power cut.
 ///
 /// # Errors
@@ -331,7 +325,7 @@ pub(super) fn sync_tree(path: &Path) -> io::Result<()> {
             File::open(entry.path())?.sync_all()?;
         }
     }
-    sync_folder(path)
+    folder::sync(path)
 }
 
 /// Bytes of the files in a folder and below.
@@ -359,21 +353,4 @@ pub(super) fn remove_any(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-pub(super) fn create_synced(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        create_synced(parent)?;
-    }
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists || !path.is_dir() => {
-            return Err(error);
-        }
-        _ => {}
-    }
-    sync_folder(parent.unwrap_or(Path::new(".")))
 }

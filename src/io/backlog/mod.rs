@@ -33,8 +33,8 @@
 //! # Reading order
 //!
 //! `format` (bytes), `run`, `checkpoint`, `store` (append), `entries` (read, discard), `gaps` (give up),
-//! `tree` (everything particular to sled), `dir` (the folder), `salvage`, `opening`, `thread`. `lock` lets one daemon in; `inspect` is
-//! for people with a stopped daemon.
+//! `tree` (everything particular to sled), `dir` (the folder), `salvage`, `opening`, `thread`. `inspect` is for people with
+//! a stopped daemon.
 
 mod checkpoint;
 mod dir;
@@ -42,7 +42,6 @@ mod entries;
 mod format;
 mod gaps;
 pub mod inspect;
-pub mod lock;
 mod opening;
 mod run;
 mod salvage;

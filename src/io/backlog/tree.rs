@@ -38,9 +38,10 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use sled::{Batch, IVec};
 
+use crate::io::folder;
 use crate::logic::Key;
 
-use super::dir::{Fault, StoreDir, remove_any, sync_folder, sync_tree};
+use super::dir::{Fault, StoreDir, remove_any, sync_tree};
 use super::format::{self, ENTRY};
 
 /// Bytes of a batch, at the most.
@@ -104,7 +105,7 @@ impl Tree {
             let log = File::open(folder.join("db"))?;
             if fresh {
                 sync_tree(folder)?;
-                sync_folder(dir.path())?;
+                folder::sync(dir.path())?;
             }
             Ok((log, folder.metadata()?))
         };
@@ -280,7 +281,7 @@ pub(super) fn finish_snapshots(store: &Path) -> io::Result<()> {
         finished = true;
     }
     match finished {
-        true => sync_folder(store),
+        true => folder::sync(store),
         false => Ok(()),
     }
 }

@@ -24,8 +24,6 @@ use uuid::Uuid;
 
 use crate::config::DEFAULT_FILE;
 
-use super::dir::create_synced;
-
 /// The file's name in the state folder.
 const FILE: &str = "lock";
 /// A command that looks at the lock holds it for microseconds: a busy lock is tried again for this long.
@@ -178,7 +176,7 @@ fn lock(folder: &Path, time: BootTime) -> Result<RunLock, NotLocked> {
 /// The lock's file; where it can be neither made nor written it is read, and where there is none the folder
 /// itself is locked.
 fn open(folder: &Path, path: &Path) -> io::Result<File> {
-    create_synced(folder)?;
+    super::folder::create(folder)?;
     let writable = OpenOptions::new()
         .read(true)
         .write(true)
