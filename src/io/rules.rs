@@ -174,7 +174,7 @@ mod tests {
         fs::create_dir(kept.path()).expect("a folder");
         assert!(kept.load().is_err());
         fs::remove_dir(kept.path()).expect("removed");
-        let large = File::create(kept.path()).expect("a file");
+        let large = std::fs::File::create(kept.path()).expect("a file");
         large.set_len(1 << 30).expect("holes");
         assert!(kept.load().is_err_and(|why| why.contains("larger than")));
         fs::remove_file(kept.path()).expect("removed");
