@@ -3,24 +3,29 @@
 //! A discard is synced at once: the caller gathers them (1,000 records or a second), and an unsynced one at
 //! the end of a replay might otherwise wait for weeks, to be sent twice after a power cut then.
 
-use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 use sled::{Batch, IVec};
 
+use crate::logic::telemetry::Loss;
 use crate::logic::{Entry, Key, KeyRange};
 
 use super::dir::Fault;
 use super::format::{self, Header, Kind, Line};
-use super::run::{DAMAGED, UNREADABLE, loss};
+use super::run::{DAMAGED, Run, UNREADABLE, loss};
 use super::store::Store;
 
 /// Entries discarded in a batch, at the most.
 const MAX_DISCARDED: usize = 128;
-/// The lowest key.
+/// The lowest key, and the highest.
 pub(super) const LOWEST: Key = Key {
     run_number: 0,
     seq: 0,
+};
+pub(super) const HIGHEST: Key = Key {
+    run_number: u64::MAX,
+    seq: u64::MAX,
 };
 
 /// A chunk or a gap as it lies in the store. Its header need not be true where it is damaged, but it
@@ -32,15 +37,6 @@ pub(super) struct Stored {
     pub(super) value: IVec,
 }
 
-/// A chunk of which some records are confirmed. A crash forgets that, and they come again.
-#[derive(Debug)]
-pub(super) struct Partly {
-    /// Those that are not.
-    left: BTreeSet<u64>,
-    /// All of them.
-    count: u64,
-}
-
 /// What `read_after` gives.
 #[derive(Debug, Default)]
 pub(super) struct Page {
@@ -48,6 +44,16 @@ pub(super) struct Page {
     pub(super) entries: Vec<(Key, Entry)>,
     /// Whether there is none after them.
     pub(super) end: bool,
+}
+
+impl Page {
+    /// Of a backlog in which there is nothing.
+    pub(super) fn at_end() -> Page {
+        Page {
+            entries: Vec::new(),
+            end: true,
+        }
+    }
 }
 
 impl Stored {
@@ -61,12 +67,6 @@ impl Stored {
 
     pub(super) fn is_gap(&self) -> bool {
         self.header.kind == Kind::Gap
-    }
-}
-
-impl Partly {
-    pub(super) fn confirmed(&self) -> u64 {
-        self.count.saturating_sub(self.left.len() as u64)
     }
 }
 
@@ -89,10 +89,24 @@ impl Store {
         }
     }
 
+    /// The entries that reach into `from..=to`, in order. An error is the last.
+    pub(super) fn entries(
+        &self,
+        from: Key,
+        to: Key,
+    ) -> impl Iterator<Item = Result<Stored, Fault>> + '_ {
+        let mut at = Some(from);
+        iter::from_fn(move || {
+            let entry = self.entry_at(at?).transpose()?;
+            at = entry.as_ref().ok().map(|entry| after(entry.end()));
+            Some(entry)
+        })
+        .take_while(move |entry| entry.as_ref().map_or(true, |entry| entry.key <= to))
+    }
+
     fn stored(&self, (key, value): (Key, IVec)) -> Result<Stored, Fault> {
         let said = format::peek(&value).filter(|header| {
-            header.run_number == key.run_number
-                && header.first == key.seq
+            header.key() == key
                 && header.last >= key.seq
                 && matches!(header.kind, Kind::Chunk | Kind::Gap)
         });
@@ -107,13 +121,10 @@ impl Store {
             _ => run.high.max(key.seq),
         };
         let header = Header {
-            kind: Kind::Chunk,
             count: (last - key.seq + 1).min(format::MAX_CHUNK as u64) as u16,
-            run_number: key.run_number,
-            run: run.run,
-            boot_id: run.boot,
             first: key.seq,
             last,
+            ..Header::of_chunks(key.run_number, run.run, run.boot)
         };
         Ok(Stored { key, header, value })
     }
@@ -150,29 +161,19 @@ impl Store {
     /// Adds what an entry holds from `from` on; `false` when a part of it cannot be read.
     fn read_entry(&self, entry: &Stored, from: Key, page: &mut Page) -> bool {
         if entry.is_gap() {
-            let gap = format::unpack_gap(&entry.value);
-            if let Ok(gap) = gap {
-                if entry.key >= from {
-                    page.entries.push((entry.key, Entry::Gap(gap)));
-                }
-                return true;
-            }
-            return false;
+            let gap = format::unpack_gap(&entry.value).map(|gap| (entry.key, Entry::Gap(gap)));
+            let is_good = gap.is_ok();
+            page.entries.extend(gap.ok().filter(|_| entry.key >= from));
+            return is_good;
         }
-        let Ok((_, chunk)) = format::unpack_lines(&entry.value) else {
+        let Ok(records) = format::unpack_records(&entry.value) else {
             return false;
         };
-        if chunk.nameless > 0 || chunk.lines.iter().any(|line| line.record.is_none()) {
-            return false;
-        }
-        let left = self.partly.get(&entry.key).map(|partly| &partly.left);
-        for line in chunk.lines {
-            let key = Key {
-                seq: line.seq,
-                ..entry.key
-            };
-            let waits = key >= from && left.is_none_or(|left| left.contains(&line.seq));
-            if let Some(record) = line.record.filter(|_| waits) {
+        let some_confirmed = self.confirmed_of(entry) > 0;
+        for record in records {
+            let seq = record.seq;
+            let key = Key { seq, ..entry.key };
+            if key >= from && !(some_confirmed && self.confirmed.contains(&key)) {
                 page.entries.push((key, Entry::Record(record)));
             }
         }
@@ -181,46 +182,48 @@ impl Store {
 
     /// Puts gaps in the place of what cannot be read of an entry.
     fn repair(&mut self, entry: &Stored) -> Result<(), Fault> {
-        let (lines, reason) = match format::unpack_lines(&entry.value) {
-            Ok((_, chunk)) => (chunk.lines, UNREADABLE),
+        let (mut lines, reason) = match format::unpack_lines(&entry.value) {
+            Ok((_, lines)) => (lines, UNREADABLE),
             Err(format::Broken::Unknown) => (Vec::new(), UNREADABLE),
             Err(format::Broken::Damaged) => (Vec::new(), DAMAGED),
         };
-        let left = self.partly.get(&entry.key).map(|partly| &partly.left);
-        let left = |seq: u64| left.is_none_or(|left| left.contains(&seq));
-        let good: Vec<Line> = lines
-            .into_iter()
-            .filter(|line| line.record.is_some() && left(line.seq))
-            .collect();
+        lines.retain(|line| {
+            let seq = line.seq;
+            let is_confirmed = self.confirmed.contains(&Key { seq, ..entry.key });
+            !is_confirmed && line.record(&entry.header).is_some()
+        });
         let Header { first, last, .. } = entry.header;
-        let lost = u64::from(entry.header.count).saturating_sub(good.len() as u64);
-        let holes = holes(first, last, good.iter().map(|line| line.seq));
-        let mut batch = Batch::default();
-        self.remove_entry(&mut batch, entry);
-        self.put_around(&mut batch, &entry.header, &good, &holes);
-        for (from, to, count) in spread(&holes, lost) {
-            self.lost += count;
-            let gap = loss(entry.header.run, from, to, count, reason);
-            self.add_gap(&mut batch, entry.key.run_number, gap)?;
-        }
-        self.commit(batch)
+        let lost = u64::from(entry.header.count).saturating_sub(lines.len() as u64);
+        let holes = holes(first, last, lines.iter().map(|line| line.seq));
+        let gap = |(from, to, count)| loss(entry.header.run, from, to, count, reason);
+        let gaps: Vec<Loss> = spread(&holes, lost).into_iter().map(gap).collect();
+        self.lost += gaps.iter().map(|gap| gap.count).sum::<u64>();
+        self.rewrite(entry, &lines, gaps)
     }
 
-    /// Packs lines into chunks that do not reach over any of `holes`.
-    pub(super) fn put_around(
+    /// Puts lines and gaps, both ascending, in the place of an entry, in one batch.
+    ///
+    /// # Errors
+    /// As sled and the disk give them.
+    pub(super) fn rewrite(
         &mut self,
-        batch: &mut Batch,
-        of: &Header,
+        entry: &Stored,
         lines: &[Line],
-        holes: &[(u64, u64)],
-    ) {
+        gaps: Vec<Loss>,
+    ) -> Result<(), Fault> {
+        let mut batch = Batch::default();
+        self.remove_entry(&mut batch, entry);
         let mut rest = lines;
-        for (from, _) in holes {
-            let before = rest.partition_point(|line| line.seq < *from);
-            self.put_lines(batch, of, &rest[..before]);
+        for gap in gaps {
+            // A chunk must not reach over a gap.
+            let before = rest.partition_point(|line| line.seq < gap.from_seq);
+            self.put_lines(&mut batch, &entry.header, &rest[..before]);
             rest = &rest[before..];
+            self.add_gap(&mut batch, entry.key.run_number, gap)?;
         }
-        self.put_lines(batch, of, rest);
+        self.put_lines(&mut batch, &entry.header, rest);
+        self.commit(batch)?;
+        self.raise_low(entry.key.run_number)
     }
 
     /// Discards confirmed records, synced. An entry goes when the last of its records does.
@@ -229,17 +232,14 @@ impl Store {
     /// As sled and the disk give them.
     pub(super) fn discard(&mut self, ranges: &[KeyRange]) -> Result<(), Fault> {
         let mut done = BTreeMap::new();
-        for range in ranges.iter().filter(|range| range.from <= range.to) {
-            let mut at = Key {
+        for range in ranges {
+            let at = |seq| Key {
                 run_number: range.run_number,
-                seq: range.from,
+                seq,
             };
-            while let Some(entry) = self.entry_at(at)? {
-                if entry.key.run_number != range.run_number || entry.key.seq > range.to {
-                    break;
-                }
-                at = after(entry.end());
-                if self.is_done(&entry, range) {
+            let reached = self.entries(at(range.from), at(range.to));
+            for entry in reached.collect::<Result<Vec<_>, _>>()? {
+                if self.confirm(&entry, range) {
                     done.insert(entry.key, entry);
                 }
             }
@@ -252,45 +252,42 @@ impl Store {
             }
             self.drop_done_runs(&mut batch);
             self.commit(batch)?;
-            for entry in some {
-                self.raise_low(entry.key)?;
-            }
         }
-        Ok(())
+        let runs: BTreeSet<u64> = done.iter().map(|entry| entry.key.run_number).collect();
+        runs.into_iter().try_for_each(|run| self.raise_low(run))
     }
 
     /// Notes that a range is confirmed; whether nothing of the entry is left.
-    fn is_done(&mut self, entry: &Stored, range: &KeyRange) -> bool {
-        let (from, to) = (range.from, range.to);
-        if from <= entry.header.first && entry.header.last <= to {
+    fn confirm(&mut self, entry: &Stored, range: &KeyRange) -> bool {
+        let Header { first, last, .. } = entry.header;
+        if range.from <= first && last <= range.to {
             return true;
         }
         if entry.is_gap() {
             return false;
         }
-        let partly = match self.partly.entry(entry.key) {
-            Occupied(known) => known.into_mut(),
-            Vacant(place) => {
-                // What cannot be read becomes a gap when it is read.
-                let Ok((_, chunk)) = format::unpack_lines(&entry.value) else {
-                    return false;
-                };
-                place.insert(Partly {
-                    left: chunk.lines.iter().map(|line| line.seq).collect(),
-                    count: chunk.lines.len() as u64,
-                })
-            }
+        // What cannot be read becomes a gap when it is read.
+        let Ok((_, lines)) = format::unpack_lines(&entry.value) else {
+            return false;
         };
-        partly.left.retain(|seq| !(from..=to).contains(seq));
-        partly.left.is_empty()
+        let seqs = lines.iter().map(|line| line.seq);
+        let confirmed = seqs.filter(|seq| (range.from..=range.to).contains(seq));
+        self.confirmed
+            .extend(confirmed.map(|seq| Key { seq, ..entry.key }));
+        self.confirmed_of(entry) == lines.len() as u64
+    }
+
+    /// How many records of an entry are confirmed.
+    pub(super) fn confirmed_of(&self, entry: &Stored) -> u64 {
+        self.confirmed.range(entry.key..=entry.end()).count() as u64
     }
 
     /// Takes an entry out, and off the account of its run.
     pub(super) fn remove_entry(&mut self, batch: &mut Batch, entry: &Stored) {
         batch.remove(format::entry_key(entry.key));
-        self.partly.remove(&entry.key);
-        if self.open.as_ref().is_some_and(|open| open.key == entry.key) {
-            self.open = None;
+        let confirmed = self.confirmed.range(entry.key..=entry.end());
+        for key in confirmed.copied().collect::<Vec<_>>() {
+            self.confirmed.remove(&key);
         }
         if let Some(run) = self.runs.get_mut(&entry.key.run_number) {
             match entry.is_gap() {
@@ -301,29 +298,13 @@ impl Store {
         }
     }
 
-    /// An entry is gone; no record of its run below the next chunk is held. The next batch says so.
-    pub(super) fn raise_low(&mut self, gone: Key) -> Result<(), Fault> {
-        let Some(run) = self.runs.get(&gone.run_number).copied() else {
-            return Ok(());
-        };
-        if gone.seq > run.low {
-            return Ok(());
-        }
-        let mut at = gone;
-        let mut low = run.high.saturating_add(1);
-        while let Some(entry) = self.entry_at(at)? {
-            if entry.key.run_number != gone.run_number {
-                break;
-            }
-            if !entry.is_gap() {
-                low = entry.key.seq;
-                break;
-            }
-            at = after(entry.end());
-        }
-        if let Some(run) = self.runs.get_mut(&gone.run_number) {
-            run.low = low;
-            self.dirty.insert(gone.run_number);
+    /// Entries of a run are gone: nothing below the first that is left is held. The next batch says so.
+    fn raise_low(&mut self, run_number: u64) -> Result<(), Fault> {
+        let first = self.tree.first_at_or_after(Key { run_number, seq: 0 })?;
+        let first = first.filter(|(key, _)| key.run_number == run_number);
+        if let Some(run) = self.runs.get_mut(&run_number) {
+            run.low = first.map_or(run.high.saturating_add(1), |(key, _)| key.seq);
+            self.dirty.insert(run_number);
         }
         Ok(())
     }
@@ -331,47 +312,40 @@ impl Store {
     /// Takes runs without entries out; this one and the one before stay.
     fn drop_done_runs(&mut self, batch: &mut Batch) {
         let previous = self.runs.range(..self.current).next_back().map(|(n, _)| *n);
-        let current = self.current;
-        let done: Vec<u64> = self
-            .runs
-            .iter()
-            .filter(|(number, run)| {
-                run.is_empty() && **number != current && Some(**number) != previous
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        for number in done {
-            self.runs.remove(&number);
-            self.dirty.remove(&number);
-            batch.remove(format::run_key(number));
-        }
+        let (current, dirty) = (self.current, &mut self.dirty);
+        self.runs.retain(|number, run| {
+            let stays = !run.is_empty() || *number == current || Some(*number) == previous;
+            if !stays {
+                dirty.remove(number);
+                batch.remove(format::run_key(*number));
+            }
+            stays
+        });
     }
 
     /// Nothing is left, though by the accounts of the runs there should be: a large store is not counted
     /// when it is opened, and this is where its lack shows.
     fn report_what_lacks(&mut self) -> Result<bool, Fault> {
-        let mut lacking = false;
-        for (number, run) in self.runs.clone() {
-            if run.is_empty() {
-                continue;
-            }
-            lacking = true;
-            if let Some(run) = self.runs.get_mut(&number) {
-                (run.held, run.gaps, run.bytes) = (0, 0, 0);
-                run.low = run.high.saturating_add(1);
-                self.dirty.insert(number);
-            }
+        let lacking: Vec<(u64, Run)> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| !run.is_empty())
+            .map(|(number, run)| (*number, *run))
+            .collect();
+        for (number, run) in &lacking {
+            self.runs.insert(*number, run.emptied());
+            self.dirty.insert(*number);
             let mut batch = Batch::default();
             if run.held > 0 {
                 // Which of them it was, nobody knows any more.
                 let (first, last) = (run.low.min(run.high).max(1), run.high.max(1));
                 self.lost += run.held;
                 let gap = loss(run.run, first, last, run.held, DAMAGED);
-                self.add_gap(&mut batch, number, gap)?;
+                self.add_gap(&mut batch, *number, gap)?;
             }
             self.commit(batch)?;
         }
-        Ok(lacking)
+        Ok(!lacking.is_empty())
     }
 }
 

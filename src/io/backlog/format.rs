@@ -96,23 +96,42 @@ pub(super) enum Broken {
 }
 
 /// One record as it lies in a payload.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
     /// Its number in its run.
     pub(super) seq: u64,
     /// Its JSON, without the line feed.
     pub(super) json: String,
-    /// The record, unless its body is of a kind that this version does not know.
-    pub(super) record: Option<Record>,
 }
 
-/// The records of a value, ascending by seq.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Lines {
-    /// Those with a seq.
-    pub(super) lines: Vec<Line>,
-    /// Those of which not even that could be read.
-    pub(super) nameless: u64,
+impl Header {
+    /// Of chunks of a run; which records are in one is still open.
+    pub(super) fn of_chunks(run_number: u64, run: Uuid, boot_id: Uuid) -> Header {
+        Header {
+            kind: Kind::Chunk,
+            count: 0,
+            run_number,
+            run,
+            boot_id,
+            first: 0,
+            last: 0,
+        }
+    }
+
+    /// The key of the entry.
+    pub(super) fn key(&self) -> Key {
+        Key {
+            run_number: self.run_number,
+            seq: self.first,
+        }
+    }
+}
+
+impl Line {
+    /// The record, unless its body is of a kind that this version does not know.
+    pub(super) fn record(&self, of: &Header) -> Option<Record> {
+        record(of, self.json.as_bytes())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -176,7 +195,6 @@ pub(super) fn line(record: &Record) -> Line {
         seq: record.seq,
         // Plain structs into memory: no way to fail.
         json: serde_json::to_string(&out).unwrap_or_default(),
-        record: Some(record.clone()),
     }
 }
 
@@ -333,54 +351,77 @@ pub(super) fn unpack_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(He
     Ok((header, what))
 }
 
-/// The records of a single or a chunk.
+/// The lines of a chunk, ascending. There are fewer than the header says where not even the seq of one can be
+/// read.
 ///
 /// # Errors
 /// When the bytes are damaged, unknown or no records.
-pub(super) fn unpack_lines(bytes: &[u8]) -> Result<(Header, Lines), Broken> {
-    let (header, payload) = unpack(bytes)?;
-    let inflated;
-    let plain = match header.kind {
-        Kind::Single => payload,
-        Kind::Chunk => {
-            inflated =
-                decompress_to_vec_with_limit(payload, MAX_INFLATED).map_err(|_| Broken::Damaged)?;
-            &inflated
-        }
-        Kind::Run | Kind::Gap => return Err(Broken::Unknown),
+pub(super) fn unpack_lines(bytes: &[u8]) -> Result<(Header, Vec<Line>), Broken> {
+    let (header, plain) = inflate(bytes)?;
+    let line = |json: &[u8]| {
+        let json = std::str::from_utf8(json).ok()?;
+        let seq = serde_json::from_str::<LineSeq>(json).ok()?.q;
+        let inside = (header.first..=header.last).contains(&seq);
+        inside.then(|| Line {
+            seq,
+            json: json.to_owned(),
+        })
     };
-    let mut lines = Lines::default();
-    for json in plain.split(|byte| *byte == b'\n') {
-        if let Some(line) = read_line(&header, json) {
-            lines.lines.push(line);
-        }
-    }
-    lines.lines.sort_by_key(|line| line.seq);
-    lines.lines.dedup_by_key(|line| line.seq);
-    lines.nameless = u64::from(header.count).saturating_sub(lines.lines.len() as u64);
+    let mut lines: Vec<Line> = json_lines(&plain).filter_map(line).collect();
+    lines.sort_by_key(|line| line.seq);
+    lines.dedup_by_key(|line| line.seq);
     Ok((header, lines))
 }
 
-fn read_line(header: &Header, json: &[u8]) -> Option<Line> {
-    let text = std::str::from_utf8(json).ok()?;
-    let (seq, record) = match serde_json::from_str::<LineIn>(text) {
-        Ok(line) => (
-            line.q,
-            Some(Record {
-                run: header.run,
-                seq: line.q,
-                boot_id: header.boot_id,
-                stamp: line.t,
-                body: line.d,
-            }),
-        ),
-        Err(_) => (serde_json::from_str::<LineSeq>(text).ok()?.q, None),
+/// The records of a chunk, ascending.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub(super) fn unpack_records(bytes: &[u8]) -> Result<Vec<Record>, Broken> {
+    let (header, plain) = inflate(bytes)?;
+    let mut records = Vec::with_capacity(usize::from(header.count));
+    for json in json_lines(&plain) {
+        let record = record(&header, json).ok_or(Broken::Unknown)?;
+        if records
+            .last()
+            .is_some_and(|last: &Record| last.seq >= record.seq)
+        {
+            return Err(Broken::Unknown);
+        }
+        records.push(record);
+    }
+    match records.len() == usize::from(header.count) {
+        true => Ok(records),
+        false => Err(Broken::Unknown),
+    }
+}
+
+fn inflate(bytes: &[u8]) -> Result<(Header, Vec<u8>), Broken> {
+    let (header, payload) = unpack(bytes)?;
+    let plain = match header.kind {
+        Kind::Single => payload.to_vec(),
+        Kind::Chunk => {
+            decompress_to_vec_with_limit(payload, MAX_INFLATED).map_err(|_| Broken::Damaged)?
+        }
+        Kind::Run | Kind::Gap => return Err(Broken::Unknown),
     };
-    let inside = (header.first..=header.last).contains(&seq);
-    inside.then(|| Line {
-        seq,
-        json: text.to_owned(),
-        record,
+    Ok((header, plain))
+}
+
+fn json_lines(plain: &[u8]) -> impl Iterator<Item = &[u8]> {
+    plain
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+}
+
+fn record(of: &Header, json: &[u8]) -> Option<Record> {
+    let line: LineIn = serde_json::from_slice(json).ok()?;
+    (of.first..=of.last).contains(&line.q).then_some(Record {
+        run: of.run,
+        seq: line.q,
+        boot_id: of.boot_id,
+        stamp: line.t,
+        body: line.d,
     })
 }
 
@@ -427,15 +468,7 @@ mod tests {
     }
 
     fn of() -> Header {
-        Header {
-            kind: Kind::Chunk,
-            count: 0,
-            run_number: 3,
-            run: Uuid::from_u128(0x0b7e),
-            boot_id: Uuid::from_u128(0xb007),
-            first: 0,
-            last: 0,
-        }
+        Header::of_chunks(3, Uuid::from_u128(0x0b7e), Uuid::from_u128(0xb007))
     }
 
     fn loss() -> Loss {
@@ -496,8 +529,8 @@ mod tests {
         );
         let (header, back) = unpack_lines(&bytes).unwrap();
         assert_eq!((header.first, header.last, header.count), (7, 9, 2));
-        let back: Vec<_> = back.lines.into_iter().filter_map(|l| l.record).collect();
-        assert_eq!(back, records);
+        assert_eq!(back, lines(&records));
+        assert_eq!(unpack_records(&bytes), Ok(records.to_vec()));
     }
 
     #[test]
@@ -505,10 +538,9 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         for seq in 1..=2000 {
             let light = random.f64() * 10f64.powi(random.i32(-9..9));
-            let lines = lines(&[reading(seq, light)]);
-            let (_, bytes) = pack_chunk(&of(), &lines, MAX_CHUNK).unwrap();
-            let (_, back) = unpack_lines(&bytes).unwrap();
-            assert_eq!(back.lines, lines);
+            let records = vec![reading(seq, light)];
+            let (_, bytes) = pack_chunk(&of(), &lines(&records), MAX_CHUNK).unwrap();
+            assert_eq!(unpack_records(&bytes), Ok(records));
         }
     }
 
@@ -534,13 +566,14 @@ mod tests {
             Line {
                 seq: 2,
                 json: json.to_owned(),
-                record: None,
             },
         );
         let (_, bytes) = pack_chunk(&of(), &all, MAX_CHUNK).unwrap();
-        let (_, back) = unpack_lines(&bytes).unwrap();
-        assert_eq!(back.lines, all);
-        assert_eq!(back.nameless, 0);
+        let (header, back) = unpack_lines(&bytes).unwrap();
+        assert_eq!(back, all);
+        assert_eq!(back[0].record(&header), Some(reading(1, 1.0)));
+        assert_eq!(back[1].record(&header), None);
+        assert_eq!(unpack_records(&bytes), Err(Broken::Unknown));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::logic::Key;
 use crate::logic::telemetry::Loss;
 
 use super::dir::Fault;
-use super::entries::{LOWEST, Stored, after, spread};
+use super::entries::{HIGHEST, LOWEST, Stored, after, spread};
 use super::format;
 use super::run::{FULL, loss};
 use super::store::Store;
@@ -19,29 +19,32 @@ use super::store::Store;
 impl Store {
     /// Drops the oldest chunk that may be dropped; `false` when there is none.
     pub(super) fn drop_oldest(&mut self) -> Result<bool, Fault> {
-        let behind = self.read_to.map(after);
-        let mut victim = match behind {
-            Some(from) => self.chunk_from(from)?,
+        let behind = match self.read_to {
+            Some(read_to) => self.chunk_from(after(read_to))?,
             None => None,
         };
-        if victim.is_none() {
-            victim = self.chunk_from(LOWEST)?;
-        }
+        let victim = match behind {
+            None => self.chunk_from(LOWEST)?,
+            behind => behind,
+        };
         let Some(chunk) = victim else {
             return Ok(false);
         };
-        let number = chunk.key.run_number;
-        let confirmed = self.partly.get(&chunk.key).map_or(0, |p| p.confirmed());
-        let count = u64::from(chunk.header.count).saturating_sub(confirmed);
-        let mut batch = Batch::default();
-        self.remove_entry(&mut batch, &chunk);
+        let count = u64::from(chunk.header.count).saturating_sub(self.confirmed_of(&chunk));
         self.lost += count;
         let (first, last) = (chunk.header.first, chunk.header.last);
         let gap = loss(chunk.header.run, first, last, count.max(1), FULL);
-        self.add_gap(&mut batch, number, gap)?;
-        self.commit(batch)?;
-        self.raise_low(chunk.key)?;
+        self.rewrite(&chunk, &[], vec![gap])?;
         Ok(true)
+    }
+
+    /// The first chunk whose key is `from` or greater.
+    fn chunk_from(&self, from: Key) -> Result<Option<Stored>, Fault> {
+        let is_it = |entry: &Stored| !entry.is_gap() && entry.key >= from;
+        let mut entries = self.entries(from, HIGHEST);
+        entries
+            .find(|entry| entry.as_ref().map_or(true, is_it))
+            .transpose()
     }
 
     /// Adds a gap to a batch. It joins the one before it where they are of one kind and nothing is between.
@@ -83,8 +86,6 @@ impl Store {
     /// # Errors
     /// As sled and the disk give them.
     pub(super) fn put_gap(&mut self, number: u64, gap: Loss) -> Result<(), Fault> {
-        // A chunk must not reach over it.
-        self.open = None;
         let free = self.free_ranges(number, gap.from_seq, gap.to_seq)?;
         for (from_seq, to_seq, count) in spread(&free, gap.count) {
             let mut batch = Batch::default();
@@ -105,42 +106,23 @@ impl Store {
     /// # Errors
     /// As sled and the disk give them.
     pub(super) fn replace_with_gap(&mut self, gap: &Loss) -> Result<(), Fault> {
-        let Some(number) = self.number_of(gap.of_run) else {
-            let why = format!("run {} has no number in this store", gap.of_run);
-            return Err(Fault::Blocked(why));
-        };
-        let mut at = Key {
-            run_number: number,
-            seq: gap.from_seq,
-        };
-        while let Some(entry) = self.entry_at(at)? {
-            if entry.key.run_number != number || entry.key.seq > gap.to_seq {
-                break;
-            }
-            at = after(entry.end());
-            let lines = format::unpack_lines(&entry.value).ok();
-            let Some((header, chunk)) = lines.filter(|_| !entry.is_gap()) else {
+        let number = self.number_of(gap.of_run)?;
+        let (from, to) = (gap.from_seq, gap.to_seq);
+        let reached = self.entries(key(number, from), key(number, to));
+        for entry in reached.collect::<Result<Vec<_>, _>>()? {
+            let Ok((_, mut lines)) = format::unpack_lines(&entry.value) else {
                 continue;
             };
-            let (inside, mut kept): (Vec<_>, Vec<_>) = chunk
-                .lines
-                .into_iter()
-                .partition(|line| (gap.from_seq..=gap.to_seq).contains(&line.seq));
-            if inside.is_empty() {
+            let held = lines.len();
+            lines.retain(|line| !(from..=to).contains(&line.seq));
+            if lines.len() == held {
                 continue;
             }
-            kept.sort_by_key(|line| line.seq);
-            let mut batch = Batch::default();
-            self.remove_entry(&mut batch, &entry);
-            let hole = (gap.from_seq, gap.to_seq);
-            self.put_around(&mut batch, &header, &kept, &[hole]);
-            if entry.key.seq <= gap.from_seq && gap.to_seq <= entry.header.last {
+            if entry.key.seq <= from && to <= entry.header.last {
                 // The whole of it, in one batch.
-                self.add_gap(&mut batch, number, gap.clone())?;
-                self.commit(batch)?;
-                return self.raise_low(entry.key);
+                return self.rewrite(&entry, &lines, vec![gap.clone()]);
             }
-            self.commit(batch)?;
+            self.rewrite(&entry, &lines, Vec::new())?;
         }
         self.put_gap(number, gap.clone())
     }
@@ -149,34 +131,20 @@ impl Store {
     fn free_ranges(&self, number: u64, from: u64, to: u64) -> Result<Vec<(u64, u64)>, Fault> {
         let mut free = Vec::new();
         let mut next = from;
-        while next <= to
-            && let Some(entry) = self.entry_at(Key {
-                run_number: number,
-                seq: next,
-            })?
-            && entry.key.run_number == number
-            && entry.key.seq <= to
-        {
-            if entry.key.seq > next {
-                free.push((next, entry.key.seq - 1));
+        for entry in self.entries(key(number, from), key(number, to)) {
+            let header = entry?.header;
+            if header.first > next {
+                free.push((next, header.first - 1));
             }
-            next = entry.header.last.saturating_add(1);
+            next = header.last.saturating_add(1);
         }
         if next <= to {
             free.push((next, to));
         }
         Ok(free)
     }
+}
 
-    /// The first chunk whose key is `from` or greater.
-    fn chunk_from(&self, from: Key) -> Result<Option<Stored>, Fault> {
-        let mut at = from;
-        while let Some(entry) = self.entry_at(at)? {
-            if !entry.is_gap() && entry.key >= from {
-                return Ok(Some(entry));
-            }
-            at = after(entry.end());
-        }
-        Ok(None)
-    }
+fn key(run_number: u64, seq: u64) -> Key {
+    Key { run_number, seq }
 }

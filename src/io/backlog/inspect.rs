@@ -15,52 +15,30 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::config;
-use crate::logic::KeyRange;
 use crate::logic::time::Clock;
 
 use super::checkpoint::Checkpoint;
 use super::dir::{Fault, StoreDir, tree_bytes};
-use super::entries::{LOWEST, Stored, after};
-use super::format;
+use super::entries::{HIGHEST, LOWEST, Stored};
+use super::format::{self, Header};
 use super::opening::Opening;
 use super::run::Run;
 use super::store::Store;
 use super::tree::{self, Tree, drop_failed, finish_snapshots, guard};
 
 /// The totals of a backlog.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Stats {
     /// Records held.
     pub records: u64,
-    /// Bytes of their packed values.
-    pub packed_bytes: u64,
-    /// Bytes of the store's files.
-    pub disk_bytes: u64,
-    /// Free bytes on its file system.
-    pub free_bytes: u64,
-    /// Free bytes below which nothing is stored.
-    pub floor_bytes: u64,
     /// Records that were given up, and this is not reported yet.
     pub lost: u64,
-    /// The gaps that say so.
-    pub gaps: u64,
-    /// Ids of commands remembered.
-    pub command_ids: u64,
-    /// The runs, oldest first.
-    pub runs: Vec<RunStats>,
-}
-
-/// One run in a backlog.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunStats {
-    /// Its number.
-    pub number: u64,
-    /// Its name.
-    pub run: Uuid,
-    /// Records held.
-    pub held: u64,
-    /// The lowest and the highest seq, held and ever stored.
-    pub range: KeyRange,
+    /// By number, oldest first.
+    pub(super) runs: BTreeMap<u64, Run>,
+    disk_bytes: u64,
+    free_bytes: u64,
+    floor_bytes: u64,
+    command_ids: usize,
 }
 
 /// What `verify` found.
@@ -76,33 +54,27 @@ pub struct Verified {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = |of: fn(&Run) -> u64| -> u64 { self.runs.values().map(of).sum() };
+        let (packed, disk) = (sum(|run| run.bytes), self.disk_bytes);
+        let (free, floor) = (self.free_bytes, self.floor_bytes);
+        let (lost, gaps) = (self.lost, sum(|run| run.gaps));
         writeln!(f, "records      {}", self.records)?;
+        writeln!(f, "bytes        {packed} packed, {disk} on disk")?;
         writeln!(
             f,
-            "bytes        {} packed, {} on disk",
-            self.packed_bytes, self.disk_bytes
+            "disk         {free} bytes free, {floor} are left to the system"
         )?;
         writeln!(
             f,
-            "disk         {} bytes free, {} are left to the system",
-            self.free_bytes, self.floor_bytes
-        )?;
-        writeln!(
-            f,
-            "lost         {} records in {} gaps, not reported yet",
-            self.lost, self.gaps
+            "lost         {lost} records in {gaps} gaps, not reported yet"
         )?;
         writeln!(f, "command ids  {}", self.command_ids)?;
-        for run in &self.runs {
-            let (from, to) = (run.range.from, run.range.to);
-            write!(
-                f,
-                "run {}     {}: {} records",
-                run.number, run.run, run.held
-            )?;
-            match run.held {
+        for (number, run) in &self.runs {
+            let (name, held) = (run.run, run.held);
+            write!(f, "run {number}     {name}: {held} records")?;
+            match held {
                 0 => writeln!(f)?,
-                _ => writeln!(f, " within {from} to {to}")?,
+                _ => writeln!(f, " within {} to {}", run.low, run.high)?,
             }
         }
         Ok(())
@@ -111,11 +83,8 @@ impl fmt::Display for Stats {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} of {} records can be read",
-            self.readable, self.expected
-        )?;
+        let (readable, expected) = (self.readable, self.expected);
+        writeln!(f, "{readable} of {expected} records can be read")?;
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
         }
@@ -129,51 +98,40 @@ pub fn room(path: &Path) -> (u64, u64) {
     (space.free, space.floor)
 }
 
-/// The totals of the backlog in the settings folder `path`.
+/// The totals of the backlog in the folder `path`.
 ///
 /// # Errors
 /// In words, when there is none, it is held by a daemon, or it is damaged.
 pub fn stats(path: &Path) -> Result<Stats, String> {
+    let dir = StoreDir::new(path);
+    let checkpoint = Checkpoint::read(&dir.checkpoint());
     let mut stats = with_store(path, |store| {
-        let mut lost = 0;
-        each_entry(store, |entry| {
-            let gap = format::unpack_gap(&entry.value).ok();
-            lost += gap.map_or(0, |gap| gap.count);
-        })?;
         Ok(Stats {
-            records: store.runs.values().map(|run| run.held).sum(),
-            packed_bytes: store.runs.values().map(|run| run.bytes).sum(),
+            records: held(store),
+            lost: lost(store)?,
+            runs: store.runs.clone(),
             disk_bytes: tree_bytes(&store.dir.store()),
-            free_bytes: 0,
-            floor_bytes: 0,
-            lost,
-            gaps: store.runs.values().map(|run| run.gaps).sum(),
-            command_ids: 0,
-            runs: run_stats(&store.runs),
+            free_bytes: dir.space().free,
+            floor_bytes: dir.space().floor,
+            command_ids: checkpoint.commands.len(),
         })
     })?;
-    let space = StoreDir::new(path).space();
-    let checkpoint = Checkpoint::read(&StoreDir::new(path).checkpoint());
-    (stats.free_bytes, stats.floor_bytes) = (space.free, space.floor);
-    stats.command_ids = checkpoint.commands.len() as u64;
     if stats.runs.is_empty() {
-        stats.runs = run_stats(&checkpoint.runs);
+        stats.runs = checkpoint.runs;
     }
     Ok(stats)
 }
 
-fn run_stats(runs: &BTreeMap<u64, Run>) -> Vec<RunStats> {
-    let of = |(number, run): (&u64, &Run)| RunStats {
-        number: *number,
-        run: run.run,
-        held: run.held,
-        range: KeyRange {
-            run_number: *number,
-            from: run.low,
-            to: run.high,
-        },
+fn held(store: &Store) -> u64 {
+    store.runs.values().map(|run| run.held).sum()
+}
+
+fn lost(store: &Store) -> Result<u64, Fault> {
+    let count = |entry: Result<Stored, Fault>| {
+        let gap = format::unpack_gap(&entry?.value);
+        Ok(gap.map_or(0, |gap| gap.count))
     };
-    runs.iter().map(of).collect()
+    store.entries(LOWEST, HIGHEST).map(count).sum()
 }
 
 /// Writes a line for each entry, oldest first: number of the run, first seq, last seq, and the number of
@@ -207,8 +165,8 @@ pub fn export(path: &Path, clock: &Clock, out: &mut dyn Write) -> Result<(), Str
             return writeln!(out, "{}", gap.wire());
         }
         let lines = format::unpack_lines(&entry.value);
-        for line in lines.map(|(_, chunk)| chunk.lines).unwrap_or_default() {
-            match &line.record {
+        for line in lines.map(|(_, lines)| lines).unwrap_or_default() {
+            match line.record(&entry.header) {
                 Some(record) => writeln!(out, "{}", record.wire(clock, true))?,
                 // A later version wrote it: as it is stored.
                 None => writeln!(out, "{}", line.json)?,
@@ -223,64 +181,47 @@ pub fn export(path: &Path, clock: &Clock, out: &mut dyn Write) -> Result<(), Str
 /// # Errors
 /// In words, when there is none or it is held by a daemon.
 pub fn verify(path: &Path) -> Result<Verified, String> {
-    let checked = in_place(path, &mut |store: &mut Store| {
-        let mut readable = 0;
-        let mut problems = Vec::new();
-        each_entry(store, |entry| {
-            let (first, last) = (entry.header.first, entry.header.last);
-            match format::unpack_lines(&entry.value) {
-                _ if entry.is_gap() && format::unpack_gap(&entry.value).is_ok() => {}
-                Ok((_, chunk)) if chunk.nameless == 0 => readable += chunk.lines.len() as u64,
-                _ => problems.push(format!(
-                    "the entry with records {first} to {last} of run {} is damaged",
-                    entry.key.run_number
-                )),
-            }
-        })?;
-        Ok(Verified {
-            readable,
-            expected: store.runs.values().map(|run| run.held).sum(),
-            problems,
-        })
-    });
-    match checked {
-        Ok(mut verified) => {
-            if verified.readable != verified.expected && verified.problems.is_empty() {
-                verified.problems.push(format!(
-                    "{} records where {} should be",
-                    verified.readable, verified.expected
-                ));
-            }
-            Ok(verified)
-        }
+    let checked = in_place(path, &mut check);
+    let verified = match checked {
         Err(Fault::Damaged(why)) => in_copy(path, &mut |store: &mut Store| {
-            let mut lost = 0;
-            each_entry(store, |entry| {
-                let gap = format::unpack_gap(&entry.value).ok();
-                lost += gap.map_or(0, |gap| gap.count);
-            })?;
-            let readable = store.runs.values().map(|run| run.held).sum();
+            let readable = held(store);
+            let why = format!("{why}; the next start of nightlight salvages what is readable");
             Ok(Verified {
                 readable,
-                expected: readable + lost,
-                problems: vec![format!(
-                    "{why}; the next start of nightlight salvages what is readable"
-                )],
+                expected: readable + lost(store)?,
+                problems: vec![why],
             })
-        })
-        .map_err(|fault| fault.why().to_owned()),
-        Err(fault) => Err(fault.why().to_owned()),
-    }
+        }),
+        other => other,
+    };
+    verified.map_err(|fault| fault.why().to_owned())
 }
 
-/// Gives `look` each entry, in order.
-fn each_entry(store: &Store, mut look: impl FnMut(&Stored)) -> Result<(), Fault> {
-    let mut at = LOWEST;
-    while let Some(entry) = store.entry_at(at)? {
-        at = after(entry.end());
-        look(&entry);
+fn check(store: &mut Store) -> Result<Verified, Fault> {
+    let (mut readable, expected) = (0, held(store));
+    let mut problems = Vec::new();
+    for entry in store.entries(LOWEST, HIGHEST) {
+        let entry = entry?;
+        let Header {
+            first, last, count, ..
+        } = entry.header;
+        match format::unpack_lines(&entry.value) {
+            _ if entry.is_gap() && format::unpack_gap(&entry.value).is_ok() => {}
+            Ok((_, lines)) if lines.len() == usize::from(count) => readable += u64::from(count),
+            _ => problems.push(format!(
+                "the entry with records {first} to {last} of run {} is damaged",
+                entry.key.run_number
+            )),
+        }
     }
-    Ok(())
+    if readable != expected && problems.is_empty() {
+        problems.push(format!("{readable} records where {expected} should be"));
+    }
+    Ok(Verified {
+        readable,
+        expected,
+        problems,
+    })
 }
 
 /// Writes something of each entry, in order.
@@ -289,18 +230,15 @@ fn each(
     out: &mut dyn Write,
     write: &mut dyn FnMut(&mut dyn Write, &Stored) -> io::Result<()>,
 ) -> Result<(), String> {
-    let mut failed = None;
-    with_store(path, |store| {
-        each_entry(store, |entry| {
-            if failed.is_none() {
-                failed = write(out, entry).err();
+    let written = with_store(path, |store| {
+        for entry in store.entries(LOWEST, HIGHEST) {
+            if let Err(error) = write(out, &entry?) {
+                return Ok(Err(error));
             }
-        })
+        }
+        Ok(Ok(()))
     })?;
-    match failed {
-        Some(error) => Err(format!("cannot write: {error}")),
-        None => Ok(()),
-    }
+    written.map_err(|error| format!("cannot write: {error}"))
 }
 
 /// Opens the store and works on it: the store itself, what can be salvaged of a copy, or an empty one
@@ -374,14 +312,14 @@ fn in_copy<T>(
         displaced: None,
     };
     let mut store = guard(&dir, || opening.open(&|| {}))?;
-    each_entry(&store, |entry| {
-        if let Ok(gap) = format::unpack_gap(&entry.value) {
+    for entry in store.entries(LOWEST, HIGHEST) {
+        if let Ok(gap) = format::unpack_gap(&entry?.value) {
             warn!(
                 "of run {}: {} records within {} to {} are lost: {}",
                 gap.of_run, gap.count, gap.from_seq, gap.to_seq, gap.reason
             );
         }
-    })?;
+    }
     let done = guard(&dir, || work(&mut store));
     drop_failed(store);
     done

@@ -33,7 +33,7 @@
 //! # Reading order
 //!
 //! `format` (bytes), `run`, `checkpoint`, `store` (append), `entries` (read, discard), `gaps` (give up),
-//! `tree` (everything particular to sled), `dir` (the folder), `salvage`, `opening`, `thread`. `inspect` is for people with
+//! `tree` (everything particular to sled), `dir` (the folder), `salvage`, `opening`, `life`, `thread`. `inspect` is for people with
 //! a stopped daemon.
 
 mod checkpoint;
@@ -42,6 +42,7 @@ mod entries;
 mod format;
 mod gaps;
 pub mod inspect;
+mod life;
 mod opening;
 mod run;
 mod salvage;

@@ -109,9 +109,7 @@ impl Opening<'_> {
             remove_any(&part).map_err(|error| dir.fault(&error))?;
             let tree = Tree::open(dir, &part)?;
             let mut store = Store::load(tree, dir, self.bounds)?;
-            let made = found.refill(&mut store, self.checkpoint, progress)?;
-            store.sync()?;
-            Ok(made)
+            found.refill(&mut store, self.checkpoint, progress)
         });
         let (records, gaps) = match refilled {
             Ok(made) => made,

@@ -64,6 +64,16 @@ impl Run {
         }
     }
 
+    /// The same run, with nothing stored.
+    pub(super) fn emptied(&self) -> Run {
+        Run {
+            held: 0,
+            gaps: 0,
+            bytes: 0,
+            ..*self
+        }
+    }
+
     /// Its value.
     pub(super) fn pack(&self, run_number: u64) -> Vec<u8> {
         let header = Header {

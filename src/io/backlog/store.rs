@@ -7,24 +7,24 @@
 //! - Each batch is whole by itself: after any of them the store is true. It is durable before the next.
 //! - What is in memory here is changed before the batch is applied. After an error the store must be
 //!   dropped and opened again, so the two never drift apart.
-//! - The newest chunk of the current run is open: each commit writes it anew until it is full. A commit of
-//!   many records makes whole chunks at once.
+//! - The newest chunk of a run is open: each commit writes it anew until it is full, unless something of it is
+//!   confirmed. A commit of many records makes whole chunks at once.
 //!
 //! Sled may panic in any call: the callers (`thread`, `opening`) catch that and drop the store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use sled::Batch;
 use uuid::Uuid;
 
 use crate::config::{self, OnFull};
-use crate::logic::telemetry::{Loss, Record};
+use crate::logic::telemetry::Record;
 use crate::logic::{Entry, Key};
 
 use super::checkpoint::Checkpoint;
 use super::dir::{Fault, StoreDir};
-use super::entries::Partly;
+use super::entries::Stored;
 use super::format::{self, ENTRY, Header, Kind, Line, MAX_CHUNK, RUN};
 use super::run::{FULL, Run, TOO_LARGE, loss};
 use super::tree::{MAX_UNSYNCED, Tree};
@@ -44,36 +44,28 @@ pub(super) struct Store {
     pub(super) runs: BTreeMap<u64, Run>,
     /// Runs whose value must be part of the next batch.
     pub(super) dirty: BTreeSet<u64>,
-    /// Chunks of which some records are confirmed, by first key.
-    pub(super) partly: HashMap<Key, Partly>,
+    /// Confirmed records in chunks that are not confirmed as a whole. A crash forgets this, and they come again.
+    pub(super) confirmed: BTreeSet<Key>,
     /// The last entry that replay has read: those up to it are pinned.
     pub(super) read_to: Option<Key>,
-    pub(super) open: Option<OpenChunk>,
-    /// Records given up since `take_lost`.
+    /// Records given up, and the daemon has not been told.
     pub(super) lost: u64,
     /// The checkpoint is to be written: see there.
     pub(super) checkpoint_due: bool,
     /// The number of the current run.
     pub(super) current: u64,
+    /// Batches so far. Each is durable before the next, so this is also the last one that is.
     pub(super) generation: u64,
-    synced: u64,
 }
 
-/// The newest chunk of the current run.
-#[derive(Debug)]
-pub(super) struct OpenChunk {
-    pub(super) key: Key,
-    lines: Vec<Line>,
-    bytes: usize,
-}
-
-/// Chunks that records have been packed into, and records that fit into none.
+/// Chunks that records have been packed into.
 #[derive(Debug, Default)]
 struct Packed {
     chunks: Vec<(Header, Vec<u8>)>,
+    /// Records that fit into none.
     too_large: Vec<u64>,
-    /// The first chunk has the lines of the open one.
-    replaces_open: bool,
+    /// The open chunk, whose records are in the first of these.
+    replaces: Option<Stored>,
 }
 
 impl Store {
@@ -92,14 +84,12 @@ impl Store {
             bounds: bounds.clone(),
             runs: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            partly: HashMap::new(),
+            confirmed: BTreeSet::new(),
             read_to: None,
-            open: None,
             lost: 0,
             checkpoint_due: false,
             current: 0,
             generation: 0,
-            synced: 0,
         };
         // The key under which version 1 kept its totals.
         if store.tree.get(b"s")?.is_some() {
@@ -114,7 +104,6 @@ impl Store {
             store.runs.insert(header.run_number, run);
             store.generation = store.generation.max(run.generation);
         }
-        store.synced = store.generation;
         store.count()?;
         Ok(store)
     }
@@ -165,28 +154,14 @@ impl Store {
         checkpoint: &Checkpoint,
     ) -> Result<(), Fault> {
         self.generation = self.generation.max(checkpoint.generation);
-        self.synced = self.generation;
-        let current = checkpoint.number_beside(run, &self.runs);
-        self.current = current;
-        let noted = |of: Uuid| checkpoint.not_stored.iter().any(|loss| loss.of_run == of);
-        let previous = checkpoint.runs.range(..current).next_back();
-        let previous = previous.map(|(number, _)| *number);
+        self.current = checkpoint.number_beside(run, &self.runs);
         for (number, known) in &checkpoint.runs {
-            let recent = *number == current || Some(*number) == previous;
-            if !recent && !noted(known.run) && !self.runs.contains_key(number) {
-                continue;
-            }
-            let run = self.runs.entry(*number).or_insert(Run {
-                held: 0,
-                gaps: 0,
-                bytes: 0,
-                ..*known
-            });
+            let run = self.runs.entry(*number).or_insert(known.emptied());
             run.last = run.last.max(known.last);
             run.offset_ms = known.offset_ms.or(run.offset_ms);
         }
         self.runs
-            .entry(current)
+            .entry(self.current)
             .or_insert_with(|| Run::new(run, boot_id));
         self.commit(Batch::default())
     }
@@ -194,18 +169,12 @@ impl Store {
     /// Entries that wait: records that are not confirmed, and gaps.
     pub(super) fn waiting(&self) -> u64 {
         let stored: u64 = self.runs.values().map(|run| run.held + run.gaps).sum();
-        let confirmed: u64 = self.partly.values().map(Partly::confirmed).sum();
-        stored.saturating_sub(confirmed)
+        stored.saturating_sub(self.confirmed.len() as u64)
     }
 
     /// Whether it has no entry.
     pub(super) fn is_empty(&self) -> bool {
         self.runs.values().all(Run::is_empty)
-    }
-
-    /// Records given up since the last call.
-    pub(super) fn take_lost(&mut self) -> u64 {
-        mem::take(&mut self.lost)
     }
 
     /// Appends entries in order, and notes that the run has given numbers up to `last_seq`. When it
@@ -218,44 +187,32 @@ impl Store {
         let run = self.runs.get_mut(&self.current);
         let advanced = run.filter(|run| run.last < last_seq);
         let advanced = advanced.map(|run| run.last = last_seq).is_some();
-        let mut records: Vec<&Record> = Vec::new();
-        for entry in entries {
-            match entry {
-                Entry::Record(record) => {
-                    if records.last().is_some_and(|last| last.run != record.run) {
-                        self.append_records(&mem::take(&mut records))?;
-                    }
-                    records.push(record);
-                }
-                Entry::Gap(gap) => {
-                    self.append_records(&mem::take(&mut records))?;
-                    self.replace_with_gap(gap)?;
-                }
+        let are_of_one_run = |a: &Entry, b: &Entry| match (a, b) {
+            (Entry::Record(a), Entry::Record(b)) => a.run == b.run,
+            _ => false,
+        };
+        for some in entries.chunk_by(are_of_one_run) {
+            match some {
+                [Entry::Gap(gap), ..] => self.replace_with_gap(gap)?,
+                records => self.append_records(records)?,
             }
         }
-        self.append_records(&records)?;
         self.checkpoint_due |= advanced && self.generation == before;
         Ok(())
     }
 
     /// Records of one run, ascending.
-    fn append_records(&mut self, records: &[&Record]) -> Result<(), Fault> {
+    fn append_records(&mut self, entries: &[Entry]) -> Result<(), Fault> {
+        let records = entries.iter().filter_map(|entry| match entry {
+            Entry::Record(record) => Some(record),
+            Entry::Gap(_) => None,
+        });
+        let records: Vec<&Record> = records.collect();
         let Some(first) = records.first() else {
             return Ok(());
         };
-        let Some(number) = self.number_of(first.run) else {
-            let why = format!("run {} has no number in this store", first.run);
-            return Err(Fault::Blocked(why));
-        };
-        let of = Header {
-            kind: Kind::Chunk,
-            count: 0,
-            run_number: number,
-            run: first.run,
-            boot_id: first.boot_id,
-            first: 0,
-            last: 0,
-        };
+        let number = self.number_of(first.run)?;
+        let of = Header::of_chunks(number, first.run, first.boot_id);
         let high = self.runs.get(&number).map_or(0, |run| run.high);
         let mut new = Vec::with_capacity(records.len());
         for record in records {
@@ -267,67 +224,65 @@ impl Store {
                 false => new.push(format::line(record)),
             }
         }
-        if new.is_empty() {
-            return Ok(());
-        }
-        let (packed, refused) = self.make_room(&of, &mut new)?;
-        let Some(gap) = refused else {
-            return self.put_new(&of, packed, &new);
-        };
-        self.lost += gap.count;
-        // A gap closes the open chunk.
-        if new.first().is_some_and(|line| line.seq > gap.to_seq) {
-            self.put_gap(number, gap)?;
-            return self.put_new(&of, packed, &new);
-        }
-        self.put_new(&of, packed, &new)?;
-        self.put_gap(number, gap)
+        self.append_new(&of, &new)
     }
 
-    /// Packs new records, and gives up, as the settings say which, what is too much.
-    fn make_room(
-        &mut self,
-        of: &Header,
-        new: &mut Vec<Line>,
-    ) -> Result<(Packed, Option<Loss>), Fault> {
-        let mut refused = Vec::new();
-        let mut packed = self.pack(of, new);
-        while !self.fits(&packed, new.len()) && !new.is_empty() {
-            let drop_oldest = self.bounds.on_full == OnFull::DropOldest;
-            let open = self.open.as_ref().map(|open| open.key);
+    /// Lines behind all others of their run. What is too much is given up, as the settings say which.
+    fn append_new(&mut self, of: &Header, new: &[Line]) -> Result<(), Fault> {
+        let drop_oldest = self.bounds.on_full == OnFull::DropOldest;
+        let (mut from, mut to) = (0, new.len());
+        let packed = loop {
+            // A chunk must not reach over those that were given up.
+            let open = match from {
+                0 => self.open_chunk(of.run_number)?,
+                _ => None,
+            };
+            let packed = self.pack(of, open, &new[from..to]);
+            if from == to || self.fits(&packed, to - from) {
+                break packed;
+            }
             if drop_oldest && self.drop_oldest()? {
-                // The packed lines have those of the open chunk, unless just that was dropped.
-                if open == self.open.as_ref().map(|open| open.key) {
-                    continue;
-                }
-            } else {
-                let some = (new.len() / CHUNKS_IN_BOUND as usize).max(1);
-                match drop_oldest {
-                    true => refused.extend(new.drain(..some)),
-                    false => refused.extend(new.drain(new.len() - some..)),
-                }
-                if drop_oldest {
-                    self.open = None;
-                }
+                continue;
             }
-            packed = self.pack(of, new);
-        }
-        refused.sort_by_key(|line: &Line| line.seq);
-        let gap = match (refused.first(), refused.last()) {
-            (Some(first), Some(last)) => {
-                let count = refused.len() as u64;
-                Some(loss(of.run, first.seq, last.seq, count, FULL))
+            let some = ((to - from) / CHUNKS_IN_BOUND as usize).max(1);
+            match drop_oldest {
+                true => from += some,
+                false => to -= some,
             }
-            _ => None,
         };
-        Ok((packed, gap))
+        let give_up = |store: &mut Store, refused: &[Line]| match refused {
+            [] => Ok(()),
+            [first, ..] => {
+                let (last, count) = (&refused[refused.len() - 1], refused.len() as u64);
+                store.lost += count;
+                store.put_gap(
+                    of.run_number,
+                    loss(of.run, first.seq, last.seq, count, FULL),
+                )
+            }
+        };
+        give_up(self, &new[..from])?;
+        self.put(of, packed)?;
+        give_up(self, &new[to..])
+    }
+
+    /// The newest chunk of a run with its lines, when it may be written anew.
+    fn open_chunk(&self, run_number: u64) -> Result<Option<(Stored, Vec<Line>)>, Fault> {
+        let seq = self.runs.get(&run_number).map_or(0, |run| run.high);
+        let newest = self.entry_at(Key { run_number, seq })?.filter(|entry| {
+            let count = usize::from(entry.header.count);
+            entry.key.run_number == run_number && !entry.is_gap() && count < self.max_in_chunk()
+        });
+        let Some(entry) = newest.filter(|entry| self.confirmed_of(entry) == 0) else {
+            return Ok(None);
+        };
+        let whole = |lines: &Vec<Line>| lines.len() == usize::from(entry.header.count);
+        let lines = format::unpack_lines(&entry.value).map(|(_, lines)| lines);
+        Ok(lines.ok().filter(whole).map(|lines| (entry, lines)))
     }
 
     fn fits(&self, packed: &Packed, new: usize) -> bool {
-        let replaced = match (&self.open, packed.replaces_open) {
-            (Some(open), true) => open.bytes,
-            _ => 0,
-        };
+        let replaced = packed.replaces.as_ref().map_or(0, |open| open.value.len());
         let held: u64 = self.runs.values().map(|run| run.held).sum();
         let bytes: u64 = self.runs.values().map(|run| run.bytes).sum();
         let more: usize = packed.chunks.iter().map(|(_, value)| value.len()).sum();
@@ -336,22 +291,15 @@ impl Store {
     }
 
     /// Packs new records, together with those of the open chunk where that makes fewer chunks.
-    fn pack(&self, of: &Header, new: &[Line]) -> Packed {
-        let most = self.records_in_chunk();
-        let open = self.open.as_ref();
-        let open = open.filter(|open| {
-            let same = open.key.run_number == of.run_number && open.lines.len() < most;
-            // One that replay has begun to confirm stays as it is.
-            same && !self.partly.contains_key(&open.key)
-        });
-        if let Some(open) = open {
-            let mut all = open.lines.clone();
-            all.extend_from_slice(new);
-            let packed = pack_all(of, &all, most);
-            let is_one = packed.chunks.len() == 1;
-            if is_one || open.lines.len() * 2 < most {
+    fn pack(&self, of: &Header, open: Option<(Stored, Vec<Line>)>, new: &[Line]) -> Packed {
+        let most = self.max_in_chunk();
+        if let Some((open, mut lines)) = open.filter(|_| !new.is_empty()) {
+            let held = lines.len();
+            lines.extend_from_slice(new);
+            let packed = pack_all(of, &lines, most);
+            if packed.chunks.len() == 1 || held * 2 < most {
                 return Packed {
-                    replaces_open: true,
+                    replaces: Some(open),
                     ..packed
                 };
             }
@@ -360,42 +308,26 @@ impl Store {
     }
 
     /// Writes what was packed; the last chunk is the open one now.
-    fn put_new(&mut self, of: &Header, packed: Packed, new: &[Line]) -> Result<(), Fault> {
-        let old = self.open.take();
-        self.checkpoint_due |= old.is_some() && !packed.replaces_open;
-        let old = old.filter(|_| packed.replaces_open);
+    fn put(&mut self, of: &Header, packed: Packed) -> Result<(), Fault> {
         let mut batch = Batch::default();
-        let mut size = 0;
-        if let Some(old) = &old
-            && let Some(run) = self.runs.get_mut(&of.run_number)
-        {
-            run.subtract(old.lines.len() as u16, old.bytes);
+        if let Some(open) = &packed.replaces {
+            self.remove_entry(&mut batch, open);
         }
-        let mut lines = old.map(|old| old.lines).unwrap_or_default();
-        lines.extend_from_slice(new);
-        let most = self.records_in_chunk();
-        let chunks = packed.chunks.len();
-        for (n, (header, value)) in packed.chunks.into_iter().enumerate() {
+        let full =
+            |(header, _): &(Header, Vec<u8>)| usize::from(header.count) >= self.max_in_chunk();
+        let seals = packed.chunks.len() > 1 || packed.chunks.iter().any(full);
+        let begins = packed.replaces.is_none() && !packed.chunks.is_empty();
+        self.checkpoint_due |= seals || begins;
+        let mut size = 0;
+        for (header, value) in packed.chunks {
             if size + value.len() > MAX_UNSYNCED {
                 self.commit(mem::take(&mut batch))?;
                 size = 0;
             }
             size += value.len();
-            let bytes = value.len();
-            let key = Key {
-                run_number: header.run_number,
-                seq: header.first,
-            };
-            let inside = |line: &&Line| (header.first..=header.last).contains(&line.seq);
             self.put_chunk(&mut batch, &header, value);
-            let is_full = usize::from(header.count) >= most;
-            self.checkpoint_due |= is_full || n + 1 < chunks;
-            if n + 1 == chunks && !is_full {
-                let lines = lines.iter().filter(inside).cloned().collect();
-                self.open = Some(OpenChunk { key, lines, bytes });
-            }
         }
-        if chunks > 0 {
+        if size > 0 {
             self.commit(batch)?;
         }
         for seq in packed.too_large {
@@ -411,44 +343,35 @@ impl Store {
             run_number: of.run_number,
             seq: line.seq,
         };
-        let mut batch = Batch::default();
-        let covering = self.entry_at(key)?.filter(|entry| entry.key <= key);
-        let mut lines = Vec::new();
-        if let Some(entry) = covering {
-            // What was given up stays so; what is damaged is for the reader.
-            let Ok((_, chunk)) = format::unpack_lines(&entry.value) else {
-                return Ok(());
-            };
-            if chunk.nameless > 0 || chunk.lines.iter().any(|held| held.seq == line.seq) {
-                return Ok(());
-            }
-            lines = chunk.lines;
-            self.remove_entry(&mut batch, &entry);
+        let Some(entry) = self.entry_at(key)?.filter(|entry| entry.key <= key) else {
+            let mut batch = Batch::default();
+            self.put_lines(&mut batch, of, &[line]);
+            return self.commit(batch);
+        };
+        // What was given up stays so; what is damaged is for the reader.
+        let Ok((header, mut lines)) = format::unpack_lines(&entry.value) else {
+            return Ok(());
+        };
+        let place = lines.binary_search_by_key(&line.seq, |held| held.seq);
+        match place {
+            Err(place) if lines.len() == usize::from(header.count) => lines.insert(place, line),
+            _ => return Ok(()),
         }
-        let place = lines.partition_point(|held| held.seq < line.seq);
-        lines.insert(place, line);
-        for (header, value) in pack_all(of, &lines, self.records_in_chunk()).chunks {
-            self.put_chunk(&mut batch, &header, value);
-        }
-        self.commit(batch)
+        self.rewrite(&entry, &lines, Vec::new())
     }
 
     /// Adds a chunk to a batch, and to the account of its run.
-    pub(super) fn put_chunk(&mut self, batch: &mut Batch, header: &Header, value: Vec<u8>) {
+    fn put_chunk(&mut self, batch: &mut Batch, header: &Header, value: Vec<u8>) {
         if let Some(run) = self.runs.get_mut(&header.run_number) {
             run.add(header, value.len());
             self.dirty.insert(header.run_number);
         }
-        let key = Key {
-            run_number: header.run_number,
-            seq: header.first,
-        };
-        batch.insert(format::entry_key(key), value);
+        batch.insert(format::entry_key(header.key()), value);
     }
 
     /// Packs lines of one run, ascending, into chunks, and adds these to a batch.
     pub(super) fn put_lines(&mut self, batch: &mut Batch, of: &Header, lines: &[Line]) {
-        for (header, value) in pack_all(of, lines, MAX_CHUNK).chunks {
+        for (header, value) in pack_all(of, lines, self.max_in_chunk()).chunks {
             self.put_chunk(batch, &header, value);
         }
     }
@@ -457,42 +380,33 @@ impl Store {
     ///
     /// # Errors
     /// As sled and the disk give them.
-    pub(super) fn commit(&mut self, batch: Batch) -> Result<(), Fault> {
-        self.apply(batch)?;
-        self.sync()
-    }
-
-    /// As `commit`, but not synced: for a store that nobody opens before all of it is.
-    pub(super) fn apply(&mut self, mut batch: Batch) -> Result<(), Fault> {
+    pub(super) fn commit(&mut self, mut batch: Batch) -> Result<(), Fault> {
+        let synced = self.generation;
         self.generation += 1;
         // Some run has to say which batch was the last.
         self.dirty.insert(self.current);
         for number in mem::take(&mut self.dirty) {
             if let Some(run) = self.runs.get_mut(&number) {
                 run.generation = self.generation;
-                run.synced = self.synced;
+                run.synced = synced;
                 batch.insert(format::run_key(number), run.pack(number));
             }
         }
-        self.tree.apply(batch)
-    }
-
-    /// Makes all that was applied survive a power cut.
-    pub(super) fn sync(&mut self) -> Result<(), Fault> {
-        self.tree.sync()?;
-        self.synced = self.generation;
-        Ok(())
+        self.tree.commit(batch)
     }
 
     /// The number of a run.
-    pub(super) fn number_of(&self, run: Uuid) -> Option<u64> {
+    ///
+    /// # Errors
+    /// `Blocked` when this store does not know it.
+    pub(super) fn number_of(&self, run: Uuid) -> Result<u64, Fault> {
         let mut newest_first = self.runs.iter().rev();
-        newest_first
-            .find(|(_, known)| known.run == run)
-            .map(|(number, _)| *number)
+        let found = newest_first.find(|(_, known)| known.run == run);
+        let why = || Fault::Blocked(format!("run {run} has no number in this store"));
+        found.map(|(number, _)| *number).ok_or_else(why)
     }
 
-    fn records_in_chunk(&self) -> usize {
+    fn max_in_chunk(&self) -> usize {
         let part = (self.bounds.max_records / CHUNKS_IN_BOUND).clamp(1, MAX_CHUNK as u64);
         part as usize
     }

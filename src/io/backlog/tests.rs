@@ -497,7 +497,7 @@ fn what_is_not_there_when_all_is_discarded_is_reported() {
         .unwrap();
     let mut batch = sled::Batch::default();
     batch.remove(format::entry_key(gone.key));
-    store.tree.apply(batch).unwrap();
+    store.tree.commit(batch).unwrap();
     let all = KeyRange {
         run_number,
         from: 1,
@@ -567,15 +567,7 @@ fn a_store_of_an_earlier_version_is_moved_aside() {
     let db = sled::open(&store).unwrap();
     db.insert(b"s", b"whatever version 1 kept here").unwrap();
     let run = Uuid::from_u128(9);
-    let of = format::Header {
-        kind: format::Kind::Chunk,
-        count: 0,
-        run_number: 4,
-        run,
-        boot_id: BOOT,
-        first: 0,
-        last: 0,
-    };
+    let of = format::Header::of_chunks(4, run, BOOT);
     let lines: Vec<_> = (1..=5)
         .map(|seq| format::line(&reading(run, seq)))
         .collect();
@@ -954,7 +946,7 @@ fn a_stopped_backlog_can_be_looked_into() {
     let settings = filled(&folder, true);
     let stats = inspect::stats(&settings.path).unwrap();
     assert_eq!(
-        (stats.records, stats.runs.len(), stats.runs[0].held),
+        (stats.records, stats.runs.len(), stats.runs[&1].held),
         (1000, 1, 1000)
     );
     let mut out = Vec::new();

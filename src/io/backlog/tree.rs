@@ -175,19 +175,13 @@ impl Tree {
         }
     }
 
-    /// Applies a batch. It is durable after the next `sync`.
+    /// Applies a batch. It survives a power cut when this returns.
     ///
     /// # Errors
     /// As sled and the disk give them; then the tree must be dropped.
-    pub(super) fn apply(&self, batch: Batch) -> Result<(), Fault> {
-        self.db
-            .apply_batch(batch)
-            .map_err(|error| self.fault(error))
-    }
-
-    /// Makes all that was written survive a power cut.
-    pub(super) fn sync(&mut self) -> Result<(), Fault> {
-        match self.db.flush().map_err(|error| self.fault(error))? {
+    pub(super) fn commit(&mut self, batch: Batch) -> Result<(), Fault> {
+        let applied = self.db.apply_batch(batch).and_then(|()| self.db.flush());
+        match applied.map_err(|error| self.fault(error))? {
             0 => return Ok(()),
             // A commit of many records is worth its metadata.
             1..=MAX_UNSYNCED => self.fill(),
