@@ -402,3 +402,26 @@ fn what_would_contradict_the_configuration_after_a_restart_is_not_kept() {
     assert_eq!(world.view().rules.on_below, 300.0);
     assert_eq!(warnings(&world, "rules.json is not followed"), 1);
 }
+
+/// Between two readings, only `state` has to go out now and then; with or without a store.
+#[test]
+fn with_nothing_to_do_the_logic_rests() {
+    let hour = Duration::from_secs(3_600);
+    for opening in [Duration::from_millis(30), 24 * hour] {
+        let mut settings = settings();
+        settings.lighting.interval = 2 * hour;
+        let mut world = World::new(settings);
+        world.server = false;
+        world.opening = opening;
+        world.crash();
+        world.seconds(300);
+        assert!(world.is_linked());
+        let before = world.wakes;
+        world.run_for(hour);
+        let wakes = world.wakes - before;
+        assert!(
+            (1..=60).contains(&wakes),
+            "{wakes} with a store after {opening:?}"
+        );
+    }
+}

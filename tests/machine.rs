@@ -10,6 +10,7 @@ use std::time::Duration;
 use nightlight::logic::lighting::{
     Change, FailSafe, Lease, Lighting, LightingSettings, Mode, Rules,
 };
+use nightlight::logic::timers::{Timer, Timers};
 
 const LOW: f64 = 100.0;
 const MIDDLE: f64 = 320.0;
@@ -158,8 +159,7 @@ fn each_table_has_a_row_for_each_input() {
         "server_gone",
         "link_down",
         "set_rules",
-        "tick",
-        "read_due",
+        "expired",
     ];
     assert_eq!(moving, known, "a new input wants its rows");
 }
@@ -222,8 +222,8 @@ fn the_local_rule_holds_and_the_server_and_the_fail_safe_do_not_wait_for_it() {
     assert_eq!(machine.shown(), "fallback on");
     machine.wait_ms(599);
     assert_eq!(machine.shown(), "fallback on");
-    assert!(machine.lighting.read_due(machine.now));
-    assert_eq!(machine.lighting.next_deadline(), machine.now + ms(1));
+    assert_eq!(machine.timers.next(), Some(machine.now + ms(1)));
+    assert!(machine.timers.is_set(Timer::Hold));
     machine.wait_ms(1);
     assert_eq!(machine.shown(), "fallback off");
 
@@ -288,6 +288,7 @@ fn assert_table(mode: Mode, table: &str) {
 /// The machine with a clock; it checks that every change of the LED, and nothing else, is told.
 struct Machine {
     lighting: Lighting,
+    timers: Timers,
     now: Duration,
     led_on: bool,
 }
@@ -327,8 +328,10 @@ impl Machine {
             frozen_after,
         };
         let now = Duration::from_secs(50);
+        let mut timers = Timers::default();
         Self {
-            lighting: Lighting::new(settings, false, now),
+            lighting: Lighting::new(settings, false, now, &mut timers),
+            timers,
             now,
             led_on: false,
         }
@@ -386,17 +389,17 @@ impl Machine {
                     self.read(MIDDLE);
                 }
             }
-            "server alive" => self.lighting.server_alive(self.now),
+            "server alive" => self.lighting.server_alive(self.now, &mut self.timers),
             "alive, first lease over" => {
                 self.wait_ms(14_000);
-                self.lighting.server_alive(self.now);
+                self.lighting.server_alive(self.now, &mut self.timers);
                 self.wait_ms(14_999);
             }
             "server gone" => self.server_gone(),
             "link down" => self.link_down(),
             "while linked" => {
                 self.command(false, None);
-                self.lighting.server_alive(self.now);
+                self.lighting.server_alive(self.now, &mut self.timers);
             }
             "while linked, link down" => {
                 self.command(false, None);
@@ -416,7 +419,7 @@ impl Machine {
     }
 
     fn read(&mut self, light: f64) {
-        let change = self.lighting.read(light, self.now);
+        let change = self.lighting.read(light, self.now, &mut self.timers);
         self.check(change);
     }
 
@@ -429,23 +432,26 @@ impl Machine {
     }
 
     fn read_failed(&mut self) {
-        let change = self.lighting.read_failed("no answer", self.now);
+        let change = self
+            .lighting
+            .read_failed("no answer", self.now, &mut self.timers);
         self.check(change);
     }
 
     fn command(&mut self, led_on: bool, lease: Option<Duration>) {
         let why = "command".to_owned();
-        let change = self.lighting.command(led_on, lease, why, self.now);
+        let (now, timers) = (self.now, &mut self.timers);
+        let change = self.lighting.command(led_on, lease, why, now, timers);
         self.check(change);
     }
 
     fn server_gone(&mut self) {
-        let change = self.lighting.server_gone(self.now);
+        let change = self.lighting.server_gone(self.now, &mut self.timers);
         self.check(change);
     }
 
     fn link_down(&mut self) {
-        let change = self.lighting.link_down(self.now);
+        let change = self.lighting.link_down(self.now, &mut self.timers);
         self.check(change);
     }
 
@@ -460,14 +466,16 @@ impl Machine {
             off_above,
             interval: Duration::from_secs(1),
         };
-        let change = self.lighting.set_rules(rules, self.now);
+        let change = self.lighting.set_rules(rules, self.now, &mut self.timers);
         self.check(change);
     }
 
     fn wait_ms(&mut self, time: u64) {
         self.now += ms(time);
-        let change = self.lighting.tick(self.now);
-        self.check(change);
+        while let Some((timer, _)) = self.timers.expire(&Timer::DECIDING, self.now) {
+            let change = self.lighting.expired(timer, self.now, &mut self.timers);
+            self.check(change);
+        }
     }
 
     /// A change is told when there is one, with the one who decided.

@@ -18,10 +18,11 @@ pub(crate) use handover::CommandsStamp;
 pub use handover::KeptCommands;
 
 use super::time::Now;
+use super::timers::{Timer, Timers};
 
 /// Ids of the last commands, to know a repeated one.
 const MAX_KNOWN_IDS: usize = 256;
-/// Commands that wait for a hole in the sequence; one more and the hole is passed.
+/// Commands that wait for missing ones of the sequence; one more and those are given up.
 const MAX_WAITING: usize = 64;
 /// After the link came up, commands that waited at the broker arrive within this time of each other.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -35,7 +36,7 @@ const MAX_SETTLE: Duration = Duration::from_secs(1);
 pub struct CommandSettings {
     /// Which of several commands counts.
     pub order: Order,
-    /// How long a hole in the sequence is waited for.
+    /// How long a missing command of the sequence is waited for.
     pub gap_wait: Duration,
     /// A plain payload taken as "LED on"; empty for none.
     pub on: String,
@@ -101,14 +102,13 @@ pub enum Outcome {
 pub struct CommandQueue {
     settings: CommandSettings,
     known_ids: VecDeque<String>,
+    /// Those that the disk does not know, and those of them that are on their way there.
     fresh_ids: Vec<String>,
-    /// So many of them are on their way to the disk.
-    storing_ids: usize,
-    settling: Option<Duration>,
+    storing_ids: Vec<String>,
+    /// A burst that goes on after the link came up settles by then.
     settled_by: Duration,
-    /// Newest LED command while settling (order `latest`), or those after a hole (`sequence`).
+    /// Newest LED command while settling (order `latest`), or those behind missing ones (`sequence`).
     waiting: Vec<Command>,
-    hole_until: Option<Duration>,
     last: Option<CommandOrder>,
     /// Grows with each id that becomes known, and with each command that waits no more.
     ids_noted: u64,
@@ -122,11 +122,9 @@ impl CommandQueue {
             settings,
             known_ids: VecDeque::new(),
             fresh_ids: Vec::new(),
-            storing_ids: 0,
-            settling: None,
+            storing_ids: Vec::new(),
             settled_by: Duration::ZERO,
             waiting: Vec::new(),
-            hole_until: None,
             last: None,
             ids_noted: 0,
             decisions: VecDeque::new(),
@@ -146,23 +144,30 @@ impl CommandQueue {
         }
     }
 
-    /// Ids that the disk does not know yet, to be stored now; then [`CommandQueue::ids_stored`] is told.
+    /// Ids that the disk does not know yet, to be stored now; then [`CommandQueue::ids_stored`] says how that
+    /// ended. Not those of commands that still wait: nobody has obeyed them, and after a crash somebody should.
     pub fn fresh_ids(&mut self) -> Vec<String> {
-        self.storing_ids = self.fresh_ids.len();
-        self.fresh_ids.clone()
+        let over = self.fresh_ids.iter().filter(|id| !self.is_waiting(id));
+        self.storing_ids = over.cloned().collect();
+        self.storing_ids.clone()
     }
 
     /// The disk knows those handed over last, or it failed and gets them again.
     pub fn ids_stored(&mut self, stored: bool) {
         let known = std::mem::take(&mut self.storing_ids);
         if stored {
-            self.fresh_ids.drain(..known.min(self.fresh_ids.len()));
+            self.fresh_ids.retain(|id| !known.contains(id));
         }
     }
 
+    fn is_waiting(&self, id: &str) -> bool {
+        let mut waiting = self.waiting.iter();
+        waiting.any(|command| command.id.as_deref() == Some(id))
+    }
+
     /// The link is up: what waited at the broker comes now.
-    pub fn link_up(&mut self, now: Duration) {
-        self.settling = Some(now + SETTLE);
+    pub fn link_up(&mut self, now: Duration, timers: &mut Timers) {
+        timers.set(Timer::CommandsSettled, now + SETTLE);
         self.settled_by = now + MAX_SETTLE;
     }
 
@@ -172,7 +177,14 @@ impl CommandQueue {
     }
 
     /// Something came in. `clock_known` says whether `now.wall_ms` can be trusted.
-    pub fn receive(&mut self, payload: &[u8], retained: bool, now: Now, clock_known: bool) {
+    pub fn receive(
+        &mut self,
+        payload: &[u8],
+        retained: bool,
+        now: Now,
+        clock_known: bool,
+        timers: &mut Timers,
+    ) {
         let command = match parse(payload, &self.settings) {
             Ok(command) => command,
             Err(InvalidCommand { id, reason }) => {
@@ -192,15 +204,15 @@ impl CommandQueue {
             self.note(&command);
             return self.refuse(id, Outcome::Expired, reason);
         }
-        let waited_at_broker = retained || self.settling.is_some();
+        let waited_at_broker = retained || timers.is_set(Timer::CommandsSettled);
         if command.expires_at.is_some() && !clock_known && waited_at_broker {
             let reason = "it waited at the broker and the clock is not set: nobody can tell whether it has expired";
             return self.refuse(id, Outcome::Rejected, reason.into());
         }
         self.note(&command);
         match (&command.action, self.settings.order) {
-            (Action::Led(_), Order::Latest) => self.latest(command, now),
-            (Action::Led(_), Order::Sequence) => self.sequence(command, now),
+            (Action::Led(_), Order::Latest) => self.latest(command, now, timers),
+            (Action::Led(_), Order::Sequence) => self.sequence(command, now, timers),
             _ => self.decisions.push_back(Decision::Obey(command)),
         }
     }
@@ -211,19 +223,31 @@ impl CommandQueue {
         self.refuse(id, Outcome::Rejected, reason);
     }
 
-    /// Time has passed: the burst has settled, or a hole is passed.
-    pub fn tick(&mut self, now: Now) {
-        if self.settling.is_some_and(|until| now.boot >= until) {
-            self.settling = None;
-            if self.settings.order == Order::Latest {
-                for command in std::mem::take(&mut self.waiting) {
-                    self.obey_unless_overtaken(command, now.wall_ms);
-                }
+    /// What waited at the broker has arrived: the newest of it counts.
+    pub fn settled(&mut self, now: Now) {
+        if self.settings.order == Order::Latest {
+            for command in std::mem::take(&mut self.waiting) {
+                self.obey_unless_overtaken(command, now.wall_ms);
             }
         }
-        if self.hole_until.is_some_and(|until| now.boot >= until) {
-            self.pass_hole(now);
+    }
+
+    /// Missing commands of the sequence are waited for no longer: goes on behind them.
+    pub fn give_up_missing(&mut self, now: Now, timers: &mut Timers) {
+        let first = self.waiting.first().and_then(|command| command.seq);
+        // After a silence of the server nobody knows which number is next: the first that waits is.
+        if let (Some(first), Some(last)) = (first, self.last.and_then(|last| last.seq)) {
+            self.decisions.push_back(Decision::Missing {
+                from: last.saturating_add(1),
+                to: first.saturating_sub(1),
+            });
+            self.last = Some(CommandOrder {
+                seq: Some(first.saturating_sub(1)),
+                issued_at: None,
+            });
         }
+        self.obey_run(now.wall_ms);
+        self.await_missing(now.boot, timers);
     }
 
     /// What is to become of the commands, in order.
@@ -231,15 +255,11 @@ impl CommandQueue {
         self.decisions.pop_front()
     }
 
-    /// When to call [`CommandQueue::tick`] next.
-    pub fn next_deadline(&self) -> Option<Duration> {
-        [self.settling, self.hole_until].into_iter().flatten().min()
-    }
-
-    fn latest(&mut self, command: Command, now: Now) {
-        if let Some(until) = &mut self.settling {
-            if now.boot < *until {
-                *until = (now.boot + SETTLE).min(self.settled_by);
+    fn latest(&mut self, command: Command, now: Now, timers: &mut Timers) {
+        if let Some(until) = timers.get(Timer::CommandsSettled) {
+            if now.boot < until {
+                let until = (now.boot + SETTLE).min(self.settled_by);
+                timers.set(Timer::CommandsSettled, until);
             }
             match self.waiting.pop() {
                 Some(other) if command.is_before(other.order()) => {
@@ -276,7 +296,7 @@ impl CommandQueue {
         }
     }
 
-    fn sequence(&mut self, command: Command, now: Now) {
+    fn sequence(&mut self, command: Command, now: Now, timers: &mut Timers) {
         let Some(seq) = command.seq else {
             self.decisions.push_back(Decision::Obey(command));
             return;
@@ -301,36 +321,17 @@ impl CommandQueue {
         self.waiting.sort_by_key(|waiting| waiting.seq);
         if seq == next {
             self.obey_run(now.wall_ms);
-        } else if self.waiting.len() > MAX_WAITING {
-            self.hole_until = Some(now.boot);
         }
-        self.hole_until = match (self.waiting.is_empty(), self.hole_until) {
-            (true, _) => None,
-            (false, None) => Some(now.boot + self.settings.gap_wait),
-            (false, until) => until,
-        };
+        if self.waiting.len() > MAX_WAITING {
+            timers.set(Timer::MissingCommands, now.boot);
+        } else if self.waiting.is_empty() || !timers.is_set(Timer::MissingCommands) {
+            self.await_missing(now.boot, timers);
+        }
     }
 
-    /// Gives the hole up and goes on behind it.
-    fn pass_hole(&mut self, now: Now) {
-        let wall_ms = now.wall_ms;
-        self.hole_until = None;
-        let first = self.waiting.first().and_then(|command| command.seq);
-        // After a silence of the server nobody knows which number is next: the first that waits is.
-        if let (Some(first), Some(last)) = (first, self.last.and_then(|last| last.seq)) {
-            self.decisions.push_back(Decision::Missing {
-                from: last.saturating_add(1),
-                to: first.saturating_sub(1),
-            });
-            self.last = Some(CommandOrder {
-                seq: Some(first.saturating_sub(1)),
-                issued_at: None,
-            });
-        }
-        self.obey_run(wall_ms);
-        if !self.waiting.is_empty() {
-            self.hole_until = Some(now.boot + self.settings.gap_wait);
-        }
+    fn await_missing(&self, now: Duration, timers: &mut Timers) {
+        let until = (!self.waiting.is_empty()).then_some(now + self.settings.gap_wait);
+        timers.set_or_stop(Timer::MissingCommands, until);
     }
 
     /// Obeys the waiting commands that now follow each other.
@@ -343,9 +344,6 @@ impl CommandQueue {
             let command = self.waiting.remove(0);
             self.last = Some(command.order());
             self.obey(command, wall_ms);
-        }
-        if self.waiting.is_empty() {
-            self.hole_until = None;
         }
     }
 
@@ -380,7 +378,6 @@ impl CommandQueue {
             }
             if self.fresh_ids.len() > MAX_KNOWN_IDS {
                 self.fresh_ids.remove(0);
-                self.storing_ids = self.storing_ids.saturating_sub(1);
             }
         }
     }

@@ -41,6 +41,7 @@ use window::Window;
 use super::link::{Ending, Inbound, Pattern, SessionEnd, Sessions};
 use super::telemetry::Record;
 use super::time::Clock;
+use super::timers::{Timer, Timers};
 use super::{Key, Output};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -143,8 +144,6 @@ pub struct Delivery {
     live_in_a_row: u32,
     disk: Disk,
     discards: Discards,
-    /// With the server's acks: none is late before (boot clock).
-    acks_due: Option<Duration>,
     poison: Poison,
     /// A record is on trial, or waits for it: nothing else is sent.
     holds_trial: bool,
@@ -153,7 +152,7 @@ pub struct Delivery {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkState {
-    Down { retry_at: Duration },
+    Down,
     Connecting,
     Up,
 }
@@ -174,11 +173,13 @@ impl Delivery {
         inbound: Vec<Inbound>,
         seed: u64,
         now: Duration,
+        timers: &mut Timers,
     ) -> Self {
+        timers.set(Timer::Connect, now);
         let in_window = settings.window * settings.batch;
         Self {
             rng: fastrand::Rng::with_seed(seed),
-            link: LinkState::Down { retry_at: now },
+            link: LinkState::Down,
             sessions: Sessions::new(now),
             inbound,
             to_subscribe: Vec::new(),
@@ -195,7 +196,6 @@ impl Delivery {
             live_in_a_row: 0,
             disk: Disk::default(),
             discards: Discards::new(in_window),
-            acks_due: None,
             poison: Poison::default(),
             holds_trial: false,
             orders: VecDeque::new(),
@@ -209,7 +209,7 @@ impl Delivery {
         self.begun |= record.seq == 1;
         let queue = match self.link {
             LinkState::Up => Queue::Live,
-            LinkState::Down { .. } | LinkState::Connecting => Queue::History,
+            LinkState::Down | LinkState::Connecting => Queue::History,
         };
         self.memory.add(record, queue, now);
     }
@@ -249,10 +249,11 @@ impl Delivery {
     }
 
     /// The session is up.
-    pub fn link_up(&mut self, now: Duration) {
+    pub fn link_up(&mut self, now: Duration, timers: &mut Timers) {
+        timers.stop(Timer::Connect);
         self.link = LinkState::Up;
         self.sessions.begin(self.rng.f64(), now);
-        self.poison.begin(self.rng.f64(), now);
+        self.poison.begin(self.rng.f64(), now, timers);
         self.to_subscribe.clone_from(&self.inbound);
         // A drop-out so short that nothing went to the disk is made good at once.
         let jitter = match self.disk.records {
@@ -270,6 +271,7 @@ impl Delivery {
         ending: Ending,
         clock: &Clock,
         now: Duration,
+        timers: &mut Timers,
     ) -> Option<SessionEnd> {
         let unanswered = self.unanswered.clear();
         let session = self.is_up().then(|| {
@@ -282,9 +284,8 @@ impl Delivery {
             self.sessions.fail(ending);
         }
         let wait = self.sessions.wait(ending, self.rng.f64(), now);
-        self.link = LinkState::Down {
-            retry_at: now + wait,
-        };
+        self.link = LinkState::Down;
+        timers.set(Timer::Connect, now + wait);
         if session.is_some() {
             self.look_for_poison(ending, &unanswered, clock, now);
         }
@@ -294,69 +295,58 @@ impl Delivery {
         self.control.clear();
         self.replay.start_over();
         self.memory.link_down();
-        self.acks_due = None;
+        timers.stop(Timer::LateAcks);
         session
     }
 
-    /// Does what is due.
-    pub fn pump(&mut self, now: Duration, clock: &Clock) {
-        if let LinkState::Down { retry_at } = self.link
-            && now >= retry_at
-        {
-            self.link = LinkState::Connecting;
-            self.orders.push_back(Output::Connect);
-        }
+    /// The next try to connect is due.
+    pub fn connect(&mut self) {
+        self.link = LinkState::Connecting;
+        self.orders.push_back(Output::Connect);
+    }
+
+    /// Does what can be done now, and sets the timers for what cannot.
+    pub fn pump(&mut self, now: Duration, clock: &Clock, timers: &mut Timers) {
         if self.is_up() {
             self.sessions.tick(now);
-            self.time_out_acks(now);
             self.give_up_unanswered_subscriptions(now);
             self.window.tick(now);
             self.batch.tick(now);
-            self.holds_trial = self.is_trial_due(now);
+            self.holds_trial = self.is_trial_due(timers);
             match self.holds_trial {
-                true => self.hold_trial(clock, now),
-                false => self.send(clock, now),
+                true => self.hold_trial(clock, now, timers),
+                false => self.send(clock, now, timers),
             }
         }
-        let is_due = self.discards.due().is_some_and(|due| now >= due);
-        if (self.discards.is_full() || is_due) && !self.replay.is_reading() {
-            self.hand_over_discards();
+        if self.discards.is_due(timers) && !self.replay.is_reading() {
+            self.hand_over_discards(timers);
         }
+        self.set_timers(now, timers);
     }
 
     /// Sends what may go out.
-    fn send(&mut self, clock: &Clock, now: Duration) {
+    fn send(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) {
         self.subscribe(now);
         self.send_control(now);
         if self.begun {
-            self.send_records(clock, now);
+            self.send_records(clock, now, timers);
         }
+    }
+
+    /// Those that follow from what is in flight and what waits.
+    fn set_timers(&self, now: Duration, timers: &mut Timers) {
+        let up = |at: Option<Duration>| at.filter(|_| self.is_up());
+        timers.set_or_stop(Timer::Stalled, up(self.stalled_at()));
+        timers.set_or_stop(Timer::TopicOpens, up(self.sessions.next_opening()));
+        let may_send = self.begun && !self.holds_trial && self.has_room() && self.may_replay();
+        let replay_at = (may_send && self.replay_at > now).then_some(self.replay_at);
+        timers.set_or_stop(Timer::Replay, up(replay_at));
+        timers.set_or_stop(Timer::Commit, self.commit_at(timers));
     }
 
     /// The next order.
     pub fn poll(&mut self) -> Option<Output> {
         self.orders.pop_front()
-    }
-
-    /// When to call [`Delivery::pump`] next.
-    pub fn next_deadline(&self) -> Option<Duration> {
-        let link = match self.link {
-            LinkState::Down { retry_at } => Some(retry_at),
-            LinkState::Connecting => None,
-            LinkState::Up => self
-                .stalled_at()
-                .into_iter()
-                .chain(self.sessions.next_opening())
-                .min(),
-        };
-        let may_send = self.is_up() && self.begun && !self.holds_trial && self.has_room();
-        let replay = (may_send && self.may_replay()).then_some(self.replay_at);
-        let discard = self.discards.due().filter(|_| !self.replay.is_reading());
-        let (trial, commit) = (self.trial_at(), self.commit_at());
-        [link, replay, trial, self.acks_due, commit, discard]
-            .into_iter()
-            .flatten()
-            .min()
     }
 
     /// Results that a flood of commands left no room for, since the start.

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::lighting::Change;
+use super::timers::{Timer, Timers};
 
 /// An LED that has not answered within this time counts as one that cannot be written.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -62,10 +63,10 @@ pub struct LedState {
     known: Option<bool>,
     /// Why it cannot be written.
     fault: Option<String>,
-    /// The orders not answered yet; the first one is under way if `asked_at` is set.
-    orders: VecDeque<Order>,
-    asked_at: Option<Duration>,
-    retry_at: Duration,
+    /// The orders not answered yet.
+    orders: VecDeque<PendingOrder>,
+    /// The first of them is under way.
+    is_asked: bool,
     give_up: bool,
     /// The last change that was decided and not made.
     missed: Option<Change>,
@@ -74,7 +75,7 @@ pub struct LedState {
 }
 
 #[derive(Debug)]
-struct Order {
+struct PendingOrder {
     led_on: bool,
     change: Option<Change>,
     replies: Vec<Option<String>>,
@@ -87,8 +88,7 @@ impl LedState {
             known: found,
             fault: None,
             orders: VecDeque::new(),
-            asked_at: None,
-            retry_at: Duration::ZERO,
+            is_asked: false,
             give_up: false,
             missed: None,
             meddled_reported: false,
@@ -140,16 +140,25 @@ impl LedState {
     }
 
     /// The LED is `led_on`, written if it was not; before, it was found to be `was`.
-    pub fn written(&mut self, led_on: bool, was: Option<bool>) {
+    pub fn written(&mut self, led_on: bool, was: Option<bool>, timers: &mut Timers) {
         let before = self.known.replace(led_on);
-        let order = self.asked_at.take().and_then(|_| self.orders.pop_front());
+        timers.stop(Timer::LedAnswer);
+        timers.stop(Timer::LedRetry);
+        let order = match std::mem::take(&mut self.is_asked) {
+            true => self.orders.pop_front(),
+            false => None,
+        };
         let (change, replies) =
             order.map_or_else(Default::default, |order| (order.change, order.replies));
         let was_broken = self.fault.take().is_some();
         if was_broken {
             self.news.push_back(LedNews::Works);
         }
-        let missed = self.missed.take().filter(|missed| missed.led_on == led_on);
+        let (missed, overdue) = match self.missed.take() {
+            Some(missed) if missed.led_on == led_on => (Some(missed), None),
+            // Decided while the order of before was under way.
+            missed => (None, missed),
+        };
         let change = change.or(missed);
         let meddled = was.is_some() && before.is_some() && was != before;
         if let Some(change) = change.filter(|_| before != Some(led_on) || meddled) {
@@ -159,13 +168,17 @@ impl LedState {
         }
         self.meddled_reported = meddled;
         self.news.extend(replies.into_iter().map(LedNews::Applied));
+        if let Some(overdue) = overdue {
+            self.change(overdue);
+        }
     }
 
     /// The LED could not be written; `seen` is how it was found, if it could be read.
-    pub fn failed(&mut self, why: &str, seen: Option<bool>, now: Duration) {
+    pub fn failed(&mut self, why: &str, seen: Option<bool>, now: Duration, timers: &mut Timers) {
         self.known = seen.or(self.known);
-        self.asked_at = None;
-        self.retry_at = now + RETRY_AFTER;
+        self.is_asked = false;
+        timers.stop(Timer::LedAnswer);
+        timers.set(Timer::LedRetry, now + RETRY_AFTER);
         for order in std::mem::take(&mut self.orders) {
             self.missed = order.change.or(self.missed.take());
             let refused = |id| LedNews::Refused(id, why.to_owned());
@@ -176,40 +189,36 @@ impl LedState {
         }
     }
 
-    /// Time has passed; `led_on` is what the LED is to be, if anybody has decided.
-    pub fn tick(&mut self, led_on: Option<bool>, now: Duration) {
-        if self.asked_at.is_some_and(|at| now >= at + ANSWER_WITHIN) {
-            self.give_up = true;
-            let seconds = ANSWER_WITHIN.as_secs();
-            self.failed(
-                &format!("the LED has not answered for {seconds} s"),
-                None,
-                now,
-            );
-        }
-        if self.fault.is_some() && self.orders.is_empty() && now >= self.retry_at {
-            self.retry_at = now + RETRY_AFTER;
+    /// The order under way has had its time.
+    pub fn give_up(&mut self, now: Duration, timers: &mut Timers) {
+        self.give_up = true;
+        let seconds = ANSWER_WITHIN.as_secs();
+        let why = format!("the LED has not answered for {seconds} s");
+        self.failed(&why, None, now, timers);
+    }
+
+    /// The LED is tried again; `led_on` is what it is to be, if anybody has decided.
+    pub fn retry(&mut self, led_on: Option<bool>, now: Duration, timers: &mut Timers) {
+        if self.orders.is_empty() {
+            timers.set(Timer::LedRetry, now + RETRY_AFTER);
             if let Some(led_on) = led_on {
                 self.order(led_on);
             }
         }
     }
 
-    /// The process was stopped, or the machine slept, for so long: an answer has that much more time.
-    pub fn paused(&mut self, time: Duration) {
-        self.asked_at = self.asked_at.map(|at| at + time);
-    }
-
     /// The next thing to be done.
-    pub fn poll_order(&mut self, now: Duration) -> Option<LedOrder> {
+    pub fn poll_order(&mut self, now: Duration, timers: &mut Timers) -> Option<LedOrder> {
         if std::mem::take(&mut self.give_up) {
             return Some(LedOrder::GiveUp);
         }
-        if self.asked_at.is_some() {
+        if self.is_asked {
             return None;
         }
         let order = self.orders.front()?;
-        self.asked_at = Some(now);
+        self.is_asked = true;
+        timers.stop(Timer::LedRetry);
+        timers.set(Timer::LedAnswer, now + ANSWER_WITHIN);
         Some(LedOrder::Set(order.led_on))
     }
 
@@ -218,18 +227,9 @@ impl LedState {
         self.news.pop_front()
     }
 
-    /// When to call [`LedState::tick`] next.
-    pub fn next_deadline(&self) -> Option<Duration> {
-        match (self.asked_at, &self.fault) {
-            (Some(at), _) => Some(at + ANSWER_WITHIN),
-            (None, Some(_)) => Some(self.retry_at),
-            (None, None) => None,
-        }
-    }
-
     /// The newest order, if it is not under way and asks the same; else a new one.
-    fn order(&mut self, led_on: bool) -> &mut Order {
-        let under_way = usize::from(self.asked_at.is_some());
+    fn order(&mut self, led_on: bool) -> &mut PendingOrder {
+        let under_way = usize::from(self.is_asked);
         let joins = self.orders.len() > under_way
             && self
                 .orders
@@ -242,7 +242,7 @@ impl LedState {
                         .extend(order.replies.into_iter().map(LedNews::Superseded));
                 }
             }
-            self.orders.push_back(Order {
+            self.orders.push_back(PendingOrder {
                 led_on,
                 change: None,
                 replies: Vec::new(),
@@ -250,5 +250,32 @@ impl LedState {
         }
         let newest = self.orders.len() - 1;
         &mut self.orders[newest]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_is_decided_while_a_broken_led_is_tried_again_is_made_and_told() {
+        let (mut led, mut timers) = (LedState::new(Some(false)), Timers::default());
+        led.failed("no device", None, Duration::ZERO, &mut timers);
+        led.retry(Some(false), RETRY_AFTER, &mut timers);
+        let order = led.poll_order(RETRY_AFTER, &mut timers);
+        assert_eq!(order, Some(LedOrder::Set(false)));
+        let on = Change {
+            led_on: true,
+            by: "remote",
+            why: "command".into(),
+        };
+        led.change(on.clone());
+        led.written(false, Some(false), &mut timers);
+        let order = led.poll_order(RETRY_AFTER, &mut timers);
+        assert_eq!(order, Some(LedOrder::Set(true)));
+        led.written(true, Some(false), &mut timers);
+        let news: Vec<LedNews> = std::iter::from_fn(|| led.poll_news()).collect();
+        let failed = LedNews::Failed("no device".into());
+        assert_eq!(news, [failed, LedNews::Works, LedNews::Changed(on)]);
     }
 }

@@ -8,8 +8,8 @@
 //! Each decision has one home: [`lighting`] what the LED is to be, [`led`] how it is, [`command`] what a
 //! command may do, [`telemetry`] what is recorded, [`delivery`] what is published, stored and discarded,
 //! [`link`] what the ends of sessions mean, [`outage`] the account, [`time`] the clocks. The controller hands
-//! each input to the part that it concerns; start-up, the announcements of `state`, rules to keep, and a stop
-//! are still its own.
+//! each input to the part that it concerns, and what has expired of [`timers`]; start-up, polling the sensor, the
+//! announcements of `state`, rules to keep, the handover and a stop each have a file beside it.
 #![deny(clippy::disallowed_methods)]
 
 pub mod command;
@@ -22,6 +22,7 @@ pub mod link;
 pub mod outage;
 pub mod telemetry;
 pub mod time;
+pub mod timers;
 mod view;
 pub mod words;
 

@@ -15,13 +15,15 @@
 //! Authority is a lease, not a connection: a command holds the LED until the lease has passed without
 //! a sign of life from the server, whatever the link does. The state is derived from three facts (the
 //! command that holds, the health of the sensor, the mode), so that no transition can be forgotten.
-//! The controller calls this with what happened; each call gives back the change of the LED, if any.
+//! The controller calls this with what happened; each call gives back the change of the LED, if any. Time
+//! alone changes it by three timers: the sensor's fault, the end of a lease, and the end of a hold.
 
 mod handover;
 mod rules;
 
 use std::time::Duration;
 
+use crate::timers::{Timer, Timers};
 use crate::words;
 pub(crate) use handover::DecisionStamp;
 pub use handover::{KeptCommand, KeptDecision};
@@ -91,10 +93,8 @@ pub struct Lighting {
     failures: u32,
     /// Why the last try to read failed, in words.
     failure: String,
-    last_good: Duration,
     moved_at: Duration,
     sensor_why: String,
-    read_at: Duration,
     decided: Authority,
     decided_at: Duration,
     /// Who decided before a restart, as long as nobody has decided since.
@@ -120,8 +120,13 @@ enum Sensor {
 
 impl Lighting {
     /// Begins with the LED as it is found.
-    pub fn new(settings: LightingSettings, led_on: bool, now: Duration) -> Self {
-        Self {
+    pub fn new(
+        settings: LightingSettings,
+        led_on: bool,
+        now: Duration,
+        timers: &mut Timers,
+    ) -> Self {
+        let lighting = Self {
             settings,
             led_on,
             changed_at: None,
@@ -134,19 +139,19 @@ impl Lighting {
             is_old: false,
             failures: 0,
             failure: String::new(),
-            last_good: now,
             moved_at: now,
             sensor_why: String::new(),
-            read_at: now,
             decided: Authority::Starting,
             decided_at: now,
             inherited_by: None,
             why: "no reading yet".into(),
-        }
+        };
+        lighting.expect_reading(now, timers);
+        lighting
     }
 
     /// The sensor gave `light`.
-    pub fn read(&mut self, light: f64, now: Duration) -> Option<Change> {
+    pub fn read(&mut self, light: f64, now: Duration, timers: &mut Timers) -> Option<Change> {
         if self.light != Some(light) {
             self.moved_at = now;
         }
@@ -154,31 +159,29 @@ impl Lighting {
         self.light_at = now;
         self.is_old = false;
         self.failures = 0;
-        self.last_good = now;
         let frozen_after = self.settings.frozen_after;
         if !frozen_after.is_zero() && now >= self.moved_at + frozen_after {
             let seconds = frozen_after.as_secs_f64();
-            self.fault(format!(
-                "the same reading {} for {seconds} s",
-                words::light(light)
-            ));
+            let why = format!("the same reading {} for {seconds} s", words::light(light));
+            self.fault(why, timers);
         } else {
             self.sensor = Sensor::Good;
             self.sensor_why = String::new();
+            self.expect_reading(now, timers);
         }
-        self.decide(now)
+        self.decide(now, timers)
     }
 
     /// The sensor gave nothing, and why.
-    pub fn read_failed(&mut self, why: &str, now: Duration) -> Option<Change> {
+    pub fn read_failed(&mut self, why: &str, now: Duration, timers: &mut Timers) -> Option<Change> {
         self.failures = self.failures.saturating_add(1);
         why.clone_into(&mut self.failure);
         if self.failures >= FAULT_AFTER {
-            self.fault(why.to_owned());
+            self.fault(why.to_owned(), timers);
             // The newest reason is the one to act on.
             why.clone_into(&mut self.sensor_why);
         }
-        self.decide(now)
+        self.decide(now, timers)
     }
 
     /// The server decided. `lease` is the command's own, kept within 1 s and 24 h.
@@ -188,6 +191,7 @@ impl Lighting {
         lease: Option<Duration>,
         why: String,
         now: Duration,
+        timers: &mut Timers,
     ) -> Option<Change> {
         let lease = match lease {
             Some(own) => Lease::For(own.clamp(MIN_LEASE, MAX_LEASE)),
@@ -203,28 +207,29 @@ impl Lighting {
             self.active = active;
             self.active_count += 1;
         }
-        self.decide(now)
+        self.decide(now, timers)
     }
 
     /// A sign of life from the server: the command that holds goes on holding.
-    pub fn server_alive(&mut self, now: Duration) {
+    pub fn server_alive(&mut self, now: Duration, timers: &mut Timers) {
         if let Some(active) = &mut self.active
             && active.until.is_none_or(|until| now < until)
         {
             active.until = active.lease.end(now);
         }
+        self.expect_lease_end(timers);
     }
 
     /// The server said that it goes away.
-    pub fn server_gone(&mut self, now: Duration) -> Option<Change> {
+    pub fn server_gone(&mut self, now: Duration, timers: &mut Timers) -> Option<Change> {
         if self.settings.mode != Mode::Remote {
             self.active = None;
         }
-        self.decide(now)
+        self.decide(now, timers)
     }
 
     /// The link is down: what holds while linked holds no more.
-    pub fn link_down(&mut self, now: Duration) -> Option<Change> {
+    pub fn link_down(&mut self, now: Duration, timers: &mut Timers) -> Option<Change> {
         if self.settings.mode != Mode::Remote
             && let Some(ActiveCommand {
                 lease: Lease::WhileLinked,
@@ -233,65 +238,42 @@ impl Lighting {
         {
             self.active = None;
         }
-        self.decide(now)
+        self.decide(now, timers)
     }
 
     /// New rules, already checked.
-    pub fn set_rules(&mut self, rules: Rules, now: Duration) -> Option<Change> {
-        if rules.interval != self.settings.interval {
-            self.read_at = now;
-            self.last_good = now;
-        }
+    pub fn set_rules(
+        &mut self,
+        rules: Rules,
+        now: Duration,
+        timers: &mut Timers,
+    ) -> Option<Change> {
+        let is_new_interval = rules.interval != self.settings.interval;
         self.settings.set_rules(rules);
-        self.decide(now)
+        if is_new_interval && self.sensor != Sensor::Faulty {
+            self.expect_reading(now, timers);
+        }
+        self.decide(now, timers)
     }
 
     /// The program did not run for so long: that is not the sensor's fault. After a long pause the light from
     /// before it decides nothing, and the LED stays as it is until there is a new one, or the sensor fails.
-    pub fn paused(&mut self, pause: Duration, is_long: bool) {
-        self.last_good += pause;
+    pub fn paused(&mut self, pause: Duration, is_long: bool, timers: &mut Timers) {
+        timers.delay(Timer::SensorFault, pause);
         self.moved_at += pause;
         self.is_old |= is_long && self.light.is_some();
     }
 
-    /// Time has passed.
-    pub fn tick(&mut self, now: Duration) -> Option<Change> {
-        self.decide(now)
-    }
-
-    /// Whether the sensor is to be read now; saying so sets the next time.
-    pub fn read_due(&mut self, now: Duration) -> bool {
-        let due = now >= self.read_at;
-        if due {
-            let beat = self.read_at + self.settings.interval;
-            // After a pause the beat starts again instead of catching up.
-            self.read_at = if beat > now {
-                beat
-            } else {
-                now + self.settings.interval
+    /// One of [`Timer::DECIDING`] has expired.
+    pub fn expired(&mut self, timer: Timer, now: Duration, timers: &mut Timers) -> Option<Change> {
+        if timer == Timer::SensorFault {
+            let why = match self.failures {
+                0 => "no reading for three intervals".into(),
+                _ => self.failure.clone(),
             };
+            self.fault(why, timers);
         }
-        due
-    }
-
-    /// When to call [`Lighting::tick`] or [`Lighting::read_due`] next.
-    pub fn next_deadline(&self) -> Duration {
-        let mut next = self.read_at;
-        if self.sensor != Sensor::Faulty {
-            next = next.min(self.fault_at());
-        }
-        if self.settings.mode == Mode::Auto
-            && let Some(until) = self.active.as_ref().and_then(|active| active.until)
-        {
-            next = next.min(until);
-        }
-        if let Some(held_until) = self.hold_over()
-            && self.local_rule().is_some_and(|on| on != self.led_on)
-            && self.authority() == Authority::Fallback
-        {
-            next = next.min(held_until);
-        }
-        next
+        self.decide(now, timers)
     }
 
     /// Who decides.
@@ -359,7 +341,7 @@ impl Lighting {
         &self.settings
     }
 
-    fn decide(&mut self, now: Duration) -> Option<Change> {
+    fn decide(&mut self, now: Duration, timers: &mut Timers) -> Option<Change> {
         // Mode `local` does not look at it, but must not keep it beyond its time for another mode.
         if self.settings.mode != Mode::Remote
             && self
@@ -369,12 +351,8 @@ impl Lighting {
         {
             self.active = None;
         }
-        if now >= self.fault_at() {
-            self.fault(match self.failures {
-                0 => "no reading for three intervals".into(),
-                _ => self.failure.clone(),
-            });
-        }
+        self.expect_lease_end(timers);
+        timers.stop(Timer::Hold);
         let state = self.authority();
         let (led_on, why) = match state {
             Authority::Starting => (self.led_on, String::new()),
@@ -382,7 +360,7 @@ impl Lighting {
                 Some(active) => (active.led_on, active.why.clone()),
                 None => (self.led_on, String::new()),
             },
-            Authority::Fallback => self.fallback(now),
+            Authority::Fallback => self.fallback(now, timers),
             Authority::SensorFault => self.fail_safe(),
         };
         let entered = state.by() != self.decided.by();
@@ -408,7 +386,7 @@ impl Lighting {
     }
 
     /// The local rule with its hold.
-    fn fallback(&self, now: Duration) -> (bool, String) {
+    fn fallback(&self, now: Duration, timers: &mut Timers) -> (bool, String) {
         let Some(light) = self.light else {
             return (self.led_on, String::new());
         };
@@ -424,30 +402,21 @@ impl Lighting {
             );
         }
         let shown = words::light_beside(light, &[on_below, off_above]);
-        match self.local_rule() {
-            Some(led_on)
-                if led_on != self.led_on && self.hold_over().is_some_and(|over| now < over) =>
-            {
+        let (led_on, why) = if light < on_below {
+            (true, format!("light {shown} is below {on_below}"))
+        } else if light > off_above {
+            (false, format!("light {shown} is above {off_above}"))
+        } else {
+            let why = format!("light {shown} is between {on_below} and {off_above}: unchanged");
+            (self.led_on, why)
+        };
+        let hold_over = self.changed_at.map(|at| at + self.settings.hold);
+        match hold_over.filter(|over| led_on != self.led_on && now < *over) {
+            Some(over) => {
+                timers.set(Timer::Hold, over);
                 (self.led_on, format!("light {shown}, held"))
             }
-            Some(true) => (true, format!("light {shown} is below {on_below}")),
-            Some(false) => (false, format!("light {shown} is above {off_above}")),
-            None => (
-                self.led_on,
-                format!("light {shown} is between {on_below} and {off_above}: unchanged"),
-            ),
-        }
-    }
-
-    /// What the thresholds say, if they say anything.
-    fn local_rule(&self) -> Option<bool> {
-        let light = self.light.filter(|_| !self.is_old)?;
-        if light < self.settings.on_below {
-            Some(true)
-        } else if light > self.settings.off_above {
-            Some(false)
-        } else {
-            None
+            None => (led_on, why),
         }
     }
 
@@ -460,18 +429,24 @@ impl Lighting {
         }
     }
 
-    fn fault(&mut self, why: String) {
+    fn fault(&mut self, why: String, timers: &mut Timers) {
+        timers.stop(Timer::SensorFault);
         if self.sensor != Sensor::Faulty {
             self.sensor = Sensor::Faulty;
             self.sensor_why = why;
         }
     }
 
-    fn hold_over(&self) -> Option<Duration> {
-        self.changed_at.map(|at| at + self.settings.hold)
+    fn expect_reading(&self, now: Duration, timers: &mut Timers) {
+        timers.set(
+            Timer::SensorFault,
+            now + self.settings.interval * FAULT_AFTER,
+        );
     }
 
-    fn fault_at(&self) -> Duration {
-        self.last_good + self.settings.interval * FAULT_AFTER
+    fn expect_lease_end(&self, timers: &mut Timers) {
+        let active = self.active.as_ref();
+        let until = active.filter(|_| self.settings.mode != Mode::Remote);
+        timers.set_or_stop(Timer::Lease, until.and_then(|active| active.until));
     }
 }

@@ -237,6 +237,8 @@ pub struct Recorder {
     boot_id: Uuid,
     last_seq: u64,
     recorded: Option<(Duration, f64)>,
+    /// The newest reading of an outage, with `keep = "latest"`.
+    kept: Option<(Body, Stamp)>,
 }
 
 impl Recorder {
@@ -248,22 +250,29 @@ impl Recorder {
             boot_id,
             last_seq: 1,
             recorded: None,
+            kept: None,
         }
     }
 
-    /// The run whose records these are.
-    pub fn run(&self) -> Uuid {
-        self.run
+    /// Whether an outage keeps only the newest reading.
+    pub fn keeps_latest(&self) -> bool {
+        self.settings.keep == OutageReadings::Latest
+    }
+
+    /// Keeps a reading, in place of the one before, until it becomes a record.
+    pub fn keep(&mut self, body: Body, stamp: Stamp) {
+        self.kept = Some((body, stamp));
+    }
+
+    /// Makes a record of the reading that was kept.
+    pub fn take_kept(&mut self) -> Option<Record> {
+        let (body, stamp) = self.kept.take()?;
+        Some(self.record(body, stamp))
     }
 
     /// The number of the newest record.
     pub fn last_seq(&self) -> u64 {
         self.last_seq
-    }
-
-    /// The settings in force.
-    pub fn settings(&self) -> &TelemetrySettings {
-        &self.settings
     }
 
     /// Makes the first record, which is finished only when the store has named the run before.

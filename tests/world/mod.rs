@@ -213,6 +213,8 @@ pub struct World {
     /// What the operator was told.
     pub told: Vec<(Duration, String)>,
     pub dead_letters: Vec<String>,
+    /// How often a deadline woke the logic.
+    pub wakes: u64,
     session: bool,
     session_number: u64,
     pub latency: Duration,
@@ -325,6 +327,7 @@ impl World {
             sessions: 0,
             told: Vec::new(),
             dead_letters: Vec::new(),
+            wakes: 0,
             session: false,
             session_number: 0,
             latency: Duration::from_millis(5),
@@ -386,6 +389,7 @@ impl World {
                 self.now = end;
                 return;
             }
+            // A deadline that passed while the program did not run is noticed after that.
             let deadline = self.controller.next_deadline().max(self.now);
             let event = self.agenda.keys().next().copied();
             // What fell into a pause of the program happens after it.
@@ -754,7 +758,16 @@ impl World {
             _ => {}
         }
         let step = self.keep_trace.then(|| input.clone());
+        let was = self.controller.next_deadline();
+        self.wakes += u64::from(input == Input::DeadlineReached);
         self.controller.handle(input, self.clocks());
+        let next = self.controller.next_deadline();
+        assert!(
+            next > self.now,
+            "due at {next:?}, now {:?}, was {was:?}: {:?}",
+            self.now,
+            self.log
+        );
         self.carry_out();
         if let Some(input) = step {
             self.trace_step(Some(input));

@@ -22,8 +22,41 @@ fn at(ms: u64) -> Now {
     }
 }
 
-fn decisions(commands: &mut CommandQueue) -> Vec<String> {
-    std::iter::from_fn(|| commands.poll())
+/// The queue with its timers.
+struct Queue {
+    queue: CommandQueue,
+    timers: Timers,
+}
+
+impl Queue {
+    fn new(settings: CommandSettings) -> Self {
+        Self {
+            queue: CommandQueue::new(settings),
+            timers: Timers::default(),
+        }
+    }
+
+    fn link_up(&mut self, now: Duration) {
+        self.queue.link_up(now, &mut self.timers);
+    }
+
+    fn receive(&mut self, payload: &[u8], retained: bool, now: Now, clock_known: bool) {
+        self.queue
+            .receive(payload, retained, now, clock_known, &mut self.timers);
+    }
+
+    fn advance(&mut self, now: Now) {
+        while let Some((timer, _)) = self.timers.expire(&Timer::ALL, now.boot) {
+            match timer {
+                Timer::CommandsSettled => self.queue.settled(now),
+                _ => self.queue.give_up_missing(now, &mut self.timers),
+            }
+        }
+    }
+}
+
+fn decisions(commands: &mut Queue) -> Vec<String> {
+    std::iter::from_fn(|| commands.queue.poll())
         .map(|decision| match decision {
             Decision::Obey(command) => format!("obey {:?}", command.action),
             Decision::Refuse { id, result, .. } => {
@@ -86,20 +119,20 @@ fn malformed_payloads_are_refused_with_a_reason() {
 
 #[test]
 fn a_burst_that_waited_at_the_broker_moves_the_led_once() {
-    let mut commands = CommandQueue::new(settings());
+    let mut commands = Queue::new(settings());
     commands.link_up(at(0).boot);
     for n in 0..20 {
         let payload = format!(r#"{{"led_on":{},"id":"c{n}"}}"#, n % 2 == 1);
         commands.receive(payload.as_bytes(), false, at(n), true);
     }
     assert_eq!(decisions(&mut commands).len(), 19);
-    commands.tick(at(1_000));
+    commands.advance(at(1_000));
     assert_eq!(decisions(&mut commands), ["obey Led(true)"]);
 }
 
 #[test]
 fn retained_repeated_and_expired_commands_are_refused() {
-    let mut commands = CommandQueue::new(settings());
+    let mut commands = Queue::new(settings());
     let command = br#"{"led_on":true,"id":"a"}"#;
     commands.receive(command, true, at(0), true);
     commands.receive(command, false, at(0), true);
@@ -114,8 +147,8 @@ fn retained_repeated_and_expired_commands_are_refused() {
 
 #[test]
 fn an_id_of_an_earlier_run_is_known() {
-    let mut commands = CommandQueue::new(settings());
-    commands.remember(vec!["a".into(), "b".into()]);
+    let mut commands = Queue::new(settings());
+    commands.queue.remember(vec!["a".into(), "b".into()]);
     commands.receive(br#"{"led_on":true,"id":"b"}"#, false, at(0), true);
     assert_eq!(decisions(&mut commands), ["Duplicate b"]);
 }
@@ -123,7 +156,7 @@ fn an_id_of_an_earlier_run_is_known() {
 #[test]
 fn with_the_clock_not_set_an_expiry_counts_only_for_what_comes_at_once() {
     let command = br#"{"led_on":true,"expires_at":"2030-01-01T00:00:00Z"}"#;
-    let mut commands = CommandQueue::new(settings());
+    let mut commands = Queue::new(settings());
     commands.receive(command, false, at(0), false);
     commands.link_up(at(1).boot);
     commands.receive(command, false, at(2), false);
@@ -132,11 +165,11 @@ fn with_the_clock_not_set_an_expiry_counts_only_for_what_comes_at_once() {
 
 #[test]
 fn a_sequence_waits_for_a_hole_and_passes_it() {
-    let mut commands = CommandQueue::new(CommandSettings {
+    let mut commands = Queue::new(CommandSettings {
         order: Order::Sequence,
         ..settings()
     });
-    let send = |commands: &mut CommandQueue, seq: i64, ms: u64| {
+    let send = |commands: &mut Queue, seq: i64, ms: u64| {
         let payload = format!(r#"{{"led_on":{},"seq":{seq}}}"#, seq % 2 == 0);
         commands.receive(payload.as_bytes(), false, at(ms), true);
     };
@@ -150,8 +183,8 @@ fn a_sequence_waits_for_a_hole_and_passes_it() {
     );
     send(&mut commands, 7, 10);
     send(&mut commands, 6, 11);
-    assert_eq!(commands.next_deadline(), Some(Duration::from_millis(5_010)));
-    commands.tick(at(5_010));
+    assert_eq!(commands.timers.next(), Some(Duration::from_millis(5_010)));
+    commands.advance(at(5_010));
     assert_eq!(
         decisions(&mut commands),
         ["missing 4..5", "obey Led(true)", "obey Led(false)"]
@@ -162,7 +195,7 @@ fn a_sequence_waits_for_a_hole_and_passes_it() {
 
 #[test]
 fn each_hole_in_a_sequence_is_passed_in_its_turn() {
-    let mut commands = CommandQueue::new(CommandSettings {
+    let mut commands = Queue::new(CommandSettings {
         order: Order::Sequence,
         ..settings()
     });
@@ -171,10 +204,10 @@ fn each_hole_in_a_sequence_is_passed_in_its_turn() {
         commands.receive(payload.as_bytes(), false, at(0), true);
     }
     for ms in [5_000, 10_000] {
-        assert_eq!(commands.next_deadline(), Some(at(ms).boot));
-        commands.tick(at(ms));
+        assert_eq!(commands.timers.next(), Some(at(ms).boot));
+        commands.advance(at(ms));
     }
-    assert_eq!(commands.next_deadline(), None);
+    assert_eq!(commands.timers.next(), None);
     let passed = [
         "obey Led(true)",
         "missing 2..2",
@@ -187,7 +220,7 @@ fn each_hole_in_a_sequence_is_passed_in_its_turn() {
 
 #[test]
 fn a_command_behind_a_hole_is_not_forgotten_when_the_server_was_silent() {
-    let mut commands = CommandQueue::new(CommandSettings {
+    let mut commands = Queue::new(CommandSettings {
         order: Order::Sequence,
         ..settings()
     });
@@ -195,30 +228,30 @@ fn a_command_behind_a_hole_is_not_forgotten_when_the_server_was_silent() {
         let payload = format!(r#"{{"led_on":true,"seq":{seq}}}"#);
         commands.receive(payload.as_bytes(), false, at(0), true);
     }
-    commands.reset_order();
-    commands.tick(at(5_000));
+    commands.queue.reset_order();
+    commands.advance(at(5_000));
     assert_eq!(
         decisions(&mut commands),
         ["obey Led(true)", "obey Led(true)"]
     );
-    assert_eq!(commands.next_deadline(), None);
+    assert_eq!(commands.timers.next(), None);
 }
 
 #[test]
 fn a_command_that_waited_at_the_broker_is_too_late_after_a_newer_one() {
-    let mut commands = CommandQueue::new(settings());
+    let mut commands = Queue::new(settings());
     let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
     let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
     commands.receive(newer, false, at(0), true);
     commands.link_up(at(1).boot);
     commands.receive(older, false, at(2), true);
-    commands.tick(at(2_000));
+    commands.advance(at(2_000));
     assert_eq!(decisions(&mut commands), ["obey Led(true)", "Superseded "]);
 }
 
 #[test]
 fn a_command_overtaken_by_a_newer_one_does_nothing() {
-    let mut commands = CommandQueue::new(settings());
+    let mut commands = Queue::new(settings());
     let newer = br#"{"led_on":true,"issued_at":"2026-11-20T12:00:01Z"}"#;
     let older = br#"{"led_on":false,"issued_at":"2026-11-20T12:00:00Z"}"#;
     commands.receive(newer, false, at(0), true);
@@ -228,7 +261,7 @@ fn a_command_overtaken_by_a_newer_one_does_nothing() {
 
 #[test]
 fn a_sender_whose_clock_is_ahead_silences_nobody_for_long() {
-    let mut commands = CommandQueue::new(settings());
+    let mut commands = Queue::new(settings());
     let ahead = br#"{"led_on":true,"issued_at":"9998-12-31T23:59:59Z"}"#;
     commands.receive(ahead, false, at(0), true);
     let right = |ms: u64| {

@@ -9,6 +9,7 @@ use crate::command::CommandsStamp;
 use crate::handover::Handover;
 use crate::lighting::DecisionStamp;
 use crate::time::Now;
+use crate::timers::Timer;
 use crate::{Level, Output};
 
 /// A flood of commands makes no more writes than one each of these.
@@ -17,11 +18,17 @@ const WRITE_EVERY: Duration = Duration::from_millis(250);
 /// While a command holds as long as the link is up.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(10);
 
-/// What was last written, and not before when the next is.
+/// What was written last.
 #[derive(Debug, Default)]
-pub(super) struct Writing {
+pub(super) struct HandoverWriter {
     last: Option<(DecisionStamp, CommandsStamp)>,
-    not_before: Duration,
+}
+
+impl HandoverWriter {
+    /// It is to be written again, as a sign of life.
+    pub(super) fn expire(&mut self) {
+        self.last = None;
+    }
 }
 
 impl Controller {
@@ -37,34 +44,27 @@ impl Controller {
             mut commands,
             ..
         } = handover;
-        let holds = self.lighting.take_over(decision, written, now.boot);
+        let timers = &mut self.timers;
+        let (holds, change) = self.lighting.take_over(decision, written, now.boot, timers);
         if !holds {
             // Without its lease the server counts again from anywhere.
             commands.last = None;
         }
         self.commands.take_over(commands);
-    }
-
-    /// The rules kept on the disk are known: only now is it sure whether the command of an earlier run holds.
-    pub(super) fn rules_known(&mut self, now: Now) {
-        let (is_over, change) = self.lighting.rules_known(now.boot);
-        if is_over {
-            self.commands.reset_order();
-        }
         self.apply(change);
     }
 
     pub(super) fn write_handover(&mut self, now: Now) {
         let stamps = (self.lighting.stamp(), self.commands.stamp());
-        let is_due = self.handover_due().is_some_and(|at| now.boot >= at);
-        let is_last = self.stopping.is_some() && self.writing.last != Some(stamps);
-        if !is_due && !is_last {
+        let may_write = self.stopping.is_some() || !self.timers.is_set(Timer::Handover);
+        if self.handover.last == Some(stamps) || !may_write {
             return;
         }
-        self.writing = Writing {
-            last: Some(stamps),
-            not_before: now.boot + WRITE_EVERY,
-        };
+        self.handover.last = Some(stamps);
+        self.timers.set(Timer::Handover, now.boot + WRITE_EVERY);
+        let holds = self.lighting.holds_while_linked();
+        let sign_of_life = holds.then_some(now.boot + SIGN_OF_LIFE_EVERY);
+        self.timers.set_or_stop(Timer::SignOfLife, sign_of_life);
         let handover = Handover {
             boot_id: self.run_info.boot_id,
             written: now.boot,
@@ -72,17 +72,5 @@ impl Controller {
             commands: self.commands.hand_over(),
         };
         self.outputs.push_back(Output::HandOver(Box::new(handover)));
-    }
-
-    /// When the next write is due, if there is something to write.
-    pub(super) fn handover_due(&self) -> Option<Duration> {
-        let stamps = (self.lighting.stamp(), self.commands.stamp());
-        if self.writing.last != Some(stamps) {
-            return Some(self.writing.not_before);
-        }
-        let pause = SIGN_OF_LIFE_EVERY.saturating_sub(WRITE_EVERY);
-        self.lighting
-            .holds_while_linked()
-            .then_some(self.writing.not_before + pause)
     }
 }

@@ -16,21 +16,23 @@ impl Controller {
         decided.then(|| self.lighting.led_on())
     }
 
-    /// Tells what became known, and orders what is next.
+    /// Orders a change of the LED; it is reported when it is made.
+    pub(super) fn apply(&mut self, change: Option<Change>) {
+        if let Some(change) = change {
+            self.led.change(change);
+        }
+    }
+
+    /// Reports what became known, and orders what is next.
     pub(super) fn advance_led(&mut self, now: Now) {
         // The last records of a stop are on their way to the disk: none may follow.
-        if self
-            .stopping
-            .as_ref()
-            .is_some_and(|stopping| stopping.stored)
-        {
+        if self.is_storing_last() {
             return;
         }
-        self.led.tick(self.led_wanted(), now.boot);
         while let Some(news) = self.led.poll_news() {
             self.report_led(news, now);
         }
-        while let Some(order) = self.led.poll_order(now.boot) {
+        while let Some(order) = self.led.poll_order(now.boot, &mut self.timers) {
             self.outputs.push_back(match order {
                 LedOrder::Set(led_on) => Output::SetLed(led_on),
                 LedOrder::GiveUp => Output::GiveUpLed,

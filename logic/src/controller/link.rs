@@ -2,10 +2,11 @@
 
 use super::Controller;
 use crate::delivery::Topic;
-use crate::link::{Ending, HELD};
+use crate::link::{Ending, HELD, Pattern};
 use crate::outage::Cause;
 use crate::telemetry::{Body, Event, OutageReport};
 use crate::time::{Now, Stamp};
+use crate::timers::Timer;
 use crate::{Level, Output, words};
 
 /// More reasons for a lost link are not told in one outage.
@@ -13,25 +14,80 @@ const MAX_LINK_REASONS: usize = 8;
 /// A link that is up and does not answer is looked at again after this.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// What was said of the link, so that each thing is said once.
+#[derive(Debug)]
+pub(super) struct LinkReports {
+    /// Why the last session ended, or there was none; empty once a link has held.
+    why: String,
+    /// Reasons reported in this outage.
+    reasons: Vec<String>,
+    /// It was reported that the link is up again.
+    up: bool,
+    pattern: Option<Pattern>,
+}
+
+impl LinkReports {
+    pub(super) fn new() -> Self {
+        Self {
+            why: "not connected yet".into(),
+            reasons: Vec::new(),
+            up: false,
+            pattern: None,
+        }
+    }
+
+    /// Whether to report that the link is up: of several sessions in one outage, only the first.
+    fn up(&mut self) -> bool {
+        !std::mem::replace(&mut self.up, true)
+    }
+
+    /// Whether to report why it is down. Each try of an outage fails for one of a few reasons, in turn.
+    fn down(&mut self, why: String) -> bool {
+        let is_new = !self.reasons.contains(&why) && self.reasons.len() < MAX_LINK_REASONS;
+        if is_new {
+            self.reasons.push(why.clone());
+        }
+        self.why = why;
+        is_new
+    }
+
+    /// The link has held: the next outage is reported afresh.
+    fn held(&mut self) {
+        self.up = false;
+        self.reasons.clear();
+        self.why.clear();
+    }
+
+    /// Whether to report what the last sessions have in common, or that it has passed.
+    fn pattern(&mut self, pattern: Option<&Pattern>) -> bool {
+        let is_new = self.pattern.as_ref() != pattern;
+        if is_new {
+            self.pattern = pattern.cloned();
+        }
+        is_new
+    }
+}
+
 impl Controller {
     pub(super) fn link_up(&mut self, now: Now) {
-        // Of several sessions in one outage, the first is told; then only that one of them holds.
-        if !std::mem::replace(&mut self.link_up_reported, true) {
+        if self.link.up() {
             self.log(Level::Info, "link up".into());
         }
-        self.take_kept();
-        self.delivery.link_up(now.boot);
-        self.commands.link_up(now.boot);
+        self.record_kept();
+        self.delivery.link_up(now.boot, &mut self.timers);
+        self.commands.link_up(now.boot, &mut self.timers);
         self.delivery
             .publish_control(Topic::Status, b"online".to_vec(), true);
-        self.announced = None;
+        self.announcer.expire();
         self.outage.link_back(self.clock.stamp(now), now.boot);
-        self.held_at = Some(now.boot + HELD);
+        self.timers.set(Timer::LinkHeld, now.boot + HELD);
     }
 
     pub(super) fn link_down(&mut self, why: &str, ending: Ending, now: Now) {
-        self.held_at = None;
-        let session = self.delivery.link_down(ending, &self.clock, now.boot);
+        self.timers.stop(Timer::LinkHeld);
+        let session = self
+            .delivery
+            .link_down(ending, &self.clock, now.boot, &mut self.timers);
         let mut why = why.to_owned();
         let mut after = String::new();
         if let Some(session) = session {
@@ -40,49 +96,41 @@ impl Controller {
                 why = format!("{why}; {}", session.in_words(&self.device));
             }
         }
-        // Each try of an outage fails for one of a few reasons, in turn: each is told once.
-        if !self.link_reported.contains(&why) && self.link_reported.len() < MAX_LINK_REASONS {
+        if self.link.down(why.clone()) {
             self.log(Level::Warn, format!("link down{after}: {why}"));
-            self.link_reported.push(why.clone());
         }
         self.report_pattern();
         if self.stopping.is_none() {
             // A link that never was is an outage since the start.
-            let began = match self.starting {
-                Some((stamp, _)) => stamp,
-                None => self.clock.stamp(now),
-            };
+            let began = self.startup.began();
+            let began = began.unwrap_or_else(|| self.clock.stamp(now));
             self.outage.begin(Cause::Link, &why, began, now.boot);
-            let was = self.lighting.authority();
-            let change = self.lighting.link_down(now.boot);
-            self.lease_over(was, now);
-            self.apply(change);
+            self.decide(now, |lighting, timers| lighting.link_down(now.boot, timers));
         }
-        self.link_why = why;
     }
 
-    /// Leaves a broker that confirms nothing, and ends the outage of a link that holds.
-    pub(super) fn watch_link(&mut self, now: Now) {
-        if self.delivery.is_stalled(now.boot) {
-            self.outputs.push_back(Output::Disconnect);
-            let why = "the broker has not confirmed a publication in time: connecting again";
-            self.link_down(why, Ending::Stalled, now);
+    /// A broker that confirms nothing is left.
+    pub(super) fn look_for_answers(&mut self, now: Now) {
+        if !self.delivery.is_stalled(now.boot) {
+            return;
         }
-        if self.held_at.is_some_and(|at| now.boot >= at) && self.stopping.is_none() {
-            match self.delivery.is_answered(now.boot) {
-                true => self.link_held(now),
-                false => self.held_at = Some(now.boot + LOOK_AGAIN),
-            }
-        }
-        self.report_pattern();
+        self.outputs.push_back(Output::Disconnect);
+        let why = "the broker has not confirmed a publication in time: connecting again";
+        self.link_down(why, Ending::Stalled, now);
     }
 
-    /// The link has held for long enough, or nobody will see whether it does.
+    /// The link has been up for long enough: it has held, if the broker answers.
+    pub(super) fn look_at_link(&mut self, now: Now) {
+        match self.delivery.is_answered(now.boot) {
+            true => self.link_held(now),
+            false => self.timers.set(Timer::LinkHeld, now.boot + LOOK_AGAIN),
+        }
+    }
+
+    /// The link has held, or nobody will see whether it does.
     pub(super) fn link_held(&mut self, now: Now) {
-        self.held_at = None;
-        self.link_up_reported = false;
-        self.link_reported.clear();
-        self.link_why.clear();
+        self.timers.stop(Timer::LinkHeld);
+        self.link.held();
         let boot_id = self.run_info.boot_id;
         let claim = |stamp: Stamp| self.clock.claim(stamp, boot_id).0;
         let report = self.outage.link_held(claim);
@@ -104,8 +152,8 @@ impl Controller {
         let pattern = pattern.map(|pattern| pattern.in_words(&self.device));
         match (self.delivery.is_up(), pattern) {
             (true, pattern) => pattern.unwrap_or_default(),
-            (false, None) => self.link_why.clone(),
-            (false, Some(pattern)) => format!("{}. {pattern}", self.link_why),
+            (false, None) => self.link.why.clone(),
+            (false, Some(pattern)) => format!("{}. {pattern}", self.link.why),
         }
     }
 
@@ -125,19 +173,15 @@ impl Controller {
         self.record(Body::Event(Event::Outage(report)), now);
     }
 
-    /// What several sessions have in common is told when it shows and when it has passed.
-    fn report_pattern(&mut self) {
+    /// What several sessions have in common is reported when it shows and when it has passed.
+    pub(super) fn report_pattern(&mut self) {
         let pattern = self.delivery.pattern();
-        if pattern == self.pattern_reported {
+        if !self.link.pattern(pattern.as_ref()) {
             return;
         }
-        match &pattern {
-            Some(pattern) => {
-                let text = pattern.in_words(&self.device);
-                self.log(Level::Warn, text);
-            }
+        match pattern {
+            Some(pattern) => self.log(Level::Warn, pattern.in_words(&self.device)),
             None => self.log(Level::Info, "the link is steady again".into()),
         }
-        self.pattern_reported = pattern;
     }
 }

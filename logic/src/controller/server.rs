@@ -6,16 +6,15 @@ use uuid::Uuid;
 use super::Controller;
 use crate::command::{Action, Command, Decision, Outcome};
 use crate::delivery::Topic;
-use crate::lighting::{Authority, Mode, RulesPatch};
+use crate::lighting::{Authority, Change, Lighting, Mode};
 use crate::outage::Cause;
 use crate::telemetry::{Body, Event, PlainNumber};
 use crate::time::Now;
+use crate::timers::Timers;
 use crate::{Exit, Level};
 
 /// Larger acks are not read.
 const MAX_ACK: usize = 64 * 1024;
-/// Commands that wait for one reading; a sensor that does not answer must not pile them up.
-const MAX_READ_NOW: usize = 16;
 
 impl Controller {
     pub(super) fn server_acked(&mut self, payload: &[u8], now: Now) {
@@ -29,7 +28,8 @@ impl Controller {
         }
         if let Ok(ack) = serde_json::from_slice::<Ack>(payload) {
             self.server_alive(now);
-            self.delivery.server_acked(ack.run, &ack.acked, now.boot);
+            self.delivery
+                .server_acked(ack.run, &ack.acked, now.boot, &mut self.timers);
         }
     }
 
@@ -39,24 +39,29 @@ impl Controller {
             return;
         }
         if payload.eq_ignore_ascii_case(b"offline") {
-            let was = self.lighting.authority();
-            let change = self.lighting.server_gone(now.boot);
-            self.lease_over(was, now);
-            self.apply(change);
+            self.decide(now, |lighting, timers| {
+                lighting.server_gone(now.boot, timers)
+            });
         } else {
             self.server_alive(now);
         }
     }
 
     pub(super) fn server_alive(&mut self, now: Now) {
-        self.lighting.server_alive(now.boot);
+        self.lighting.server_alive(now.boot, &mut self.timers);
         self.server_heard(now);
     }
 
-    /// The server has lost its lease while the link is up: that is an outage too.
-    pub(super) fn lease_over(&mut self, was: Authority, now: Now) {
+    /// Something that may end the lease of the server. While the link is up, that is an outage too.
+    pub(super) fn decide(
+        &mut self,
+        now: Now,
+        happens: impl FnOnce(&mut Lighting, &mut Timers) -> Option<Change>,
+    ) {
         let is_remote = |state: Authority| matches!(state, Authority::Remote { .. });
-        if is_remote(was) && !is_remote(self.lighting.authority()) {
+        let was_remote = is_remote(self.lighting.authority());
+        let change = happens(&mut self.lighting, &mut self.timers);
+        if was_remote && !is_remote(self.lighting.authority()) {
             self.commands.reset_order();
             if self.delivery.is_up() {
                 let began = self.clock.stamp(now);
@@ -65,9 +70,18 @@ impl Controller {
                 self.log(Level::Warn, format!("{why}: the Pi decides by itself"));
             }
         }
+        self.report_sensor(now);
+        self.apply(change);
     }
 
-    pub(super) fn act_on(&mut self, decision: Decision, now: Now) {
+    /// Carries out what was decided about commands.
+    pub(super) fn obey_commands(&mut self, now: Now) {
+        while let Some(decision) = self.commands.poll() {
+            self.act_on(decision, now);
+        }
+    }
+
+    fn act_on(&mut self, decision: Decision, now: Now) {
         match decision {
             Decision::Obey(command) => {
                 self.server_alive(now);
@@ -85,7 +99,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn obey(&mut self, command: Command, now: Now) {
+    fn obey(&mut self, command: Command, now: Now) {
         match &command.action {
             Action::Led(_) if self.lighting.settings().mode == Mode::Local => {
                 self.commands_refused += 1;
@@ -98,21 +112,22 @@ impl Controller {
                     Some(id) => format!("command {}", id.replace(char::is_control, "\u{fffd}")),
                     None => "command".to_owned(),
                 };
-                let change = self.lighting.command(*led_on, command.lease, why, now.boot);
+                let Command { lease, .. } = command;
+                let timers = &mut self.timers;
+                let change = self.lighting.command(*led_on, lease, why, now.boot, timers);
                 self.apply(change);
                 self.led.command(*led_on, command.id);
             }
-            Action::ReadNow if self.read_now.len() >= MAX_READ_NOW => {
-                self.commands_refused += 1;
-                let reason = "the sensor has not answered those before it";
-                self.reply(command.id, Outcome::Rejected, reason, None);
-            }
-            Action::ReadNow => {
-                if self.reading.is_none() {
+            Action::ReadNow => match self.sensor.read_for(command) {
+                Ok(()) => {
                     self.begin_reading(now);
                 }
-                self.read_now.push(command);
-            }
+                Err(id) => {
+                    self.commands_refused += 1;
+                    let reason = "the sensor has not answered those before it";
+                    self.reply(id, Outcome::Rejected, reason, None);
+                }
+            },
             Action::Set { patch, persist } => self.set(command.id.clone(), patch, *persist, now),
             Action::Reboot if !self.allow_reboot => {
                 let reason = "not allowed here; the key commands.allow_reboot allows it";
@@ -127,52 +142,6 @@ impl Controller {
                 self.stop(Exit::Restart, now);
             }
         }
-    }
-
-    pub(super) fn set(&mut self, id: Option<String>, patch: &RulesPatch, persist: bool, now: Now) {
-        let least = self.lighting.settings().least_interval;
-        let rules = patch.over(self.lighting.settings().rules());
-        let kept = self.kept_rules.then(patch);
-        // What is kept stands over the configuration after a restart, without what was set for now.
-        let checked = rules.check(least).and_then(|()| match persist {
-            true => kept
-                .over(self.configured)
-                .check(least)
-                .map_err(|why| format!("after a restart {why}; set both with persist")),
-            false => Ok(()),
-        });
-        if let Err(reason) = checked {
-            return self.finish(id, "set", Outcome::Rejected, &reason, now);
-        }
-        let change = self.lighting.set_rules(rules, now.boot);
-        self.apply(change);
-        if persist {
-            self.kept_rules = kept;
-            self.rules_to_keep = Some(kept);
-        }
-        self.finish(id, "set", Outcome::Applied, "", now);
-    }
-
-    /// What earlier runs kept; a command of this run that came before it goes on counting.
-    pub(super) fn rules_found(&mut self, patch: RulesPatch, place: &str, now: Now) {
-        if patch.is_empty() {
-            return;
-        }
-        let kept = patch.then(&self.kept_rules);
-        let rules = kept.over(self.configured);
-        if let Err(why) = rules.check(self.lighting.settings().least_interval) {
-            let text = format!(
-                "{place} is not followed: {why}; correct the configuration, or remove the file"
-            );
-            return self.log(Level::Warn, text);
-        }
-        self.kept_rules = kept;
-        let text = format!(
-            "kept by a command, over the configuration: {patch}; remove {place} and restart to end that"
-        );
-        self.log(Level::Warn, text);
-        let change = self.lighting.set_rules(rules, now.boot);
-        self.apply(change);
     }
 
     /// The end of an instruction to the device: the sender is told, and it is recorded.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::unanswered::Contents;
 use super::{Confirm, Delivery, InFlight};
 use crate::link::Sent;
+use crate::timers::{Timer, Timers};
 use crate::{Key, Level, Output};
 
 /// Late acks are looked for so often within `ack_timeout`: all of memory and page is looked at for it.
@@ -18,7 +19,7 @@ const LATE: Duration = Duration::from_secs(5);
 
 impl Delivery {
     /// The broker has confirmed a publication; tokens of an earlier session are unknown and ignored.
-    pub fn acked(&mut self, token: u64, now: Duration) {
+    pub fn acked(&mut self, token: u64, now: Duration, timers: &mut Timers) {
         let Some(InFlight { sent, contents, .. }) = self.unanswered.answer(token) else {
             return;
         };
@@ -30,49 +31,53 @@ impl Delivery {
         if !is_record || self.settings.qos > 0 {
             self.sessions.answer(sent);
         }
-        self.poison.confirmed(&self.keys_of(&contents), sent, now);
+        self.poison
+            .confirmed(&self.keys_of(&contents), sent, now, timers);
         match contents {
             Contents::Control => {}
-            Contents::Own(seq, last) => self.published_own(seq, last, now),
-            Contents::Page(keys) => self.published_page(keys, now),
+            Contents::Own(seq, last) => self.published_own(seq, last, now, timers),
+            Contents::Page(keys) => self.published_page(keys, now, timers),
         }
     }
 
     /// The broker has answered a subscription, and will send nothing for it.
-    pub fn subscription_refused(&mut self, token: u64, now: Duration) {
+    pub fn subscription_refused(&mut self, token: u64, now: Duration, timers: &mut Timers) {
         let subscription = self.unanswered.get(token).map(|message| message.sent);
         if let Some(Sent::Subscribe(inbound)) = subscription {
-            self.acked(token, now);
+            self.acked(token, now, timers);
             self.sessions.refuse(inbound);
         }
     }
 
     /// The server has acked records of `run`, as inclusive ranges of `seq`.
-    pub fn server_acked(&mut self, run: Uuid, ranges: &[(u64, u64)], now: Duration) {
+    pub fn server_acked(
+        &mut self,
+        run: Uuid,
+        ranges: &[(u64, u64)],
+        now: Duration,
+        timers: &mut Timers,
+    ) {
         if self.settings.confirm != Confirm::Server {
             return;
         }
         self.replay.server_acked();
         for &(from, to) in ranges {
             for (seq, last) in self.memory.within(run, from, to) {
-                self.confirm_own(seq, last, now);
+                self.confirm_own(seq, last, now, timers);
             }
             if self.run == Some(run) {
                 for key in self.replay.ahead_within(self.own(from), self.own(to)) {
-                    self.confirm_own(key.seq, key.seq, now);
+                    self.confirm_own(key.seq, key.seq, now, timers);
                 }
             }
             for key in self.replay.within(run, from, to) {
-                self.confirm(key, now);
+                self.confirm(key, now, timers);
             }
         }
     }
 
     /// What the server has not acked in time is sent again, or a little later.
-    pub(super) fn time_out_acks(&mut self, now: Duration) {
-        if self.acks_due.is_none_or(|due| now < due) {
-            return;
-        }
+    pub fn time_out_acks(&mut self, now: Duration, timers: &mut Timers) {
         let timeout = self.settings.ack_timeout;
         if let Some(late) = now.checked_sub(timeout) {
             self.memory.send_again(late);
@@ -80,7 +85,8 @@ impl Delivery {
         }
         let awaiting = [self.memory.oldest_awaiting(), self.replay.oldest_awaiting()];
         let oldest = awaiting.into_iter().flatten().min();
-        self.acks_due = oldest.map(|at| (at + timeout).max(now + timeout / ACK_LOOKS));
+        let next = oldest.map(|at| (at + timeout).max(now + timeout / ACK_LOOKS));
+        timers.set_or_stop(Timer::LateAcks, next);
     }
 
     /// Whether the broker has not confirmed a publication for so long that it is to be left.
@@ -123,14 +129,14 @@ impl Delivery {
     }
 
     /// An entry of the page is confirmed: it leaves the disk.
-    fn confirm(&mut self, key: Key, now: Duration) {
+    fn confirm(&mut self, key: Key, now: Duration, timers: &mut Timers) {
         if let Some(entry) = self.replay.remove(key) {
-            self.discards.add(key, entry.last(), now);
+            self.discards.add(key, entry.last(), now, timers);
         }
     }
 
     /// An entry that was published from memory is confirmed: it leaves memory and disk.
-    fn confirm_own(&mut self, seq: u64, last: u64, now: Duration) {
+    fn confirm_own(&mut self, seq: u64, last: u64, now: Duration, timers: &mut Timers) {
         let key = self.own(seq);
         let removed = self.memory.remove(seq);
         if removed.is_none() {
@@ -139,16 +145,16 @@ impl Delivery {
         // One that is not in memory went to the disk before it was confirmed.
         let is_on_disk = removed.is_none_or(|removed| removed.is_written);
         if is_on_disk && self.disk.run_number.is_some() {
-            self.discards.add(key, last, now);
+            self.discards.add(key, last, now, timers);
         }
     }
 
     /// The broker has an entry that was published from memory.
-    fn published_own(&mut self, seq: u64, last: u64, now: Duration) {
+    fn published_own(&mut self, seq: u64, last: u64, now: Duration, timers: &mut Timers) {
         match self.settings.confirm {
-            Confirm::Broker => self.confirm_own(seq, last, now),
+            Confirm::Broker => self.confirm_own(seq, last, now, timers),
             Confirm::Server => {
-                self.await_acks(now);
+                self.await_acks(now, timers);
                 if !self.memory.await_server_ack(seq, now) {
                     self.replay.await_server_ack(self.own(seq), now);
                 }
@@ -157,15 +163,15 @@ impl Delivery {
     }
 
     /// The broker has records of the page.
-    fn published_page(&mut self, keys: Vec<Key>, now: Duration) {
+    fn published_page(&mut self, keys: Vec<Key>, now: Duration, timers: &mut Timers) {
         match self.settings.confirm {
             Confirm::Broker => {
                 for key in keys {
-                    self.confirm(key, now);
+                    self.confirm(key, now, timers);
                 }
             }
             Confirm::Server => {
-                self.await_acks(now);
+                self.await_acks(now, timers);
                 for key in keys {
                     self.replay.await_server_ack(key, now);
                 }
@@ -173,8 +179,9 @@ impl Delivery {
         }
     }
 
-    fn await_acks(&mut self, now: Duration) {
-        let due = now + self.settings.ack_timeout;
-        self.acks_due.get_or_insert(due);
+    fn await_acks(&self, now: Duration, timers: &mut Timers) {
+        if !timers.is_set(Timer::LateAcks) {
+            timers.set(Timer::LateAcks, now + self.settings.ack_timeout);
+        }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::timers::{Timer, Timers};
 use crate::{Key, KeyRange};
 
 /// More never wait for company.
@@ -22,7 +23,6 @@ pub(super) struct Discards {
     records: u64,
     /// So many make a batch.
     batch: u64,
-    due: Option<Duration>,
 }
 
 impl Discards {
@@ -32,12 +32,11 @@ impl Discards {
             ranges: BTreeMap::new(),
             records: 0,
             batch: (in_window as u64).min(MAX_BATCH),
-            due: None,
         }
     }
 
     /// A record on the disk is confirmed, or a gap up to `last`.
-    pub(super) fn add(&mut self, key: Key, last: u64, now: Duration) {
+    pub(super) fn add(&mut self, key: Key, last: u64, now: Duration, timers: &mut Timers) {
         if self.contains(key, last) {
             return;
         }
@@ -51,8 +50,10 @@ impl Discards {
             Some((from, last)) if from.run_number == run_number && *last + 1 == seq => *last = to,
             _ => drop(self.ranges.insert(key, to)),
         }
+        if self.records == 0 {
+            timers.set(Timer::Discard, now + MAX_WAIT);
+        }
         self.records += 1;
-        self.due.get_or_insert(now + MAX_WAIT);
     }
 
     /// Whether the record, or the gap up to `last`, is here as a whole.
@@ -62,9 +63,9 @@ impl Discards {
     }
 
     /// Hands all of them over.
-    pub(super) fn take(&mut self) -> Vec<KeyRange> {
+    pub(super) fn take(&mut self, timers: &mut Timers) -> Vec<KeyRange> {
         self.records = 0;
-        self.due = None;
+        timers.stop(Timer::Discard);
         let ranges = std::mem::take(&mut self.ranges).into_iter();
         ranges
             .map(
@@ -88,14 +89,9 @@ impl Discards {
         self.records
     }
 
-    /// Whether there are enough for a batch.
-    pub(super) fn is_full(&self) -> bool {
-        self.records >= self.batch
-    }
-
-    /// When to hand them over at the latest (boot clock).
-    pub(super) fn due(&self) -> Option<Duration> {
-        self.due
+    /// Whether there are enough for a batch, or they have waited long enough.
+    pub(super) fn is_due(&self, timers: &Timers) -> bool {
+        self.records >= self.batch || self.records > 0 && !timers.is_set(Timer::Discard)
     }
 }
 
@@ -105,23 +101,24 @@ mod tests {
 
     #[test]
     fn neighbours_become_one_range_and_runs_stay_apart() {
-        let mut discards = Discards::new(4);
+        let (mut discards, mut timers) = (Discards::new(4), Timers::default());
+        assert!(!discards.is_due(&timers));
         for (run_number, seq) in [(1, 5), (1, 7), (1, 6), (2, 8), (1, 6), (1, 1)] {
-            discards.add(Key { run_number, seq }, seq, Duration::ZERO);
+            discards.add(Key { run_number, seq }, seq, Duration::ZERO, &mut timers);
         }
         assert_eq!(discards.records(), 5);
-        assert!(discards.is_full());
+        assert!(timers.is_set(Timer::Discard) && discards.is_due(&timers));
         for (run_number, seq, is_here) in [(1, 6, true), (1, 8, false), (2, 7, false), (2, 8, true)]
         {
             assert_eq!(discards.contains(Key { run_number, seq }, seq), is_here);
         }
-        let ranges = discards.take();
+        let ranges = discards.take(&mut timers);
         let range = |run_number, from, to| KeyRange {
             run_number,
             from,
             to,
         };
         assert_eq!(ranges, [range(1, 1, 1), range(1, 5, 7), range(2, 8, 8)]);
-        assert!(discards.due().is_none() && discards.records() == 0);
+        assert!(!timers.is_set(Timer::Discard) && !discards.is_due(&timers));
     }
 }

@@ -21,6 +21,7 @@ use super::{Delivery, InFlight, Topic};
 use crate::link::{Ending, Sent};
 use crate::telemetry::{Loss, Record};
 use crate::time::Clock;
+use crate::timers::{Timer, Timers};
 use crate::{Entry, Key, Level, Output};
 
 /// Why a record is given up.
@@ -52,7 +53,6 @@ pub(super) struct Poison {
     /// Those that were in flight alone.
     cases: BTreeMap<Key, Case>,
     since: Duration,
-    trial_at: Duration,
     /// The record on trial, and since when.
     on_trial: Option<(Key, Duration)>,
 }
@@ -92,16 +92,23 @@ fn tail(least: u32, of: u32, share: f64) -> f64 {
 
 impl Poison {
     /// A session begins; `random` is in 0..1.
-    pub(super) fn begin(&mut self, random: f64, now: Duration) {
-        let patience = self.cases.values().map(|case| case.closed / 4).min();
-        let spread = TRIAL_SPREAD * (1 << patience.unwrap_or(0).min(10));
+    pub(super) fn begin(&mut self, random: f64, now: Duration, timers: &mut Timers) {
+        let doublings = self.cases.values().map(|case| case.closed / 4).min();
+        let spread = TRIAL_SPREAD * (1 << doublings.unwrap_or(0).min(10));
         self.since = now;
-        self.trial_at = now + TRIAL_AFTER + spread.mul_f64(random);
+        let first = doublings.map(|_| now + TRIAL_AFTER + spread.mul_f64(random));
+        timers.set_or_stop(Timer::Trial, first);
         self.on_trial = None;
     }
 
     /// The broker confirmed a publication on `sent` that carried the records with these keys.
-    pub(super) fn confirmed(&mut self, keys: &[Key], sent: Sent, now: Duration) {
+    pub(super) fn confirmed(
+        &mut self,
+        keys: &[Key],
+        sent: Sent,
+        now: Duration,
+        timers: &mut Timers,
+    ) {
         for key in keys {
             self.seen.remove(key);
             self.suspects.remove(key);
@@ -112,7 +119,7 @@ impl Poison {
             .take_if(|(key, _)| keys.contains(key))
             .is_some()
         {
-            self.trial_at = now + TRIAL_PAUSE;
+            timers.set(Timer::Trial, now + TRIAL_PAUSE);
         }
         if sent == Sent::Publish(Topic::History) && !keys.is_empty() {
             for case in self.cases.values_mut() {
@@ -240,14 +247,8 @@ impl Delivery {
     }
 
     /// Whether the moment of a trial has come: then nothing else is sent.
-    pub(super) fn is_trial_due(&self, now: Duration) -> bool {
-        self.poison.on_trial.is_some() || self.may_try() && now >= self.poison.trial_at
-    }
-
-    /// When a trial begins, if nothing is in flight.
-    pub(super) fn trial_at(&self) -> Option<Duration> {
-        let waits = self.poison.on_trial.is_none() && self.unanswered.is_empty();
-        (self.is_up() && waits && self.may_try()).then_some(self.poison.trial_at)
+    pub(super) fn is_trial_due(&self, timers: &Timers) -> bool {
+        self.poison.on_trial.is_some() || self.may_try() && !timers.is_set(Timer::Trial)
     }
 
     fn may_try(&self) -> bool {
@@ -259,16 +260,16 @@ impl Delivery {
     }
 
     /// All that is in flight has its answer first.
-    pub(super) fn hold_trial(&mut self, clock: &Clock, now: Duration) {
+    pub(super) fn hold_trial(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) {
         let may_begin = self.poison.on_trial.is_none() && self.unanswered.is_empty();
-        if may_begin && !self.begin_trial(clock, now) {
+        if may_begin && !self.begin_trial(clock, now, timers) {
             self.holds_trial = false;
-            self.send(clock, now);
+            self.send(clock, now, timers);
         }
     }
 
     /// Sends one record that is set back, with nothing else in flight. False when none is at hand.
-    fn begin_trial(&mut self, clock: &Clock, now: Duration) -> bool {
+    fn begin_trial(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) -> bool {
         let mut cases: Vec<(u32, Key)> = Vec::new();
         for (key, case) in &self.poison.cases {
             cases.push((case.closed, *key));
@@ -279,7 +280,7 @@ impl Delivery {
             Some((key, contents, entry.wire(clock, true)))
         });
         let Some((key, contents, payload)) = at_hand else {
-            self.poison.trial_at = now + TRIAL_PAUSE;
+            timers.set(Timer::Trial, now + TRIAL_PAUSE);
             return false;
         };
         match &contents {

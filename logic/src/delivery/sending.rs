@@ -8,6 +8,7 @@ use super::unanswered::Contents;
 use super::{Control, Delivery, InFlight, MAX_CONTROL_IN_FLIGHT, Message, Topic};
 use crate::link::Sent;
 use crate::time::Clock;
+use crate::timers::Timers;
 use crate::{Key, Level, Output};
 
 /// While both wait, one publication in so many is history.
@@ -49,15 +50,15 @@ impl Delivery {
     }
 
     /// Fills the window: live records first, and history its share.
-    pub(super) fn send_records(&mut self, clock: &Clock, now: Duration) {
-        self.read_on();
+    pub(super) fn send_records(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) {
+        self.read_on(timers);
         while self.has_room() {
             // What ended a session shows best at the beginning of the next one.
             let is_historys_turn =
                 self.live_in_a_row + 1 >= HISTORY_SHARE || self.is_on_probation();
             let sent = match is_historys_turn {
-                true => self.send_history(clock, now) || self.send_live(clock, now),
-                false => self.send_live(clock, now) || self.send_history(clock, now),
+                true => self.send_history(clock, now, timers) || self.send_live(clock, now),
+                false => self.send_live(clock, now) || self.send_history(clock, now, timers),
             };
             if !sent {
                 break;
@@ -122,12 +123,12 @@ impl Delivery {
         false
     }
 
-    fn send_history(&mut self, clock: &Clock, now: Duration) -> bool {
+    fn send_history(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) -> bool {
         let is_held_back = self.sessions.must_wait(Sent::Publish(Topic::History));
         if now < self.replay_at || is_held_back {
             return false;
         }
-        let sent = match self.send_page(clock, now) {
+        let sent = match self.send_page(clock, now, timers) {
             0 => self.send_memory(clock, now),
             sent => sent,
         };
@@ -145,12 +146,12 @@ impl Delivery {
     }
 
     /// Publishes the oldest waiting records of the page, up to a batch; gives how many.
-    fn send_page(&mut self, clock: &Clock, now: Duration) -> usize {
+    fn send_page(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) -> usize {
         let poison = &self.poison;
         let is_set_back = |key: Key| poison.is_set_back(key);
         let most = self.max_batch();
         let batch = self.replay.next_batch(most, clock, is_set_back);
-        self.read_on();
+        self.read_on(timers);
         let Some(batch) = batch else {
             return 0;
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Delivery;
 use crate::telemetry::Loss;
+use crate::timers::{Timer, Timers};
 use crate::{Entry, Key, Output};
 
 /// After a failed write, the next try.
@@ -31,8 +32,6 @@ pub(super) struct Disk {
     pub(super) given_up: u64,
     /// Records handed over to be discarded since then.
     discarding: u64,
-    /// Not before this is the next write tried (boot clock).
-    retry_at: Option<Duration>,
 }
 
 impl Delivery {
@@ -46,14 +45,14 @@ impl Delivery {
     }
 
     /// Whether records must go to the disk now; then [`Delivery::commit`] is to be called.
-    pub fn commit_due(&self, now: Duration) -> bool {
-        self.commit_at().is_some_and(|at| now >= at)
+    pub fn commit_due(&self, now: Duration, timers: &Timers) -> bool {
+        self.commit_at(timers).is_some_and(|at| now >= at)
     }
 
     /// Hands every record that the disk does not have over to it, as one group, with the ids of
     /// commands obeyed. False when that cannot be done now.
-    pub fn commit(&mut self, command_ids: Vec<String>, last_seq: u64, now: Duration) -> bool {
-        let waits = self.disk.retry_at.is_some_and(|at| now < at);
+    pub fn commit(&mut self, command_ids: Vec<String>, last_seq: u64, timers: &mut Timers) -> bool {
+        let waits = timers.is_set(Timer::StoreRetry);
         if self.disk.run_number.is_none() || self.disk.is_writing || waits {
             return false;
         }
@@ -66,7 +65,7 @@ impl Delivery {
         }
         self.disk.is_writing = true;
         self.disk.discarding = 0;
-        self.disk.retry_at = None;
+        timers.stop(Timer::Commit);
         self.orders.push_back(Output::Append {
             entries,
             command_ids,
@@ -93,13 +92,13 @@ impl Delivery {
     }
 
     /// It is not; memory keeps it until the next try.
-    pub fn store_failed(&mut self, now: Duration) {
+    pub fn store_failed(&mut self, now: Duration, timers: &mut Timers) {
         self.disk.is_writing = false;
         self.disk.failed = true;
         let gaps = std::mem::take(&mut self.disk.writing_gaps);
         self.disk.gaps.splice(0..0, gaps);
         self.disk.discarding = 0;
-        self.disk.retry_at = Some(now + STORE_RETRY);
+        timers.set(Timer::StoreRetry, now + STORE_RETRY);
         self.memory.not_written();
     }
 
@@ -124,22 +123,23 @@ impl Delivery {
     }
 
     /// Discards that wait are handed over at once.
-    pub fn hand_over_discards(&mut self) {
+    pub fn hand_over_discards(&mut self, timers: &mut Timers) {
         let records = self.discards.records();
         if records > 0 {
             self.disk.records = self.disk.records.saturating_sub(records);
             self.disk.discarding += records;
-            self.orders.push_back(Output::Discard(self.discards.take()));
+            let ranges = self.discards.take(timers);
+            self.orders.push_back(Output::Discard(ranges));
         }
     }
 
     /// Reads on when the page runs low. What is confirmed is discarded first, so that it is not read.
-    pub(super) fn read_on(&mut self) {
+    pub(super) fn read_on(&mut self, timers: &mut Timers) {
         self.replay.read_passed_over();
         if self.disk.run_number.is_some()
             && let Some((after, limit)) = self.replay.read_on()
         {
-            self.hand_over_discards();
+            self.hand_over_discards(timers);
             self.orders.push_back(Output::ReadAfter { after, limit });
         }
     }
@@ -166,16 +166,16 @@ impl Delivery {
         }
     }
 
-    pub(super) fn commit_at(&self) -> Option<Duration> {
-        if self.disk.run_number.is_none() || self.disk.is_writing || !self.begun {
+    pub(super) fn commit_at(&self, timers: &Timers) -> Option<Duration> {
+        let waits = self.disk.is_writing || timers.is_set(Timer::StoreRetry);
+        if self.disk.run_number.is_none() || waits || !self.begun {
             return None;
         }
         if !self.disk.gaps.is_empty() {
-            return Some(self.disk.retry_at.unwrap_or_default());
+            return Some(Duration::ZERO);
         }
         // Half of the time is for the disk, so that the promise holds when the time is over.
-        let due = self.memory.oldest_unwritten()? + self.settings.durable_within / 2;
-        Some(self.disk.retry_at.map_or(due, |at| due.max(at)))
+        Some(self.memory.oldest_unwritten()? + self.settings.durable_within / 2)
     }
 
     /// Records on the disk that are not confirmed.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::timers::Timers;
+
 use super::{ActiveCommand, Authority, Change, Lease, Lighting, Mode};
 
 /// A command that holds as long as the link is up outlives a restart of at most this length: the link went
@@ -79,13 +81,15 @@ impl KeptDecision {
 
 impl Lighting {
     /// Goes on where an earlier run of the same boot stopped. `kept` is sound, and was written at `written`.
-    /// True if its command holds on, or may when the rules kept on the disk are known.
+    /// Gives back whether its command holds on, or may when the rules kept on the disk are known, and the change
+    /// of an LED that was switched since.
     pub(crate) fn take_over(
         &mut self,
         kept: KeptDecision,
         written: Duration,
         now: Duration,
-    ) -> bool {
+        timers: &mut Timers,
+    ) -> (bool, Option<Change>) {
         self.changed_at = kept.changed_at;
         if let Some(command) = kept.command {
             let active = ActiveCommand {
@@ -114,12 +118,17 @@ impl Lighting {
                 self.why = kept.why;
             }
         }
-        self.active.is_some() || self.undecided.is_some()
+        let holds = self.active.is_some() || self.undecided.is_some();
+        (holds, self.decide(now, timers))
     }
 
     /// The rules kept on the disk are known by now: what an earlier run left holds by them, or no more.
     /// Gives back whether its command ends here, and the change of the LED.
-    pub(crate) fn rules_known(&mut self, now: Duration) -> (bool, Option<Change>) {
+    pub(crate) fn rules_known(
+        &mut self,
+        now: Duration,
+        timers: &mut Timers,
+    ) -> (bool, Option<Change>) {
         let Some(undecided) = self.undecided.take() else {
             return (false, None);
         };
@@ -128,7 +137,7 @@ impl Lighting {
         if is_newest && undecided.holds(self.settings.mode, now) {
             self.active = Some(undecided.active);
         }
-        (self.active.is_none(), self.decide(now))
+        (self.active.is_none(), self.decide(now, timers))
     }
 
     /// What an earlier run of the same boot leaves to the next one.
