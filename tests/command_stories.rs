@@ -403,6 +403,44 @@ fn a_command_that_still_waited_when_the_daemon_died_is_obeyed_when_it_comes_agai
     assert!(world.led_on);
 }
 
+/// The disk learns the ids of commands with each group of records. One that still waits was obeyed by nobody.
+#[test]
+fn a_command_that_waits_while_records_are_stored_is_obeyed_when_it_comes_again() {
+    let mut settings = settings();
+    settings.commands.order = Order::Sequence;
+    settings.commands.gap_wait = Duration::from_secs(60);
+    for is_reboot in [false, true] {
+        let mut world = World::new(settings.clone());
+        world.server = false;
+        world.light = Some(900.0);
+        world.seconds(5);
+        world.command(r#"{"led_on":false,"seq":1,"id":"one"}"#);
+        let third = r#"{"led_on":true,"seq":3,"id":"three"}"#;
+        world.command(third);
+        world.broker_mute = true;
+        world.seconds(5);
+        assert!(
+            world.disk_ids.contains(&"one".to_owned()),
+            "records are stored"
+        );
+        assert!(!world.led_on, "three waits for two");
+        match is_reboot {
+            true => world.power_cut(world::NOON_MS),
+            false => world.crash(),
+        }
+        world.broker_mute = false;
+        world.seconds(5);
+        if !is_reboot {
+            world.command(r#"{"led_on":false,"seq":2,"id":"two"}"#);
+        }
+        world.command(third);
+        world.seconds(1);
+        assert!(world.led_on, "reboot: {is_reboot}");
+        world.command(r#"{"led_on":false,"seq":4,"id":"one"}"#);
+        assert!(world.led_on, "one was obeyed before");
+    }
+}
+
 /// Light says off, and the server has spoken with a lease that is over soon.
 fn alone_by_day() -> World {
     let mut world = World::new(settings());

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::envelope::CommandOrder;
-use super::{Command, CommandQueue, MAX_KNOWN_IDS};
+use super::{CommandQueue, MAX_KNOWN_IDS};
 
 /// Longer ids are refused when a command comes.
 const MAX_ID: usize = 64;
@@ -13,7 +13,7 @@ const MAX_ID: usize = 64;
 pub struct KeptCommands {
     /// Ids of commands already obeyed, oldest first.
     pub ids: Vec<String>,
-    /// So many of them, the newest, are not on the disk yet.
+    /// So many of them, the last, are not on the disk yet.
     pub fresh: usize,
     /// The place of the last one among those of its sender; none if any may be next.
     pub last: Option<CommandOrder>,
@@ -49,15 +49,14 @@ impl CommandQueue {
     /// What the next run of this boot has to know. Not the ids of commands that still wait: nobody has obeyed
     /// those, and when they are sent again somebody should.
     pub(crate) fn hand_over(&self) -> KeptCommands {
-        let is_over = |id: &&String| {
-            let waits = |command: &Command| command.id.as_ref() == Some(*id);
-            !self.waiting.iter().any(waits)
-        };
-        let ids: Vec<String> = self.known_ids.iter().filter(is_over).cloned().collect();
-        let fresh = self.fresh_ids.iter().filter(is_over).count();
+        let over = self.known_ids.iter().filter(|id| !self.is_waiting(id));
+        let is_fresh = |id: &String| self.fresh_ids.contains(id);
+        let (fresh, mut ids): (Vec<String>, Vec<String>) = over.cloned().partition(is_fresh);
+        let count = fresh.len();
+        ids.extend(fresh);
         KeptCommands {
-            fresh: fresh.min(ids.len()),
             ids,
+            fresh: count,
             last: self.last,
         }
     }
