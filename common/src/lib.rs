@@ -3,6 +3,8 @@
 
 pub mod clock;
 pub mod config;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod log;
 pub mod mqtt;
 pub mod signals;

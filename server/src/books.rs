@@ -18,6 +18,21 @@ pub enum Form {
     Csv,
 }
 
+impl Form {
+    /// What stands above the first line.
+    pub fn head(self) -> Option<&'static str> {
+        (self == Self::Csv).then_some("device,run,seq,ts,clock,kind,light,led_on,by,why\r")
+    }
+
+    /// A record.
+    pub fn line(self, record: &Kept) -> String {
+        match self {
+            Self::Lines => json_line(record),
+            Self::Csv => csv_line(record),
+        }
+    }
+}
+
 /// The account of each device and each of its runs.
 ///
 /// # Errors
@@ -73,8 +88,8 @@ pub async fn export(
         Some(device) => vec![device.clone()],
         None => read::devices(&mut conn).await?,
     };
-    if form == Form::Csv {
-        print(out, "device,run,seq,ts,clock,kind,light,led_on,by,why\r")?;
+    if let Some(head) = form.head() {
+        print(out, head)?;
     }
     for device in devices {
         for run in read::runs(&mut conn, &device).await? {
@@ -84,11 +99,7 @@ pub async fn export(
                 let Some(last) = page.last() else { break };
                 after = last.seq;
                 for record in &page {
-                    let line = match form {
-                        Form::Lines => json_line(record),
-                        Form::Csv => csv_line(record),
-                    };
-                    print(out, &line)?;
+                    print(out, &form.line(record))?;
                 }
             }
         }

@@ -73,7 +73,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand, PartialEq)]
 pub enum Command {
     /// Serve until told to stop (SIGTERM, SIGINT)
-    Run,
+    Run(Run),
     /// Check the configuration and say what the server would do with it
     Check,
     /// Look at configuration, broker, database and clock, and what to do about each
@@ -90,6 +90,23 @@ pub enum Command {
     Forget(Forget),
     /// Take the records that `export` or the earlier `nightlight server --export` wrote
     Import(Import),
+}
+
+/// How to serve.
+#[derive(Debug, Default, Args, PartialEq)]
+pub struct Run {
+    /// Where the page, the API and the metrics are, such as 127.0.0.1:8081; the same as web.listen
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+}
+
+impl Run {
+    /// What is set here, as variables of the environment: they win over the file.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let listen = self.listen.clone();
+        let listen = listen.map(|listen| ("NIGHTLIGHT_SERVER_WEB__LISTEN".to_owned(), listen));
+        listen.into_iter().collect()
+    }
 }
 
 /// Whose account.
@@ -253,7 +270,7 @@ mod tests {
             let cli = read(line).unwrap();
             assert_eq!(
                 (cli.config, cli.command),
-                (config.clone(), Command::Run),
+                (config.clone(), Command::Run(Run::default())),
                 "{line}"
             );
         }

@@ -6,6 +6,8 @@
 //! still, and the devices too. The database is then opened again, with patience.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -17,6 +19,7 @@ use nightlight_common::clock::Clock;
 use crate::account::Report;
 use crate::intervals::Intervals;
 use crate::room;
+use crate::stats::Stats;
 use crate::store::ingest::{Batch, FromDevice, ingest};
 use crate::store::{Address, Conn, Database, Fault, read};
 use crate::wire::Payload;
@@ -62,6 +65,8 @@ pub struct Ticket {
     pub pkid: u16,
     /// Its size.
     pub bytes: usize,
+    /// When it came.
+    pub at: Instant,
 }
 
 /// What the keeper says.
@@ -112,6 +117,7 @@ impl Keeper {
         database: Database,
         most_devices: usize,
         words: UnboundedSender<Word>,
+        stats: Arc<Stats>,
     ) -> Result<Self, Fault> {
         let mut conn = database.open().await?;
         let reports = all_reports(&mut conn).await?;
@@ -124,12 +130,14 @@ impl Keeper {
             most_devices,
             known,
             words,
+            stats,
             clock: Clock::new(),
             counts: BTreeMap::new(),
             unheard: HashMap::new(),
             counts_since: None,
             wait: REOPEN_FIRST,
         };
+        work.stats.database_up.store(true, Relaxed);
         tokio::spawn(work.run(conn, arrivals));
         Ok(Self {
             reports,
@@ -163,6 +171,7 @@ struct Work {
     most_devices: usize,
     known: HashSet<String>,
     words: UnboundedSender<Word>,
+    stats: Arc<Stats>,
     clock: Clock,
     /// Plain readings and rubbish, not yet written.
     counts: BTreeMap<String, (u64, u64)>,
@@ -186,6 +195,8 @@ impl Work {
                     self.say(Word::Kept(kept));
                 }
                 Err(fault) => {
+                    self.stats.database_errors.fetch_add(1, Relaxed);
+                    self.stats.database_up.store(false, Relaxed);
                     self.say(Word::Failed(fault.words().to_owned()));
                     if let Some(conn) = conn.take() {
                         conn.close().await;
@@ -311,7 +322,9 @@ impl Work {
                 from.state = from.state.take().or_else(|| before.state.clone());
             }
         }
+        let began = Instant::now();
         let acked = self.database.within(ingest(conn, &batch)).await?;
+        self.stats.commits.took(began.elapsed());
         (self.counts, self.counts_since) = (BTreeMap::new(), None);
         for device in batch.devices.into_keys() {
             self.unheard.remove(&device);
@@ -348,6 +361,7 @@ impl Work {
             }
             match self.usable().await {
                 Ok(conn) => {
+                    self.stats.database_up.store(true, Relaxed);
                     self.say(Word::Mended);
                     return Some(conn);
                 }

@@ -13,7 +13,8 @@
 //!
 //! Reading order: `wire` and `topics` (pure), `store` with `ingest` (the transaction) and `account`,
 //! `rules` and `decision` (pure), `control`, `switchboard` (what is switched by hand), `keeper` (the task that writes), `session`, `shell` (the loop) with `outbox` and
-//! `printer`; `keep` deletes what is old; `books` is what a person asks at the command line.
+//! `printer`; `keep` deletes what is old; `web` with `fleet`
+//! and `stats` is the page, the API and the metrics; `books` is what a person asks at the command line.
 
 mod account;
 mod books;
@@ -22,6 +23,7 @@ pub mod config;
 mod control;
 mod decision;
 mod doctor;
+mod fleet;
 mod import;
 mod intervals;
 mod keep;
@@ -32,9 +34,11 @@ mod room;
 mod rules;
 mod session;
 mod shell;
+mod stats;
 mod store;
 mod switchboard;
 mod topics;
+mod web;
 mod wire;
 
 pub use books::{account, devices, export, forget, switch};

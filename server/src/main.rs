@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
     };
     let usual = match cli.command {
-        Command::Run => LevelFilter::INFO,
+        Command::Run(_) => LevelFilter::INFO,
         _ => LevelFilter::WARN,
     };
     log::start("NIGHTLIGHT_SERVER_LOG", usual);
@@ -43,7 +43,11 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(runtime: &Runtime, cli: Cli) -> Exit {
-    let config = load(cli.config.as_deref());
+    let more = match &cli.command {
+        Command::Run(run) => run.variables(),
+        _ => Vec::new(),
+    };
+    let config = load(cli.config.as_deref(), more);
     if cli.command == Command::Doctor {
         let report = runtime.block_on(examine(config));
         // A closed pipe takes nothing from the result.
@@ -57,7 +61,7 @@ fn carry_out(runtime: &Runtime, cli: Cli) -> Exit {
     let database = config.database.clone();
     let mut out = BufWriter::new(std::io::stdout().lock());
     let done = match cli.command {
-        Command::Run => {
+        Command::Run(_) => {
             drop(out);
             return serve(runtime, config);
         }
@@ -182,10 +186,10 @@ fn serve(runtime: &Runtime, config: Config) -> Exit {
 
 /// The configuration for this process. A variable that is not UTF-8 is kept, with the bad bytes
 /// replaced, so that it is refused by name and not overlooked.
-fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+fn load(file: Option<&Path>, more: Vec<(String, String)>) -> Result<Config, ConfigError> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    Config::load(file, environment)
+    Config::load(file, environment.chain(more))
 }
 
 fn failed(fault: &Fault) -> Exit {

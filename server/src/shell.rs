@@ -5,6 +5,8 @@
 //! that a server killed at any point is sent again what it had not told. `main` calls [`run`].
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rumqttc::Publish;
@@ -24,10 +26,11 @@ use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
 use crate::outbox::Outbox;
 use crate::printer::Printer;
 use crate::session::{Door, Heard, Session};
+use crate::stats::Stats;
 use crate::store::Fault;
 use crate::switchboard;
 use crate::topics::{Lane, Topics};
-use crate::wire;
+use crate::{web, wire};
 
 /// With more under way than this nothing more is read for now.
 const MOST_WAITING: usize = 2_000;
@@ -57,7 +60,14 @@ pub async fn run(
     show: tokio::sync::mpsc::Receiver<()>,
 ) -> Result<(), Fault> {
     let (sender, words) = tokio::sync::mpsc::unbounded_channel();
-    let keeper = Keeper::start(config.database.clone(), config.max_devices, sender).await?;
+    let stats = Arc::new(Stats::default());
+    let keeper = Keeper::start(
+        config.database.clone(),
+        config.max_devices,
+        sender,
+        Arc::clone(&stats),
+    )
+    .await?;
     info!(
         "nightlight-server {} serves {} at {}, database {}",
         crate::VERSION,
@@ -70,10 +80,11 @@ pub async fn run(
         .keep
         .map(|keep| keep::start(config.database.clone(), keep, newest.cloned()));
     let switches = switchboard::start(config.database.clone());
-    let shell = Shell::new(config, keeper, words, switches);
+    let page = web::start(&config, Arc::clone(&stats)).await;
+    let shell = Shell::new(config, keeper, words, switches, stats);
     shell.run(stop, show).await;
-    if let Some(keep) = keep {
-        keep.abort();
+    for task in [keep, page].into_iter().flatten() {
+        task.abort();
     }
     Ok(())
 }
@@ -85,6 +96,7 @@ struct Shell {
     status_topic: String,
     account_topic: String,
     clock: Clock,
+    stats: Arc<Stats>,
     keeper: Keeper,
     words: UnboundedReceiver<Word>,
     switches: UnboundedReceiver<Switches>,
@@ -128,6 +140,7 @@ impl Shell {
         keeper: Keeper,
         words: UnboundedReceiver<Word>,
         switches: UnboundedReceiver<Switches>,
+        stats: Arc<Stats>,
     ) -> Self {
         let now = Instant::now();
         let decider = Decider::new(
@@ -150,6 +163,7 @@ impl Shell {
             door: Door::new(settings.broker, filters, status_topic.clone()),
             status_topic,
             clock: Clock::new(),
+            stats,
             keeper,
             words,
             switches,
@@ -222,6 +236,7 @@ impl Shell {
                 if let Link::Up { since, .. } = &mut self.link {
                     *since = Some(Instant::now());
                 }
+                self.stats.connected.store(true, Relaxed);
                 info!("connected to {}", self.door.broker.url());
                 self.publish_first(self.status_topic.clone(), true, "online".into());
             }
@@ -280,6 +295,7 @@ impl Shell {
     }
 
     fn hand_over(&mut self, device: String, pkid: u16, bytes: usize, word: Told) {
+        self.stats.messages.fetch_add(1, Relaxed);
         self.waiting += 1;
         self.waiting_bytes += bytes;
         self.keeper.take(Arrival {
@@ -287,6 +303,7 @@ impl Shell {
                 session: self.sessions,
                 pkid,
                 bytes,
+                at: Instant::now(),
             },
             device,
             word,
@@ -313,6 +330,8 @@ impl Shell {
             self.printer.light(device, reading.light);
             self.control.reading(device, reading);
         }
+        let records = u64::try_from(payload.records.len()).unwrap_or(u64::MAX);
+        self.stats.records.fetch_add(records, Relaxed);
         payload
     }
 
@@ -361,6 +380,7 @@ impl Shell {
                 self.waiting = self.waiting.saturating_sub(1);
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(ticket.bytes);
                 self.out.acknowledge(ticket.pkid);
+                self.stats.acks.took(ticket.at.elapsed());
             }
         }
         if kept.refused > 0 {
@@ -397,6 +417,7 @@ impl Shell {
         {
             self.printer.decided(&device, led_on);
             if let Some(command) = command {
+                self.stats.commands.fetch_add(1, Relaxed);
                 self.publish_first(self.topics.commands.of(&device), false, command);
             }
         }
@@ -474,6 +495,7 @@ impl Shell {
         self.link = Link::Down {
             retry_at: Instant::now() + wait,
         };
+        self.stats.connected.store(false, Relaxed);
         self.out = Outbox::default();
         self.control.clear();
         (self.waiting, self.waiting_bytes) = (0, 0);

@@ -145,7 +145,7 @@ struct Wire {
 }
 
 /// A value of the right type; anything else is none.
-fn if_it_is<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(crate) fn if_it_is<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: serde::de::DeserializeOwned,

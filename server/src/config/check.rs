@@ -1,14 +1,17 @@
 //! From the layers to the checked configuration: what each value may be, and what fits together.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use nightlight_common::config::broker::broker;
 use nightlight_common::config::{Key, Layers};
+use nightlight_common::http::{self, Access};
 
 use super::{Config, keys, rules};
 use crate::decision::Group;
 use crate::store::{Address, Database};
 use crate::topics::{Devices, Pattern, Topics, is_device_id};
+use crate::web::Web;
 
 /// The session at the broker has this name when nobody gives it another.
 const CLIENT_ID: &str = "nightlight-server";
@@ -25,6 +28,7 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
     let max_devices = layers.whole(&keys::DEVICES_MAX, 1..=10_000_000);
     let topics = topics(layers);
     let status_topic = status_topic(layers, topics.as_ref());
+    let web = web(layers);
     let rules = rules::rules(layers);
     let lease = layers.duration(&keys::CONTROL_LEASE, SECOND..=DAY);
     let expiry = layers.duration(&keys::CONTROL_EXPIRY, SECOND..=DAY);
@@ -43,6 +47,7 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
         broker,
         database: database?,
         keep,
+        web,
         devices: devices?,
         max_devices: usize::try_from(max_devices).unwrap_or(usize::MAX),
         topics: topics?,
@@ -84,6 +89,37 @@ fn database(layers: &mut Layers) -> Option<Database> {
         password_file,
         timeout,
     })
+}
+
+fn web(layers: &mut Layers) -> Option<Web> {
+    let listen = layers.text(&keys::WEB_LISTEN);
+    let file = layers.path(&keys::WEB_TOKEN_FILE);
+    let hosts = layers.text(&keys::WEB_HOSTS);
+    let token = file.and_then(|file| {
+        let token = http::token(&file);
+        token
+            .map_err(|what| layers.problem(&keys::WEB_TOKEN_FILE, what))
+            .ok()
+    });
+    if listen.is_empty() || !layers.are_good(&[&keys::WEB_TOKEN_FILE]) {
+        return None;
+    }
+    let Ok(listen) = listen.parse::<SocketAddr>() else {
+        layers.problem(
+            &keys::WEB_LISTEN,
+            "is no address with a port; write one such as \"127.0.0.1:8081\"",
+        );
+        return None;
+    };
+    let hosts = hosts.split(',').map(|host| host.trim().to_owned());
+    let hosts = hosts.filter(|host| !host.is_empty()).collect();
+    match Access::new(listen, token, hosts) {
+        Ok(access) => Some(Web { listen, access }),
+        Err(what) => {
+            layers.problem(&keys::WEB_LISTEN, what);
+            None
+        }
+    }
 }
 
 fn topics(layers: &mut Layers) -> Option<Topics> {

@@ -48,6 +48,10 @@ keys! {
     DEVICES_ID = "devices.id", Text("+");
     DEVICES_MAX = "devices.max", Whole(100_000);
 
+    WEB_LISTEN = "web.listen", Text("");
+    WEB_TOKEN_FILE = "web.token_file", Text("");
+    WEB_HOSTS = "web.hosts", Text("");
+
     TOPICS_TELEMETRY = "topics.telemetry", Text("{id}/telemetry");
     TOPICS_HISTORY = "topics.history", Text("{id}/telemetry/history");
     TOPICS_EVENTS = "topics.events", Text("{id}/events");

@@ -19,6 +19,7 @@ use crate::decision::Group;
 use crate::rules::{Rule, Rules};
 use crate::store::Database;
 use crate::topics::{Devices, Topics};
+use crate::web::Web;
 
 /// Read when the command line names no file; need not exist.
 pub const DEFAULT_FILE: &str = "/etc/nightlight-server/nightlight-server.toml";
@@ -32,6 +33,8 @@ pub struct Config {
     pub database: Database,
     /// Records are deleted this long after they were received; none: never.
     pub keep: Option<Duration>,
+    /// The page, if there is to be one.
+    pub web: Option<Web>,
     /// Whom to serve.
     pub devices: Devices,
     /// More are refused.
@@ -118,7 +121,7 @@ impl Config {
             .map(|group| format!("  group     {}: {}\n", group.name, group.members.join(", ")))
             .collect();
         format!(
-            "  broker    {} as {}\n  database  {}, records are kept {}\n  devices   {}, {} at most\n  LEDs      {}; a command holds {}\n{}{}  status    {}\n",
+            "  broker    {} as {}\n  database  {}, records are kept {}\n  devices   {}, {} at most\n  LEDs      {}; a command holds {}\n{}{}  status    {}\n  page      {}\n",
             self.broker.url(),
             self.broker.client_id,
             self.database.address,
@@ -131,6 +134,10 @@ impl Config {
             own.concat(),
             groups.concat(),
             self.status_topic,
+            self.web.as_ref().map_or_else(
+                || "none".to_owned(),
+                |web| format!("http://{}/", web.listen)
+            ),
         )
     }
 }
@@ -230,6 +237,15 @@ mod tests {
             (
                 "[groups]\nhall = [\"a\"]\n[devices]\nid = \"a\"\n",
                 "devices.id: a group needs all",
+            ),
+            ("[web]\nlisten = \"8081\"\n", "web.listen: is no address"),
+            (
+                "[web]\nlisten = \"0.0.0.0:8081\"\n",
+                "web.listen: 0.0.0.0:8081 can be reached from elsewhere",
+            ),
+            (
+                "[web]\ntoken_file = \"/no/such/file\"\n",
+                "web.token_file: /no/such/file cannot be read",
             ),
             ("[devices]\nid = \"a/b\"\n", "x.toml: devices.id"),
             ("[control]\non_below = 400.0\n", "x.toml: control.on_below"),

@@ -6,6 +6,7 @@
 
 mod account;
 pub mod conn;
+pub mod fleet;
 pub mod forget;
 pub mod ingest;
 pub mod read;
@@ -40,6 +41,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         "switches",
         include_str!("../../migrations/sqlite/0002_switches.sql"),
         include_str!("../../migrations/postgres/0002_switches.sql"),
+    ),
+    (
+        3,
+        "events",
+        include_str!("../../migrations/sqlite/0003_events.sql"),
+        include_str!("../../migrations/postgres/0003_events.sql"),
     ),
 ];
 /// The other one writes for so long at most.

@@ -560,7 +560,7 @@ fn a_database_of_another_kind_is_refused_in_words() {
         assert!(why.contains("there is no database at"), "{why}");
         let mut conn = place.database.open().await.unwrap();
         conn.execute(
-            "update _sqlx_migrations set version = 99 where version = 2",
+            "update _sqlx_migrations set version = 99 where version = 3",
             &[],
         )
         .await

@@ -15,13 +15,14 @@ mod server;
 #[path = "../../../tests/real/stage/mod.rs"]
 mod stage;
 mod stories;
+mod web;
 
-/// Tells each story.
+/// Tells each story of a module.
 macro_rules! stories {
-    ($store:expr; $($name:ident)*) => {
+    ($module:ident, $store:expr; $($name:ident)*) => {
         $(#[test]
         fn $name() {
-            crate::stories::$name($store);
+            crate::$module::$name($store);
         })*
     };
 }
@@ -29,7 +30,14 @@ macro_rules! stories {
 mod sqlite {
     use crate::server::Store;
 
-    stories! { Store::Sqlite;
+    stories! { web, Store::Sqlite;
+        the_page_shows_the_fleet_and_a_device
+        what_changes_comes_by_itself
+        an_led_is_switched_by_post_with_a_token_from_the_same_origin
+        metrics_have_each_device_and_the_server
+    }
+
+    stories! { stories, Store::Sqlite;
         a_reading_is_answered_kept_and_acked
         without_the_server_the_backlog_stays_and_with_it_it_drains
         a_server_killed_again_and_again_during_a_replay_loses_nothing
@@ -50,19 +58,27 @@ mod sqlite {
 
 /// Tells each story with PostgreSQL, where there is one.
 macro_rules! postgres_stories {
-    ($($(#[$attribute:meta])* $name:ident)*) => {
+    ($module:ident; $($(#[$attribute:meta])* $name:ident)*) => {
         $(#[test]
         $(#[$attribute])*
         fn $name() {
             if let Some(cluster) = crate::postgres::shared() {
-                crate::stories::$name(crate::server::Store::Postgres(cluster));
+                crate::$module::$name(crate::server::Store::Postgres(cluster));
             }
         })*
     };
 }
 
 mod on_postgres {
-    postgres_stories! {
+    postgres_stories! { web;
+        the_page_shows_the_fleet_and_a_device
+        an_led_is_switched_by_post_with_a_token_from_the_same_origin
+        metrics_have_each_device_and_the_server
+        #[ignore = "long"]
+        what_changes_comes_by_itself
+    }
+
+    postgres_stories! { stories;
         a_reading_is_answered_kept_and_acked
         hostile_payloads_are_counted_and_do_nothing
         the_books_are_open_while_it_runs
