@@ -11,8 +11,9 @@ use sled::{Batch, IVec};
 use crate::logic::telemetry::Loss;
 use crate::logic::{Entry, Key, KeyRange};
 
+use super::chunk::{self, Line};
 use super::dir::Fault;
-use super::format::{self, Header, Kind, Line};
+use super::format::{self, Header, Kind};
 use super::run::{DAMAGED, Run, UNREADABLE, loss};
 use super::store::Store;
 
@@ -121,7 +122,7 @@ impl Store {
             _ => run.high.max(key.seq),
         };
         let header = Header {
-            count: (last - key.seq + 1).min(format::MAX_CHUNK as u64) as u16,
+            count: (last - key.seq + 1).min(chunk::MAX_CHUNK as u64) as u16,
             first: key.seq,
             last,
             ..Header::of_chunks(key.run_number, run.run, run.boot)
@@ -166,7 +167,7 @@ impl Store {
             page.entries.extend(gap.ok().filter(|_| entry.key >= from));
             return is_good;
         }
-        let Ok(records) = format::unpack_records(&entry.value) else {
+        let Ok(records) = chunk::unpack_records(&entry.value) else {
             return false;
         };
         let some_confirmed = self.confirmed_of(entry) > 0;
@@ -182,7 +183,7 @@ impl Store {
 
     /// Puts gaps in the place of what cannot be read of an entry.
     fn repair(&mut self, entry: &Stored) -> Result<(), Fault> {
-        let (mut lines, reason) = match format::unpack_lines(&entry.value) {
+        let (mut lines, reason) = match chunk::unpack_lines(&entry.value) {
             Ok((_, lines)) => (lines, UNREADABLE),
             Err(format::Broken::Unknown) => (Vec::new(), UNREADABLE),
             Err(format::Broken::Damaged) => (Vec::new(), DAMAGED),
@@ -267,7 +268,7 @@ impl Store {
             return false;
         }
         // What cannot be read becomes a gap when it is read.
-        let Ok((_, lines)) = format::unpack_lines(&entry.value) else {
+        let Ok((_, lines)) = chunk::unpack_lines(&entry.value) else {
             return false;
         };
         let seqs = lines.iter().map(|line| line.seq);

@@ -10,6 +10,7 @@ use sled::Batch;
 use crate::logic::Key;
 use crate::logic::telemetry::Loss;
 
+use super::chunk;
 use super::dir::Fault;
 use super::entries::{HIGHEST, LOWEST, Stored, after, spread};
 use super::format;
@@ -110,7 +111,7 @@ impl Store {
         let (from, to) = (gap.from_seq, gap.to_seq);
         let reached = self.entries(key(number, from), key(number, to));
         for entry in reached.collect::<Result<Vec<_>, _>>()? {
-            let Ok((_, mut lines)) = format::unpack_lines(&entry.value) else {
+            let Ok((_, mut lines)) = chunk::unpack_lines(&entry.value) else {
                 continue;
             };
             let held = lines.len();

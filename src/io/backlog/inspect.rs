@@ -18,6 +18,7 @@ use crate::config;
 use crate::logic::time::Clock;
 
 use super::checkpoint::Checkpoint;
+use super::chunk;
 use super::dir::{Fault, StoreDir, tree_bytes};
 use super::entries::{HIGHEST, LOWEST, Stored};
 use super::format::{self, Header};
@@ -164,7 +165,7 @@ pub fn export(path: &Path, clock: &Clock, out: &mut dyn Write) -> Result<(), Str
         if let Ok(gap) = format::unpack_gap(&entry.value) {
             return writeln!(out, "{}", gap.wire());
         }
-        let lines = format::unpack_lines(&entry.value);
+        let lines = chunk::unpack_lines(&entry.value);
         for line in lines.map(|(_, lines)| lines).unwrap_or_default() {
             match line.record(&entry.header) {
                 Some(record) => writeln!(out, "{}", record.wire(clock, true))?,
@@ -205,7 +206,7 @@ fn check(store: &mut Store) -> Result<Verified, Fault> {
         let Header {
             first, last, count, ..
         } = entry.header;
-        match format::unpack_lines(&entry.value) {
+        match chunk::unpack_lines(&entry.value) {
             _ if entry.is_gap() && format::unpack_gap(&entry.value).is_ok() => {}
             Ok((_, lines)) if lines.len() == usize::from(count) => readable += u64::from(count),
             _ => problems.push(format!(

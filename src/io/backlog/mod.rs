@@ -32,11 +32,12 @@
 //!
 //! # Reading order
 //!
-//! `format` (bytes), `run`, `checkpoint`, `store` (append), `entries` (read, discard), `gaps` (give up),
+//! `format` and `chunk` (bytes), `run`, `checkpoint`, `store` (append), `entries` (read, discard), `gaps` (give up),
 //! `tree` (everything particular to sled), `dir` (the folder), `salvage`, `opening`, `life`, `thread`. `inspect` is for people with
 //! a stopped daemon.
 
 mod checkpoint;
+mod chunk;
 mod dir;
 mod entries;
 mod format;

@@ -17,8 +17,9 @@ use uuid::Uuid;
 use crate::logic::telemetry::Loss;
 
 use super::checkpoint::Checkpoint;
+use super::chunk::{self, Line, MAX_CHUNK};
 use super::dir::Fault;
-use super::format::{self, HEADER, Header, Kind, Line, MAGIC, MAX_CHUNK, MAX_VALUE};
+use super::format::{self, HEADER, Header, Kind, MAGIC, MAX_VALUE};
 use super::run::{DAMAGED, Run, loss};
 use super::store::Store;
 
@@ -170,7 +171,7 @@ impl SalvageScan {
         let mut bytes = vec![0; chunk.length as usize];
         let read = File::open(&self.files[chunk.file])
             .and_then(|file| file.read_exact_at(&mut bytes, chunk.at));
-        let lines = read.ok().and_then(|()| format::unpack_lines(&bytes).ok());
+        let lines = read.ok().and_then(|()| chunk::unpack_lines(&bytes).ok());
         lines.map(|(_, lines)| lines).unwrap_or_default()
     }
 

@@ -23,9 +23,10 @@ use crate::logic::telemetry::Record;
 use crate::logic::{Entry, Key};
 
 use super::checkpoint::Checkpoint;
+use super::chunk::{self, Line, MAX_CHUNK};
 use super::dir::{Fault, StoreDir};
 use super::entries::Stored;
-use super::format::{self, ENTRY, Header, Kind, Line, MAX_CHUNK, RUN};
+use super::format::{self, ENTRY, Header, Kind, RUN};
 use super::run::{FULL, Run, TOO_LARGE, loss};
 use super::tree::{MAX_UNSYNCED, Tree};
 
@@ -220,8 +221,8 @@ impl Store {
                 run.learn_clock(record);
             }
             match record.seq <= high {
-                true => self.insert_late(&of, format::line(record))?,
-                false => new.push(format::line(record)),
+                true => self.insert_late(&of, chunk::line(record))?,
+                false => new.push(chunk::line(record)),
             }
         }
         self.append_new(&of, &new)
@@ -277,7 +278,7 @@ impl Store {
             return Ok(None);
         };
         let whole = |lines: &Vec<Line>| lines.len() == usize::from(entry.header.count);
-        let lines = format::unpack_lines(&entry.value).map(|(_, lines)| lines);
+        let lines = chunk::unpack_lines(&entry.value).map(|(_, lines)| lines);
         Ok(lines.ok().filter(whole).map(|lines| (entry, lines)))
     }
 
@@ -349,7 +350,7 @@ impl Store {
             return self.commit(batch);
         };
         // What was given up stays so; what is damaged is for the reader.
-        let Ok((header, mut lines)) = format::unpack_lines(&entry.value) else {
+        let Ok((header, mut lines)) = chunk::unpack_lines(&entry.value) else {
             return Ok(());
         };
         let place = lines.binary_search_by_key(&line.seq, |held| held.seq);
@@ -416,7 +417,7 @@ fn pack_all(of: &Header, lines: &[Line], most: usize) -> Packed {
     let mut packed = Packed::default();
     let mut rest = lines;
     while let Some(first) = rest.first() {
-        match format::pack_chunk(of, rest, most) {
+        match chunk::pack_chunk(of, rest, most) {
             Some((header, value)) => {
                 rest = &rest[usize::from(header.count)..];
                 packed.chunks.push((header, value));
