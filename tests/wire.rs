@@ -135,7 +135,7 @@ fn led() {
 
 #[test]
 fn outage() {
-    let body = Body::Event(Event::Outage(OutageReport {
+    let body = Body::Event(Event::Outage(Box::new(OutageReport {
         cause: "link".into(),
         began: "2026-11-20T17:00:00.000Z".into(),
         ended: "2026-11-20T17:03:11.250Z".into(),
@@ -146,7 +146,7 @@ fn outage() {
         lost: Some(0),
         short_sessions: 0,
         why: "connection reset".into(),
-    }));
+    })));
     assert_wire(
         body,
         r#""event":"outage","cause":"link","began":"2026-11-20T17:00:00.000Z","ended":"2026-11-20T17:03:11.250Z","seconds":191.25,"readings":38,"events":2,"led_changes":1,"lost":0,"why":"connection reset""#,

@@ -20,6 +20,7 @@
 mod confirming;
 mod discards;
 mod memory;
+mod page;
 mod poison;
 mod replay;
 mod sending;

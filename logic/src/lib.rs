@@ -107,6 +107,14 @@ impl Entry {
             Entry::Gap(gap) => gap.wire(),
         }
     }
+
+    /// As one JSON object on the history topic, behind what `out` holds.
+    pub(crate) fn write_wire(&self, clock: &Clock, out: &mut Vec<u8>) {
+        match self {
+            Entry::Record(record) => record.write_wire(clock, true, out),
+            Entry::Gap(gap) => out.extend_from_slice(gap.wire().as_bytes()),
+        }
+    }
 }
 
 /// What the store says when it has been opened.

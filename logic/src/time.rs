@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -173,7 +174,8 @@ pub fn rfc3339(wall_ms: i64) -> String {
         Timestamp::MAX
     };
     let timestamp = Timestamp::from_millisecond(wall_ms).unwrap_or(bound);
-    format!("{timestamp:.3}")
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+    PRINTER.timestamp_to_string(&timestamp)
 }
 
 fn offset(now: Now) -> i64 {

@@ -170,7 +170,7 @@ impl Controller {
             words::counted(report.short_sessions, "session")
         );
         self.log(Level::Info, text);
-        self.record(Body::Event(Event::Outage(report)), now);
+        self.record(Body::Event(Event::Outage(Box::new(report))), now);
     }
 
     /// What several sessions have in common is reported when it shows and when it has passed.

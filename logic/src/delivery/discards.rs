@@ -1,7 +1,8 @@
 //! Confirmed records that are still on the disk.
 //!
-//! They are handed over to the store in batches: one window of them, at most 1,000, or after 1 s. A crash
-//! before that sends them again. While the store is reading, they stay here, because they may be among what
+//! They are handed over to the store in batches of 1,000, or after 1 s: a batch costs the store a sync. A crash
+//! before that sends them again, so that where the window is small, which keeps duplicates few, one window of
+//! them makes a batch. While the store is reading, they stay here, because they may be among what
 //! it is about to give. Used by `delivery` alone.
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use crate::{Key, KeyRange};
 
 /// More never wait for company.
 const MAX_BATCH: u64 = 1_000;
+/// A window of so many records is small.
+const SMALL_WINDOW: usize = 64;
 /// Nor for longer than this.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
@@ -31,7 +34,10 @@ impl Discards {
         Self {
             ranges: BTreeMap::new(),
             records: 0,
-            batch: (in_window as u64).min(MAX_BATCH),
+            batch: match in_window {
+                ..=SMALL_WINDOW => in_window as u64,
+                _ => MAX_BATCH,
+            },
         }
     }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::memory::DeliveryState;
+use super::page::Page;
 use crate::time::Clock;
 use crate::{Entry, Key};
 
@@ -28,6 +29,10 @@ const MAX_BATCH_BYTES: usize = 32 * 1024;
 /// which the window yields.
 const MIN_PAGE_RECORDS: usize = 256;
 const MAX_PAGE_RECORDS: usize = 10_000;
+/// A page that lasts while the store syncs something, if the disk has four times as many.
+const LASTING_PAGE_RECORDS: usize = 1_024;
+/// With a quarter of the page free it is read on, or with room for so many records.
+const READ_ON_AT: usize = 1_024;
 /// Records published ahead that are remembered; of more, the oldest are published again.
 const MAX_AHEAD: usize = 1_024;
 
@@ -43,13 +48,15 @@ const LAST: Key = Key {
 /// What was read from the disk and is not confirmed.
 #[derive(Debug)]
 pub(super) struct Replay {
-    page: BTreeMap<Key, Replayed>,
+    page: Page<Replayed>,
     /// No record before this one waits.
     next: Key,
     /// Records that wait.
     waiting: usize,
     /// Records on the disk, not read back, that were published from memory in this session.
     ahead: BTreeMap<Key, DeliveryState>,
+    /// Records that can be in flight at a time.
+    in_window: usize,
     /// How many records the page is to hold.
     target: usize,
     /// The last record read in this session.
@@ -82,13 +89,13 @@ pub(super) struct Batch {
 impl Replay {
     /// Nothing is read yet. `in_window` records can be in flight at a time; the page holds twice as many.
     pub(super) fn new(in_window: usize) -> Self {
-        let target = (2 * in_window).clamp(MIN_PAGE_RECORDS, MAX_PAGE_RECORDS);
         Self {
-            page: BTreeMap::new(),
+            page: Page::new(),
             next: FIRST,
             waiting: 0,
             ahead: BTreeMap::new(),
-            target,
+            in_window,
+            target: MIN_PAGE_RECORDS.max(2 * in_window).min(MAX_PAGE_RECORDS),
             after: None,
             at_end: false,
             reading: false,
@@ -108,6 +115,13 @@ impl Replay {
         self.at_end = false;
         self.is_stale = self.reading;
         self.passed_over = false;
+    }
+
+    /// There are so many records on the disk: of many, a page is to last while the store syncs something.
+    pub(super) fn plan(&mut self, on_disk: u64) {
+        let quarter = usize::try_from(on_disk / 4).unwrap_or(usize::MAX);
+        let least = quarter.clamp(MIN_PAGE_RECORDS, LASTING_PAGE_RECORDS);
+        self.target = least.max(2 * self.in_window).min(MAX_PAGE_RECORDS);
     }
 
     /// What to read next, and how much: well before the page has run out, so that nobody waits for the disk.
@@ -135,7 +149,7 @@ impl Replay {
         for (key, entry) in entries {
             self.after = Some(key);
             let ahead = self.ahead.remove(&key);
-            if is_gone(key, &entry) || self.page.contains_key(&key) {
+            if is_gone(key, &entry) {
                 continue;
             }
             // A gap was published, if at all, when it was smaller.
@@ -143,11 +157,11 @@ impl Replay {
                 Entry::Record(_) => ahead.unwrap_or(DeliveryState::Waiting),
                 Entry::Gap(_) => DeliveryState::Waiting,
             };
-            if state == DeliveryState::Waiting {
+            let is_new = self.page.insert(key, Replayed { entry, state });
+            if is_new && state == DeliveryState::Waiting {
                 self.waiting += 1;
                 self.next = self.next.min(key);
             }
-            self.page.insert(key, Replayed { entry, state });
         }
         if at_end {
             // What is not on the disk any more was given up there, and is in a gap.
@@ -166,15 +180,15 @@ impl Replay {
     ) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut next = LAST;
-        for (key, replayed) in self.page.range_mut(self.next..) {
-            if replayed.state != DeliveryState::Waiting || is_set_back(*key) {
+        for (key, replayed) in self.page.mut_from(self.next) {
+            if replayed.state != DeliveryState::Waiting || is_set_back(key) {
                 continue;
             }
             if batch.keys.len() >= most || batch.payload.len() >= MAX_BATCH_BYTES {
-                next = *key;
+                next = key;
                 break;
             }
-            batch.add(*key, &replayed.entry.wire(clock, true));
+            batch.add(key, &replayed.entry, clock);
             replayed.state = DeliveryState::InFlight;
         }
         self.next = next;
@@ -186,7 +200,7 @@ impl Replay {
     /// The broker has the record since `now`, and the server is to ack it.
     pub(super) fn await_server_ack(&mut self, key: Key, now: Duration) {
         let awaits = DeliveryState::AwaitingServerAck(now);
-        if let Some(replayed) = self.page.get_mut(&key) {
+        if let Some(replayed) = self.page.get_mut(key) {
             if replayed.state == DeliveryState::InFlight {
                 replayed.state = awaits;
             }
@@ -206,7 +220,7 @@ impl Replay {
 
     /// The entry is confirmed: it leaves the page.
     pub(super) fn remove(&mut self, key: Key) -> Option<Entry> {
-        let replayed = self.page.remove(&key)?;
+        let replayed = self.page.remove(key)?;
         self.waiting -= usize::from(replayed.state == DeliveryState::Waiting);
         Some(replayed.entry)
     }
@@ -215,32 +229,22 @@ impl Replay {
     pub(super) fn within(&self, run: Uuid, from: u64, to: u64) -> Vec<Key> {
         let mut found = Vec::new();
         // The records of a run lie together: one look finds its place, or the next run's.
-        let mut behind = self.page.iter().next();
-        while let Some((Key { run_number, .. }, replayed)) = behind {
-            let run_number = *run_number;
-            if replayed.entry.run() == run && from <= to {
-                let range = Key {
+        let mut at = FIRST;
+        while let Some((Key { run_number, .. }, replayed)) = self.page.from(at).next() {
+            if replayed.entry.run() == run {
+                let begin = Key {
                     run_number,
                     seq: from,
-                }..=Key {
-                    run_number,
-                    seq: to,
                 };
-                let covered = self
-                    .page
-                    .range(range)
-                    .filter(|(_, replayed)| replayed.entry.last() <= to);
-                found.extend(covered.map(|(key, _)| *key));
+                let inside = self.page.from(begin).take_while(|(key, replayed)| {
+                    key.run_number == run_number && replayed.entry.last() <= to
+                });
+                found.extend(inside.map(|(key, _)| key));
             }
-            let next_run = Key {
-                run_number: run_number.saturating_add(1),
-                seq: 0,
+            let Some(run_number) = run_number.checked_add(1) else {
+                break;
             };
-            behind = self
-                .page
-                .range(next_run..)
-                .next()
-                .filter(|(key, _)| key.run_number > run_number);
+            at = Key { run_number, seq: 0 };
         }
         found
     }
@@ -264,7 +268,7 @@ impl Replay {
             if late && !passes_over {
                 replayed.state = DeliveryState::Waiting;
                 *waiting += 1;
-                *next = (*next).min(*key);
+                *next = (*next).min(key);
             }
             !(late && passes_over)
         });
@@ -308,18 +312,18 @@ impl Replay {
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Entry> {
-        self.page.get(&key).map(|replayed| &replayed.entry)
+        self.page.get(key).map(|replayed| &replayed.entry)
     }
 
     /// The record, if it waits.
     pub(super) fn get_waiting(&self, key: Key) -> Option<&Entry> {
-        let replayed = self.page.get(&key)?;
+        let replayed = self.page.get(key)?;
         (replayed.state == DeliveryState::Waiting).then_some(&replayed.entry)
     }
 
     /// The record was published alone.
     pub(super) fn sent(&mut self, key: Key) {
-        if let Some(replayed) = self.page.get_mut(&key)
+        if let Some(replayed) = self.page.get_mut(key)
             && replayed.state == DeliveryState::Waiting
         {
             replayed.state = DeliveryState::InFlight;
@@ -329,7 +333,7 @@ impl Replay {
 
     /// Whether there is more to be read, and room for it.
     pub(super) fn can_read(&self) -> bool {
-        !self.at_end && !self.reading && self.room() >= self.target / 4
+        !self.at_end && !self.reading && self.room() >= (self.target / 4).min(READ_ON_AT)
     }
 
     fn room(&self) -> usize {
@@ -363,13 +367,13 @@ impl Replay {
 
     /// When the oldest record that is not confirmed was made, in milliseconds since 1970 on the clock of then.
     pub(super) fn oldest_ms(&self) -> Option<i64> {
-        let mut page = self.page.values();
-        page.find_map(|replayed| replayed.entry.wall_ms())
+        let mut page = self.page.from(FIRST);
+        page.find_map(|(_, replayed)| replayed.entry.wall_ms())
     }
 
     /// When the server's ack of the oldest record that waits for it began to be awaited.
     pub(super) fn oldest_awaiting(&self) -> Option<Duration> {
-        let in_page = self.page.values().map(|replayed| replayed.state);
+        let in_page = self.page.from(FIRST).map(|(_, replayed)| replayed.state);
         let since = |state: DeliveryState| match state {
             DeliveryState::AwaitingServerAck(since) => Some(since),
             DeliveryState::Waiting | DeliveryState::InFlight => None,
@@ -382,18 +386,22 @@ impl Replay {
 }
 
 impl Batch {
-    fn add(&mut self, key: Key, object: &str) {
-        self.payload
-            .push(if self.keys.is_empty() { b'[' } else { b',' });
-        self.payload.extend_from_slice(object.as_bytes());
+    fn add(&mut self, key: Key, entry: &Entry, clock: &Clock) {
+        match self.keys.len() {
+            0 => {}
+            1 => {
+                self.payload.insert(0, b'[');
+                self.payload.push(b',');
+            }
+            _ => self.payload.push(b','),
+        }
+        entry.write_wire(clock, &mut self.payload);
         self.keys.push(key);
     }
 
     fn close(&mut self) {
-        match self.keys.len() {
-            0 => {}
-            1 => drop(self.payload.remove(0)),
-            _ => self.payload.push(b']'),
+        if self.keys.len() > 1 {
+            self.payload.push(b']');
         }
     }
 }
@@ -465,7 +473,7 @@ mod tests {
             }
             replay
         };
-        let is = |replay: &Replay| replay.page.get(&key(1, 1)).map(|at| at.state);
+        let is = |replay: &Replay| replay.page.get(key(1, 1)).map(|at| at.state);
         let all = [DeliveryState::Waiting, DeliveryState::InFlight, awaiting];
         let expect = |happens: &dyn Fn(&mut Replay), becomes: [Option<DeliveryState>; 3]| {
             for (state, expected) in all.into_iter().zip(becomes) {

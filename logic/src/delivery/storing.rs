@@ -133,13 +133,17 @@ impl Delivery {
         }
     }
 
-    /// Reads on when the page runs low. What is confirmed is discarded first, so that it is not read.
+    /// Reads on when the page runs low. What is confirmed is discarded first where it would be read again, and
+    /// where a batch of it is together: the store syncs it, which a reader has to wait for.
     pub(super) fn read_on(&mut self, timers: &mut Timers) {
         self.replay.read_passed_over();
+        self.replay.plan(self.disk.records);
         if self.disk.run_number.is_some()
             && let Some((after, limit)) = self.replay.read_on()
         {
-            self.hand_over_discards(timers);
+            if after.is_none() || self.discards.is_due(timers) {
+                self.hand_over_discards(timers);
+            }
             self.orders.push_back(Output::ReadAfter { after, limit });
         }
     }
