@@ -12,6 +12,7 @@
 //! announcements of `state`, rules to keep, the handover and a stop each have a file beside it.
 #![deny(clippy::disallowed_methods)]
 
+pub mod backoff;
 pub mod command;
 mod controller;
 pub mod delivery;

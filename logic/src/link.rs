@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::backoff::{doubled, jittered};
 use super::delivery::Topic;
 
 /// An outage is over when the link has been up for so long; a shorter session is part of it.
@@ -273,8 +274,7 @@ impl Sessions {
         let gate = self.gates.entry(sent).or_default();
         gate.sessions += 1;
         if let Some(more) = gate.sessions.checked_sub(PATTERN) {
-            let hold = HOLD_FIRST.saturating_mul(1 << more.min(MAX_SHORT));
-            gate.opens_at = Some(now + hold.min(MAX_HOLD));
+            gate.opens_at = Some(now + doubled(HOLD_FIRST, more, MAX_HOLD));
         }
     }
 
@@ -302,11 +302,11 @@ impl Sessions {
             // The first ones may be a broker that restarts: asked soon, it is seen to be away.
             1 => {
                 let doublings = self.unwelcome.saturating_sub(UNWELCOME_FROM);
-                (BACKOFF_FIRST * (1 << doublings)).min(most)
+                doubled(BACKOFF_FIRST, doublings, most)
             }
             _ => (away / 4).clamp(BACKOFF_FIRST, BACKOFF_MAX),
         };
-        longest.mul_f64(0.5 + random / 2.0)
+        jittered(longest, random)
     }
 
     /// Whether the broker has answered such a message in this session.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use nightlight_common::clock::Clock;
+use nightlight_logic::backoff::Backoff;
 
 use crate::account::Report;
 use crate::intervals::Intervals;
@@ -135,7 +136,7 @@ impl Keeper {
             counts: BTreeMap::new(),
             unheard: HashMap::new(),
             counts_since: None,
-            wait: REOPEN_FIRST,
+            backoff: Backoff::new(REOPEN_FIRST, REOPEN_LONGEST),
         };
         work.stats.database_up.store(true, Relaxed);
         tokio::spawn(work.run(conn, arrivals));
@@ -178,7 +179,7 @@ struct Work {
     /// What the broker kept of devices that have sent nothing yet: not each is one of ours.
     unheard: HashMap<String, FromDevice>,
     counts_since: Option<Instant>,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 impl Work {
@@ -190,7 +191,7 @@ impl Work {
             match self.keep(open, gathered).await {
                 Ok(kept) => {
                     if good_since.elapsed() >= GOOD {
-                        self.wait = REOPEN_FIRST;
+                        self.backoff.reset();
                     }
                     self.say(Word::Kept(kept));
                 }
@@ -348,8 +349,7 @@ impl Work {
     /// Opens the database again; none when the server ends meanwhile.
     async fn reopen(&mut self, arrivals: &mut UnboundedReceiver<Arrival>) -> Option<Conn> {
         loop {
-            let wait = self.wait.mul_f64(0.75 + fastrand::f64() / 4.0);
-            self.wait = (self.wait * 2).min(REOPEN_LONGEST);
+            let wait = self.backoff.next(fastrand::f64());
             let until = Instant::now() + wait;
             loop {
                 match tokio::time::timeout_at(until, arrivals.recv()).await {

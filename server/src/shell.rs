@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use nightlight_common::clock::Clock;
 use nightlight_common::mqtt::TooLarge;
+use nightlight_logic::backoff::{Backoff, jittered};
 
 use crate::account::Report;
 use crate::config::Config;
@@ -106,7 +107,7 @@ struct Shell {
     database_is_good: bool,
     keeper_has_ended: bool,
     sessions: u64,
-    attempts: u32,
+    backoff: Backoff,
     out: Outbox,
     /// Handed to the keeper in this session and not yet kept.
     waiting: usize,
@@ -172,7 +173,7 @@ impl Shell {
             database_is_good: true,
             keeper_has_ended: false,
             sessions: 0,
-            attempts: 0,
+            backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_LONGEST),
             out: Outbox::default(),
             waiting: 0,
             waiting_bytes: 0,
@@ -480,18 +481,17 @@ impl Shell {
         } = &self.link
             && since.elapsed() >= GOOD_SESSION
         {
-            self.attempts = 0;
+            self.backoff.reset();
         }
         if let Link::Up { session, .. } = &self.link {
             self.door.ended(session);
         }
-        let longest = match refused {
-            true => BACKOFF_REFUSED,
-            false => (BACKOFF_FIRST * 2u32.pow(self.attempts.min(10))).min(BACKOFF_LONGEST),
+        let next = self.backoff.next(fastrand::f64());
+        let wait = match refused {
+            true => jittered(BACKOFF_REFUSED, fastrand::f64()),
+            false => next,
         };
-        let wait = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
         warn!("no link: {why}; next try in {:.1} s", wait.as_secs_f64());
-        self.attempts = self.attempts.saturating_add(1);
         self.link = Link::Down {
             retry_at: Instant::now() + wait,
         };
