@@ -46,8 +46,8 @@
 //!
 //! A stop says `offline`, gives publications half a second to be confirmed, stores the rest, leaves the LED as
 //! configured, closes the session, and waits up to a second each for blocking tasks and backlog. A restart within the
-//! same boot goes on with the lease and the ids of commands ([`logic::handover`]); after a reboot, or without a
-//! runtime directory, the first reading decides.
+//! same boot goes on with the lease, the ids of commands and the account of an outage ([`logic::handover`]);
+//! after a reboot, or without a runtime directory, the first reading decides, and an outage begins with the start.
 //!
 //! # Words
 //!

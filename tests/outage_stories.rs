@@ -1414,3 +1414,53 @@ fn at_qos_0_nobody_knows_what_an_outage_lost() {
         );
     }
 }
+
+/// How the run ended in the middle of an outage takes nothing from the report of it: a crash while the link has
+/// still to hold, a crash while it is away, or a stop.
+#[test]
+fn the_report_of_an_outage_outlives_the_run() {
+    type Ends = fn(&mut World);
+    let ends: [(&str, u64, Ends); 3] = [
+        ("a crash while the link has still to hold", 1, |world| {
+            world.mend_cable();
+            world.seconds(15);
+            assert!(world.is_linked(), "{:?}", world.log);
+            world.crash();
+        }),
+        ("a crash while it is away", 0, |world| {
+            world.crash();
+            world.seconds(15);
+            world.mend_cable();
+        }),
+        ("a stop while it is away", 0, |world| {
+            world.stop_and_start();
+            world.seconds(15);
+            world.mend_cable();
+        }),
+    ];
+    for (name, short_sessions, end) in ends {
+        let mut settings = settings();
+        settings.lighting.interval = Duration::from_secs(1);
+        let mut world = World::new(settings);
+        world.seconds(20);
+        world.pull_cable();
+        let began = world.elapsed();
+        world.light = Some(100.0);
+        world.seconds(30);
+        end(&mut world);
+        world.seconds(60);
+        let reports = reports(&world);
+        assert_eq!(reports.len(), 1, "{name}: {:?}", world.log);
+        let report = reports[0];
+        let seconds = report["seconds"].as_f64().unwrap_or_default();
+        assert!(seconds > 44.0, "{name}: {report}");
+        assert!(
+            seconds < (world.elapsed() - began).as_secs_f64() - 9.0,
+            "{name}: {report}"
+        );
+        assert!(report["readings"].as_u64() > Some(38), "{name}: {report}");
+        assert_eq!(report["led_changes"], 1, "{name}: {report}");
+        let short = report["short_sessions"].as_u64().unwrap_or_default();
+        assert_eq!(short, short_sessions, "{name}: {report}");
+    }
+}

@@ -1,6 +1,7 @@
-//! What a run leaves to the next one of the same boot: the lease, who decided about the LED and why, and the
-//! ids of commands. The shell keeps it in memory (never on the card) and gives it back at the next start,
-//! so that an upgrade or a crash moves no LED and obeys no command twice.
+//! What a run leaves to the next one of the same boot: the lease, who decided about the LED and why, the ids of
+//! commands, and the account of an outage that is not over. The shell keeps it in memory (never on the card) and
+//! gives it back at the next start, so that an upgrade or a crash moves no LED, obeys no command twice, and takes
+//! nothing from the report of an outage.
 //!
 //! After a reboot it counts for nothing: the boot clock starts again, and the LED with it.
 
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::command::KeptCommands;
 use super::lighting::KeptDecision;
+use super::outage::KeptOutage;
 use super::time::Now;
 
 /// The state of one run at one moment.
@@ -24,6 +26,9 @@ pub struct Handover {
     pub decision: KeptDecision,
     /// The commands.
     pub commands: KeptCommands,
+    /// The outage that is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<KeptOutage>,
 }
 
 impl Handover {
@@ -35,9 +40,11 @@ impl Handover {
         if self.boot_id != boot_id {
             return Err("it is of an earlier boot");
         }
+        let outage = self.outage.as_ref();
         let sound = self.written <= now.boot
             && self.decision.is_sound(self.written)
-            && self.commands.is_sound();
+            && self.commands.is_sound()
+            && outage.is_none_or(|outage| outage.is_sound(self.written));
         match sound {
             true => Ok(()),
             false => Err("it is damaged"),

@@ -13,13 +13,20 @@
 //!                        +------begin----------+
 //! ```
 
+mod handover;
+
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use handover::KeptOutage;
 
 use super::telemetry::{Body, Event, OutageReport};
 use super::time::{Stamp, rfc3339};
 
 /// What was away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// The link to the broker.
     Link,
@@ -34,6 +41,8 @@ pub struct Outage {
     confirms: bool,
     open: Option<Account>,
     last: Option<OutageReport>,
+    /// Grows with each change of the open account.
+    changes: u64,
 }
 
 /// The account so far.
@@ -61,7 +70,7 @@ struct Back {
 }
 
 /// Records, counted.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Made {
     readings: u64,
     events: u64,
@@ -76,6 +85,7 @@ impl Outage {
             confirms,
             open: None,
             last: None,
+            changes: 0,
         }
     }
 
@@ -91,6 +101,7 @@ impl Outage {
             short_sessions: 0,
             back: None,
         };
+        self.changes += 1;
         match (&mut self.open, cause) {
             (None, _) => self.open = Some(fresh()),
             (Some(account), Cause::Link) => {
@@ -113,6 +124,7 @@ impl Outage {
 
     /// The link is up: from here on, what is made belongs to the outage only if the link does not hold.
     pub fn link_back(&mut self, stamp: Stamp, now: Duration) {
+        self.changes += 1;
         if let Some(account) = &mut self.open
             && account.cause == Cause::Link
         {
@@ -130,6 +142,7 @@ impl Outage {
         let Some(account) = &mut self.open else {
             return;
         };
+        self.changes += 1;
         match &mut account.back {
             Some(back) => {
                 back.made.note(body);
@@ -146,6 +159,7 @@ impl Outage {
         let Some(account) = &mut self.open else {
             return true;
         };
+        self.changes += 1;
         let made = match &mut account.back {
             Some(back) => &mut back.made,
             None => &mut account.made,
@@ -208,6 +222,7 @@ impl Outage {
             short_sessions: account.short_sessions,
             why: account.why,
         };
+        self.changes += 1;
         self.last = Some(report.clone());
         report
     }

@@ -21,7 +21,7 @@ const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(10);
 /// What was written last.
 #[derive(Debug, Default)]
 pub(super) struct HandoverWriter {
-    last: Option<(DecisionStamp, CommandsStamp)>,
+    last: Option<(DecisionStamp, CommandsStamp, u64)>,
 }
 
 impl HandoverWriter {
@@ -42,6 +42,7 @@ impl Controller {
             written,
             decision,
             mut commands,
+            outage,
             ..
         } = handover;
         let timers = &mut self.timers;
@@ -51,11 +52,18 @@ impl Controller {
             commands.last = None;
         }
         self.commands.take_over(commands);
+        if let Some(outage) = outage {
+            self.outage.take_over(outage);
+        }
         self.apply(change);
     }
 
     pub(super) fn write_handover(&mut self, now: Now) {
-        let stamps = (self.lighting.stamp(), self.commands.stamp());
+        let stamps = (
+            self.lighting.stamp(),
+            self.commands.stamp(),
+            self.outage.stamp(),
+        );
         let may_write = self.stopping.is_some() || !self.timers.is_set(Timer::Handover);
         if self.handover.last == Some(stamps) || !may_write {
             return;
@@ -70,6 +78,7 @@ impl Controller {
             written: now.boot,
             decision: self.lighting.hand_over(),
             commands: self.commands.hand_over(),
+            outage: self.outage.hand_over(),
         };
         self.outputs.push_back(Output::HandOver(Box::new(handover)));
     }
