@@ -12,11 +12,13 @@
 //! announcements of `state`, rules to keep, the handover and a stop each have a file beside it.
 #![deny(clippy::disallowed_methods)]
 
+pub mod account;
 pub mod backoff;
 pub mod command;
 mod controller;
 pub mod delivery;
 pub mod handover;
+pub mod intervals;
 pub mod led;
 pub mod lighting;
 pub mod link;

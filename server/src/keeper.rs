@@ -18,12 +18,12 @@ use nightlight_common::clock::Clock;
 use nightlight_logic::backoff::Backoff;
 
 use crate::account::Report;
-use crate::intervals::Intervals;
 use crate::room;
 use crate::stats::Stats;
 use crate::store::ingest::{Batch, FromDevice, ingest};
 use crate::store::{Address, Conn, Database, Fault, read};
 use crate::wire::Payload;
+use nightlight_logic::intervals::Intervals;
 
 /// One transaction has so many records at most, and a message more.
 const BATCH_RECORDS: usize = 4_000;

@@ -25,7 +25,6 @@ mod decision;
 mod doctor;
 mod fleet;
 mod import;
-mod intervals;
 mod keep;
 mod keeper;
 mod outbox;

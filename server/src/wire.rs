@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::decision::Reading;
-use crate::intervals::Intervals;
 use crate::topics::Lane;
+use nightlight_logic::intervals::Intervals;
 
 /// Numbers above this are no record's: JSON readers elsewhere would round them.
 pub const MOST_SEQ: u64 = 1 << 53;

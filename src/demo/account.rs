@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use super::record::{Lane, Received, Tells, ms, read};
 use super::{LEASE, rule};
+use crate::logic;
+use crate::logic::account::RunAccount;
 use crate::logic::telemetry::OutageReport;
 use crate::logic::words;
 
@@ -95,10 +97,7 @@ impl Account {
 
     /// Whether every record of `run` up to `last` is here.
     pub(super) fn is_complete(&self, run: Uuid, last: u64) -> bool {
-        let mut seqs: Vec<_> = self.of(run).iter().map(|record| record.seq).collect();
-        seqs.sort_unstable();
-        seqs.dedup();
-        seqs.len() as u64 >= last
+        self.numbers(run).missing(last).is_empty()
     }
 
     /// Closes the account: every record of the claim once, history in order and on its own topic, and
@@ -106,24 +105,15 @@ impl Account {
     pub(super) fn close(&self, claim: &Claim) -> Verdict {
         let records = self.of(claim.run);
         let count = |wanted: fn(&Received) -> bool| records.iter().filter(|r| wanted(r)).count();
-        let mut seqs = BTreeMap::new();
-        for record in records {
-            *seqs.entry(record.seq).or_insert(0) += 1;
-        }
+        let numbers = self.numbers(claim.run);
         let readings = |record: &Received| matches!(record.tells, Tells::Reading { .. });
         let mut verdict = Verdict {
             last: claim.last,
             readings: count(readings),
             live: count(|record| record.lane != Lane::History),
             replayed: count(|record| record.lane == Lane::History),
-            missing: (1..=claim.last)
-                .filter(|seq| !seqs.contains_key(seq))
-                .collect(),
-            twice: seqs
-                .iter()
-                .filter(|(_, times)| **times > 1)
-                .map(|(seq, _)| *seq)
-                .collect(),
+            missing: numbers.missing(claim.last),
+            twice: numbers.twice(),
             faults: self.faults.clone(),
             ..Verdict::default()
         };
@@ -132,6 +122,14 @@ impl Account {
         judge_order(records, claim, &mut verdict);
         judge_outage(records, &mut verdict);
         verdict
+    }
+
+    fn numbers(&self, run: Uuid) -> RunAccount {
+        let mut account = logic::account::Account::default();
+        for record in self.of(run) {
+            account.receive(run, record.seq);
+        }
+        account.run(run)
     }
 
     fn of(&self, run: Uuid) -> &[Received] {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use nightlight::logic::account::Account;
 use nightlight::logic::command::{self, Order};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::handover::Handover;
@@ -574,35 +575,30 @@ impl World {
 
     /// Received records of a run, by `seq`, with how often each came.
     pub fn account(&self, run: Uuid) -> BTreeMap<u64, u64> {
-        let mut account = BTreeMap::new();
-        for received in &self.received {
-            let of_run = received.value["run"].as_str() == Some(&run.to_string());
-            if let (true, Some(seq)) = (of_run, received.value["seq"].as_u64()) {
-                *account.entry(seq).or_default() += 1;
-            }
-        }
-        account
+        self.accounts().run(run).received().clone()
     }
 
     /// Numbers of the loss records received about a run.
     pub fn lost(&self, run: Uuid) -> BTreeSet<u64> {
-        self.received
+        let account = self.accounts().run(run);
+        account
+            .lost()
             .iter()
-            .map(|received| &received.value)
-            .filter(|value| value["event"] == "loss" && value["of_run"] == run.to_string())
-            .flat_map(|value| {
-                value["from_seq"].as_u64().unwrap_or(1)..=value["to_seq"].as_u64().unwrap_or(0)
-            })
+            .flat_map(|(from, to)| from..=to)
             .collect()
     }
 
     /// Numbers of a run, up to `last`, that were neither received nor told as lost.
     pub fn missing(&self, run: Uuid, last: u64) -> Vec<u64> {
-        let account = self.account(run);
-        let lost = self.lost(run);
-        (1..=last)
-            .filter(|seq| !account.contains_key(seq) && !lost.contains(seq))
-            .collect()
+        self.accounts().run(run).missing(last)
+    }
+
+    fn accounts(&self) -> Account {
+        let mut account = Account::default();
+        for received in &self.received {
+            account.take(&received.value);
+        }
+        account
     }
 
     /// Writes down what the life that is over owes.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::intervals::Intervals;
+use nightlight_logic::intervals::Intervals;
 
 /// Ranges kept in a row. Beyond it the two nearest become one: the account stays right, because what
 /// is in them is counted apart from where they are.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::account::Run;
 use super::{Conn, Fault, Value};
-use crate::intervals::Intervals;
+use nightlight_logic::intervals::Intervals;
 
 /// Records of one step: a transaction that others have to wait for.
 const STEP: usize = 2_000;

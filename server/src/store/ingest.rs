@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::account::Run;
 use super::{Conn, Fault, Value};
-use crate::intervals::Intervals;
 use crate::wire::{Arrived, Loss};
+use nightlight_logic::intervals::Intervals;
 
 /// Rows in one statement: few texts, so that the database knows each already.
 const CHUNKS: [usize; 4] = [128, 32, 8, 1];

@@ -12,7 +12,7 @@
 
 pub mod fake;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -23,9 +23,11 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nightlight_logic::account::Account;
 use rumqttc::{Client, Event, Incoming, MqttOptions, QoS};
 use serde_json::Value;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// The user without rights.
 const NOBODY: u32 = 65_534;
@@ -568,30 +570,25 @@ impl Listener {
 
     /// For each run: its numbers and how often each was heard.
     pub fn account(&self) -> BTreeMap<String, BTreeMap<u64, u64>> {
-        let mut runs: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
-        for record in self.records() {
-            if let (Some(run), Some(seq)) = (record["run"].as_str(), record["seq"].as_u64()) {
-                *runs.entry(run.into()).or_default().entry(seq).or_default() += 1;
-            }
-        }
-        runs
+        let heard = self.accounts();
+        let runs = heard.runs().filter(|(_, of)| of.last() > 0);
+        runs.map(|(run, of)| (run.to_string(), of.received().clone()))
+            .collect()
     }
 
     /// Numbers of `run` below its highest that were neither heard nor told as lost.
     pub fn missing(&self, run: &str) -> Vec<u64> {
-        let account = self.account().remove(run).unwrap_or_default();
-        let lost: BTreeSet<u64> = self
-            .records()
-            .iter()
-            .filter(|record| record["event"] == "loss" && record["of_run"] == run)
-            .flat_map(|loss| {
-                loss["from_seq"].as_u64().unwrap_or(1)..=loss["to_seq"].as_u64().unwrap_or(0)
-            })
-            .collect();
-        let last = account.keys().next_back().copied().unwrap_or(0);
-        (1..=last)
-            .filter(|seq| !account.contains_key(seq) && !lost.contains(seq))
-            .collect()
+        let run = Uuid::parse_str(run).expect("a run");
+        let of = self.accounts().run(run);
+        of.missing(of.last())
+    }
+
+    fn accounts(&self) -> Account {
+        let mut account = Account::default();
+        for object in self.records() {
+            account.take(&object);
+        }
+        account
     }
 }
 

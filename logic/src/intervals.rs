@@ -1,7 +1,6 @@
 //! A set of record numbers, kept as ranges that neither touch nor overlap.
 //!
-//! Pure data; knows nothing of runs and devices. The store keeps lost and deleted ranges in it, `wire` makes acks
-//! of it.
+//! Pure data; knows nothing of runs and devices.
 
 use std::collections::BTreeMap;
 
