@@ -24,6 +24,8 @@ mod page;
 mod poison;
 mod replay;
 mod sending;
+#[cfg(test)]
+mod state_tests;
 mod storing;
 mod unanswered;
 mod window;

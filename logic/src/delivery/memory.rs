@@ -281,6 +281,12 @@ impl Memory {
         (pending.entry.first() == seq).then_some(&pending.entry)
     }
 
+    #[cfg(test)]
+    pub(super) fn state_of(&self, seq: u64) -> Option<(Queue, DeliveryState)> {
+        let pending = self.pending.get(self.place_of(seq))?;
+        Some((pending.queue, pending.state))
+    }
+
     /// The oldest records are given up that nobody has been told of: neither the broker nor the disk.
     fn bound(&mut self) {
         // Those being written cannot be given up; the others are newer and wait for the outcome.
@@ -396,72 +402,6 @@ mod tests {
                 led_on: Some(false),
                 led_ok: true,
             },
-        }
-    }
-
-    /// A memory with one record, in each of the states of the diagram.
-    fn in_state(queue: Queue, state: DeliveryState) -> Memory {
-        let mut memory = Memory::default();
-        memory.add(record(1), queue, Duration::ZERO);
-        match state {
-            DeliveryState::Waiting => {}
-            DeliveryState::InFlight => memory.sent(1),
-            DeliveryState::AwaitingServerAck(since) => {
-                memory.sent(1);
-                assert!(memory.await_server_ack(1, since));
-            }
-        }
-        memory
-    }
-
-    fn is(memory: &Memory) -> Option<(Queue, DeliveryState)> {
-        let first = memory.pending.front();
-        first.map(|pending| (pending.queue, pending.state))
-    }
-
-    #[test]
-    fn every_state_with_everything_that_can_happen() {
-        use DeliveryState::{AwaitingServerAck, InFlight, Waiting};
-        use Queue::{History, Live};
-        let acked_at = Duration::from_secs(1);
-        let awaiting = AwaitingServerAck(acked_at);
-        for queue in [Live, History] {
-            let all = [Waiting, InFlight, awaiting];
-            let expect = |happens: &dyn Fn(&mut Memory),
-                          becomes: [Option<(Queue, DeliveryState)>; 3]| {
-                for (state, expected) in all.into_iter().zip(becomes) {
-                    let mut memory = in_state(queue, state);
-                    happens(&mut memory);
-                    assert_eq!(is(&memory), expected, "{queue:?} {state:?}");
-                    let history = expected.filter(|(queue, _)| *queue == History);
-                    assert_eq!(memory.backlog(), history.iter().count() as u64);
-                }
-            };
-            let again = Some((History, Waiting));
-            expect(&|memory| memory.link_down(), [again; 3]);
-            expect(&|memory| assert!(memory.remove(1).is_some()), [None; 3]);
-            expect(
-                &|memory| memory.send_again(acked_at),
-                [Some((queue, Waiting)), Some((queue, InFlight)), again],
-            );
-            expect(
-                &|memory| memory.send_again(Duration::ZERO),
-                all.map(|state| Some((queue, state))),
-            );
-            expect(
-                &|memory| {
-                    memory.begin_writing();
-                    memory.not_written();
-                },
-                all.map(|state| Some((queue, state))),
-            );
-            expect(
-                &|memory| {
-                    assert_eq!(memory.begin_writing().len(), 1);
-                    memory.written();
-                },
-                [None; 3],
-            );
         }
     }
 

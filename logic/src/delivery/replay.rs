@@ -336,6 +336,12 @@ impl Replay {
         !self.at_end && !self.reading && self.room() >= (self.target / 4).min(READ_ON_AT)
     }
 
+    #[cfg(test)]
+    pub(super) fn state_of(&self, key: Key) -> Option<(&'static str, DeliveryState)> {
+        let in_page = self.page.get(key).map(|at| ("page", at.state));
+        in_page.or_else(|| self.ahead.get(&key).map(|state| ("ahead", *state)))
+    }
+
     fn room(&self) -> usize {
         self.target.saturating_sub(self.page.len())
     }
@@ -457,53 +463,6 @@ mod tests {
     fn keys(batch: Option<Batch>) -> Vec<u64> {
         let keys = batch.map(|batch| batch.keys).unwrap_or_default();
         keys.into_iter().map(|key| key.seq).collect()
-    }
-
-    #[test]
-    fn every_state_with_everything_that_can_happen() {
-        let since = Duration::from_secs(1);
-        let awaiting = DeliveryState::AwaitingServerAck(since);
-        let in_state = |state: DeliveryState| {
-            let mut replay = page(1);
-            if state != DeliveryState::Waiting {
-                replay.sent(key(1, 1));
-            }
-            if state == awaiting {
-                replay.await_server_ack(key(1, 1), since);
-            }
-            replay
-        };
-        let is = |replay: &Replay| replay.page.get(key(1, 1)).map(|at| at.state);
-        let all = [DeliveryState::Waiting, DeliveryState::InFlight, awaiting];
-        let expect = |happens: &dyn Fn(&mut Replay), becomes: [Option<DeliveryState>; 3]| {
-            for (state, expected) in all.into_iter().zip(becomes) {
-                let mut replay = in_state(state);
-                happens(&mut replay);
-                assert_eq!(is(&replay), expected, "{state:?}");
-                let waits = usize::from(expected == Some(DeliveryState::Waiting));
-                assert_eq!(replay.waiting(), waits, "{state:?}");
-            }
-        };
-        let waiting = Some(DeliveryState::Waiting);
-        expect(&|replay| replay.start_over(), [None; 3]);
-        expect(&|replay| drop(replay.remove(key(1, 1))), [None; 3]);
-        expect(
-            &|replay| replay.sent(key(1, 1)),
-            [
-                Some(DeliveryState::InFlight),
-                Some(DeliveryState::InFlight),
-                Some(awaiting),
-            ],
-        );
-        // An answer of the broker to what was not sent says nothing.
-        expect(
-            &|replay| replay.await_server_ack(key(1, 1), since),
-            [waiting, Some(awaiting), Some(awaiting)],
-        );
-        expect(
-            &|replay| replay.send_again(since),
-            [waiting, Some(DeliveryState::InFlight), waiting],
-        );
     }
 
     #[test]
