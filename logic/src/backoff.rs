@@ -35,7 +35,7 @@ impl Backoff {
 }
 
 /// `first`, doubled so many times, but not longer than `longest`.
-pub fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+pub(crate) fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
     let factor = 1_u32.checked_shl(times).unwrap_or(u32::MAX);
     first.saturating_mul(factor).min(longest)
 }

@@ -1,7 +1,7 @@
 //! Commands: which of what came in may be obeyed, and when.
 //!
-//! [`parse`] reads the envelope; [`CommandQueue`] decides about it: kept by the broker, repeated, expired, overtaken.
-//! It does not touch the LED: the controller drains [`CommandQueue::poll`] and carries each decision out.
+//! [`parse`] reads the envelope; `CommandQueue` decides about it: kept by the broker, repeated, expired, overtaken.
+//! It does not touch the LED: the controller drains `CommandQueue::poll` and carries each decision out.
 //! Whatever arrives gets a decision; nothing that arrives can do anything else.
 
 mod envelope;
@@ -60,7 +60,7 @@ pub enum Order {
 
 /// What is to become of a command.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Carry it out.
     Obey(Command),
     /// Do nothing but tell the sender.
@@ -99,7 +99,7 @@ pub enum Outcome {
 
 /// Judges what comes in.
 #[derive(Debug)]
-pub struct CommandQueue {
+pub(crate) struct CommandQueue {
     settings: CommandSettings,
     known_ids: VecDeque<String>,
     /// Those that the disk does not know, and those of them that are on their way there.
@@ -117,7 +117,7 @@ pub struct CommandQueue {
 
 impl CommandQueue {
     /// Knows no commands yet.
-    pub fn new(settings: CommandSettings) -> Self {
+    pub(crate) fn new(settings: CommandSettings) -> Self {
         Self {
             settings,
             known_ids: VecDeque::new(),
@@ -132,7 +132,7 @@ impl CommandQueue {
     }
 
     /// Ids obeyed in earlier runs, oldest first.
-    pub fn remember(&mut self, ids: Vec<String>) {
+    pub(crate) fn remember(&mut self, ids: Vec<String>) {
         self.ids_noted += 1;
         // A restart within the same boot knows some of them already.
         let unknown = ids.into_iter().filter(|id| !self.known_ids.contains(id));
@@ -146,14 +146,14 @@ impl CommandQueue {
 
     /// Ids that the disk does not know yet, to be stored now; then [`CommandQueue::ids_stored`] says how that
     /// ended. Not those of commands that still wait: nobody has obeyed them, and after a crash somebody should.
-    pub fn fresh_ids(&mut self) -> Vec<String> {
+    pub(crate) fn fresh_ids(&mut self) -> Vec<String> {
         let over = self.fresh_ids.iter().filter(|id| !self.is_waiting(id));
         self.storing_ids = over.cloned().collect();
         self.storing_ids.clone()
     }
 
     /// The disk knows those handed over last, or it failed and gets them again.
-    pub fn ids_stored(&mut self, stored: bool) {
+    pub(crate) fn ids_stored(&mut self, stored: bool) {
         let known = std::mem::take(&mut self.storing_ids);
         if stored {
             self.fresh_ids.retain(|id| !known.contains(id));
@@ -166,18 +166,18 @@ impl CommandQueue {
     }
 
     /// The link is up: what waited at the broker comes now.
-    pub fn link_up(&mut self, now: Duration, timers: &mut Timers) {
+    pub(crate) fn link_up(&mut self, now: Duration, timers: &mut Timers) {
         timers.set(Timer::CommandsSettled, now + SETTLE);
         self.settled_by = now + MAX_SETTLE;
     }
 
     /// The server was silent for its lease: if it comes back it may count from anywhere.
-    pub fn reset_order(&mut self) {
+    pub(crate) fn reset_order(&mut self) {
         self.last = None;
     }
 
     /// Something came in. `clock_known` says whether `now.wall_ms` can be trusted.
-    pub fn receive(
+    pub(crate) fn receive(
         &mut self,
         payload: &[u8],
         retained: bool,
@@ -218,13 +218,13 @@ impl CommandQueue {
     }
 
     /// Something of so many bytes came in that it was not kept.
-    pub fn receive_too_large(&mut self, bytes: usize) {
+    pub(crate) fn receive_too_large(&mut self, bytes: usize) {
         let InvalidCommand { id, reason } = envelope::too_large(bytes);
         self.refuse(id, Outcome::Rejected, reason);
     }
 
     /// What waited at the broker has arrived: the newest of it counts.
-    pub fn settled(&mut self, now: Now) {
+    pub(crate) fn settled(&mut self, now: Now) {
         if self.settings.order == Order::Latest {
             for command in std::mem::take(&mut self.waiting) {
                 self.obey_unless_overtaken(command, now.wall_ms);
@@ -233,7 +233,7 @@ impl CommandQueue {
     }
 
     /// Missing commands of the sequence are waited for no longer: goes on behind them.
-    pub fn give_up_missing(&mut self, now: Now, timers: &mut Timers) {
+    pub(crate) fn give_up_missing(&mut self, now: Now, timers: &mut Timers) {
         let first = self.waiting.first().and_then(|command| command.seq);
         // After a silence of the server nobody knows which number is next: the first that waits is.
         if let (Some(first), Some(last)) = (first, self.last.and_then(|last| last.seq)) {
@@ -251,7 +251,7 @@ impl CommandQueue {
     }
 
     /// What is to become of the commands, in order.
-    pub fn poll(&mut self) -> Option<Decision> {
+    pub(crate) fn poll(&mut self) -> Option<Decision> {
         self.decisions.pop_front()
     }
 

@@ -15,7 +15,7 @@
 //!
 //! The states of a record are drawn at the head of `memory` and `replay`. Live records go first, but one
 //! publication in four is history as long as there is any: live readings that fill the link do not hold the
-//! backlog up for ever. All I/O is orders; the controller drains [`Delivery::poll`].
+//! backlog up for ever. All I/O is orders; the controller drains `Delivery::poll`.
 
 mod confirming;
 mod discards;
@@ -121,7 +121,7 @@ pub enum Topic {
 
 /// Everything between a record's making and its confirmation.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     settings: DeliverySettings,
     rng: fastrand::Rng,
     link: LinkState,
@@ -380,11 +380,6 @@ impl Delivery {
     /// Whether the backlog said last that it cannot be written.
     pub fn store_failed_last(&self) -> bool {
         self.disk.failed && !self.disk.is_writing
-    }
-
-    /// Whether a group of records is on its way to the disk.
-    pub fn is_storing(&self) -> bool {
-        self.disk.is_writing
     }
 
     /// Records that are not confirmed and not just being delivered live.

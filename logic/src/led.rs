@@ -30,7 +30,7 @@ const MAX_REPLIES: usize = 64;
 
 /// What is to be done about the LED.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LedOrder {
+pub(crate) enum LedOrder {
     /// Make it so, and say how it was found.
     Set(bool),
     /// The last order hangs: what it still answers does not count.
@@ -39,7 +39,7 @@ pub enum LedOrder {
 
 /// What became known about the LED.
 #[derive(Debug, Clone, PartialEq)]
-pub enum LedNews {
+pub(crate) enum LedNews {
     /// It was switched.
     Changed(Change),
     /// The command with this id, if it has one, was carried out.
@@ -58,7 +58,7 @@ pub enum LedNews {
 
 /// The LED as it is.
 #[derive(Debug)]
-pub struct LedState {
+pub(crate) struct LedState {
     /// As last written or read back.
     known: Option<bool>,
     /// Why it cannot be written.
@@ -83,7 +83,7 @@ struct PendingOrder {
 
 impl LedState {
     /// Begins with the LED as it was found, if that is known.
-    pub fn new(found: Option<bool>) -> Self {
+    pub(crate) fn new(found: Option<bool>) -> Self {
         Self {
             known: found,
             fault: None,
@@ -97,22 +97,22 @@ impl LedState {
     }
 
     /// The LED as last written or read back; `None` if it never was.
-    pub fn known(&self) -> Option<bool> {
+    pub(crate) fn known(&self) -> Option<bool> {
         self.known
     }
 
     /// Why it cannot be written, in words; `None` if it can.
-    pub fn fault(&self) -> Option<&str> {
+    pub(crate) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }
 
     /// Whether an order waits for its answer.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         !self.orders.is_empty()
     }
 
     /// The LED is to change.
-    pub fn change(&mut self, change: Change) {
+    pub(crate) fn change(&mut self, change: Change) {
         if self.fault.is_some() {
             // The next try brings it to what it is to be then.
             self.missed = Some(change);
@@ -123,7 +123,7 @@ impl LedState {
     }
 
     /// A command wants the LED so; its result is told when that is so.
-    pub fn command(&mut self, led_on: bool, id: Option<String>) {
+    pub(crate) fn command(&mut self, led_on: bool, id: Option<String>) {
         let order = self.order(led_on);
         order.replies.push(id);
         if order.replies.len() > MAX_REPLIES {
@@ -133,14 +133,14 @@ impl LedState {
     }
 
     /// Looks after the LED: somebody else may have switched it.
-    pub fn see_to(&mut self, led_on: bool) {
+    pub(crate) fn see_to(&mut self, led_on: bool) {
         if self.fault.is_none() && self.orders.is_empty() {
             self.order(led_on);
         }
     }
 
     /// The LED is `led_on`, written if it was not; before, it was found to be `was`.
-    pub fn written(&mut self, led_on: bool, was: Option<bool>, timers: &mut Timers) {
+    pub(crate) fn written(&mut self, led_on: bool, was: Option<bool>, timers: &mut Timers) {
         let before = self.known.replace(led_on);
         timers.stop(Timer::LedAnswer);
         timers.stop(Timer::LedRetry);
@@ -174,7 +174,13 @@ impl LedState {
     }
 
     /// The LED could not be written; `seen` is how it was found, if it could be read.
-    pub fn failed(&mut self, why: &str, seen: Option<bool>, now: Duration, timers: &mut Timers) {
+    pub(crate) fn failed(
+        &mut self,
+        why: &str,
+        seen: Option<bool>,
+        now: Duration,
+        timers: &mut Timers,
+    ) {
         self.known = seen.or(self.known);
         self.is_asked = false;
         timers.stop(Timer::LedAnswer);
@@ -190,7 +196,7 @@ impl LedState {
     }
 
     /// The order under way has had its time.
-    pub fn give_up(&mut self, now: Duration, timers: &mut Timers) {
+    pub(crate) fn give_up(&mut self, now: Duration, timers: &mut Timers) {
         self.give_up = true;
         let seconds = ANSWER_WITHIN.as_secs();
         let why = format!("the LED has not answered for {seconds} s");
@@ -198,7 +204,7 @@ impl LedState {
     }
 
     /// The LED is tried again; `led_on` is what it is to be, if anybody has decided.
-    pub fn retry(&mut self, led_on: Option<bool>, now: Duration, timers: &mut Timers) {
+    pub(crate) fn retry(&mut self, led_on: Option<bool>, now: Duration, timers: &mut Timers) {
         if self.orders.is_empty() {
             timers.set(Timer::LedRetry, now + RETRY_AFTER);
             if let Some(led_on) = led_on {
@@ -208,7 +214,7 @@ impl LedState {
     }
 
     /// The next thing to be done.
-    pub fn poll_order(&mut self, now: Duration, timers: &mut Timers) -> Option<LedOrder> {
+    pub(crate) fn poll_order(&mut self, now: Duration, timers: &mut Timers) -> Option<LedOrder> {
         if std::mem::take(&mut self.give_up) {
             return Some(LedOrder::GiveUp);
         }
@@ -223,7 +229,7 @@ impl LedState {
     }
 
     /// What became known, in order.
-    pub fn poll_news(&mut self) -> Option<LedNews> {
+    pub(crate) fn poll_news(&mut self) -> Option<LedNews> {
         self.news.pop_front()
     }
 

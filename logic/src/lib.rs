@@ -5,7 +5,7 @@
 //! for [`Controller::next_deadline`], whichever is first. No I/O, no clock, no async, no channels:
 //! `now` is an argument and effects are data, so that a test plays a day in a millisecond.
 //!
-//! Each decision has one home: [`lighting`] what the LED is to be, [`led`] how it is, [`command`] what a
+//! Each decision has one home: [`lighting`] what the LED is to be, `led` how it is, [`command`] what a
 //! command may do, [`telemetry`] what is recorded, [`delivery`] what is published, stored and discarded,
 //! [`link`] what the ends of sessions mean, [`outage`] the account, [`time`] the clocks. The controller hands
 //! each input to the part that it concerns, and what has expired of [`timers`]; start-up, polling the sensor, the
@@ -19,7 +19,7 @@ mod controller;
 pub mod delivery;
 pub mod handover;
 pub mod intervals;
-pub mod led;
+mod led;
 pub mod lighting;
 pub mod link;
 pub mod outage;

@@ -258,7 +258,7 @@ impl Lighting {
 
     /// The program did not run for so long: that is not the sensor's fault. After a long pause the light from
     /// before it decides nothing, and the LED stays as it is until there is a new one, or the sensor fails.
-    pub fn paused(&mut self, pause: Duration, is_long: bool, timers: &mut Timers) {
+    pub(crate) fn paused(&mut self, pause: Duration, is_long: bool, timers: &mut Timers) {
         timers.delay(Timer::SensorFault, pause);
         self.moved_at += pause;
         self.is_old |= is_long && self.light.is_some();
@@ -322,7 +322,7 @@ impl Lighting {
     }
 
     /// How long ago the last reading was, if there was one.
-    pub fn light_age(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn light_age(&self, now: Duration) -> Option<Duration> {
         self.light.map(|_| now.saturating_sub(self.light_at))
     }
 

@@ -20,7 +20,7 @@ use super::backoff::{doubled, jittered};
 use super::delivery::Topic;
 
 /// An outage is over when the link has been up for so long; a shorter session is part of it.
-pub const HELD: Duration = Duration::from_secs(10);
+pub(crate) const HELD: Duration = Duration::from_secs(10);
 
 /// The wait between two tries to connect is a quarter of the time since the last session, within these.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -98,7 +98,7 @@ pub struct DeviceInfo {
 
 /// A session that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionEnd {
+pub(crate) struct SessionEnd {
     /// How long it was.
     pub length: Duration,
     /// The oldest message that the broker had not answered.
@@ -375,7 +375,7 @@ impl Sessions {
 
 /// What several sessions in a row have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pattern {
+pub(crate) enum Pattern {
     /// They died of these messages, which are held back.
     HeldBack(Vec<Sent>),
     /// They were closed with nothing unanswered.

@@ -4,7 +4,7 @@
 //! one report. The controller says when it begins and ends, and shows each record made meanwhile.
 //!
 //! A link that is back may be gone again in a moment. So its outage ends only when the link has held
-//! ([`super::link::HELD`]), and then it ended when that session began: what was made since then is not
+//! (10 s), and then it ended when that session began: what was made since then is not
 //! counted. A session that did not hold is part of the outage, with all that was made in it.
 //!
 //! ```text
@@ -36,7 +36,7 @@ pub enum Cause {
 
 /// The outage that is under way, if any.
 #[derive(Debug)]
-pub struct Outage {
+pub(crate) struct Outage {
     /// The broker confirms what it has (QoS 1 or 2); else nobody can know what was lost.
     confirms: bool,
     open: Option<Account>,
@@ -80,7 +80,7 @@ struct Made {
 
 impl Outage {
     /// None yet. `confirms` says whether publications are confirmed (QoS 1 or 2).
-    pub fn new(confirms: bool) -> Self {
+    pub(crate) fn new(confirms: bool) -> Self {
         Self {
             confirms,
             open: None,
@@ -91,7 +91,7 @@ impl Outage {
 
     /// An outage begins, unless one is under way; a lost link takes over from a silent server. A link
     /// that was back and is lost again has never been back.
-    pub fn begin(&mut self, cause: Cause, why: &str, began: Stamp, now: Duration) {
+    pub(crate) fn begin(&mut self, cause: Cause, why: &str, began: Stamp, now: Duration) {
         let fresh = || Account {
             cause,
             why: why.to_owned(),
@@ -123,7 +123,7 @@ impl Outage {
     }
 
     /// The link is up: from here on, what is made belongs to the outage only if the link does not hold.
-    pub fn link_back(&mut self, stamp: Stamp, now: Duration) {
+    pub(crate) fn link_back(&mut self, stamp: Stamp, now: Duration) {
         self.changes += 1;
         if let Some(account) = &mut self.open
             && account.cause == Cause::Link
@@ -138,7 +138,7 @@ impl Outage {
     }
 
     /// A record was made.
-    pub fn note(&mut self, body: &Body) {
+    pub(crate) fn note(&mut self, body: &Body) {
         let Some(account) = &mut self.open else {
             return;
         };
@@ -155,7 +155,7 @@ impl Outage {
     }
 
     /// Records were given up. Whether they are the first of this outage, or there is none.
-    pub fn note_lost(&mut self, count: u64) -> bool {
+    pub(crate) fn note_lost(&mut self, count: u64) -> bool {
         let Some(account) = &mut self.open else {
             return true;
         };
@@ -169,7 +169,7 @@ impl Outage {
     }
 
     /// The link has held since it was last back.
-    pub fn link_held(&mut self, claim: impl Fn(Stamp) -> i64) -> Option<OutageReport> {
+    pub(crate) fn link_held(&mut self, claim: impl Fn(Stamp) -> i64) -> Option<OutageReport> {
         let mut account = self.open.take_if(|account| account.back.is_some())?;
         let back = account.back.take()?;
         self.open = back.silent.map(|silent| *silent);
@@ -177,7 +177,7 @@ impl Outage {
     }
 
     /// The server is heard again. `claim` gives the wall time that a stamp may claim, in milliseconds.
-    pub fn server_heard(
+    pub(crate) fn server_heard(
         &mut self,
         ended: Stamp,
         now: Duration,
@@ -228,12 +228,12 @@ impl Outage {
     }
 
     /// The last outage that is over.
-    pub fn last(&self) -> Option<&OutageReport> {
+    pub(crate) fn last(&self) -> Option<&OutageReport> {
         self.last.as_ref()
     }
 
     /// Since when an outage is under way, on the boot clock.
-    pub fn since(&self) -> Option<Duration> {
+    pub(crate) fn since(&self) -> Option<Duration> {
         self.open.as_ref().map(|account| account.began_at)
     }
 }

@@ -1,7 +1,7 @@
 //! Records: what they are, when a reading is worth one, and how they look on the wire.
 //!
 //! A [`Record`] is one thing worth telling, a reading or an event, with the key (`run`, `seq`) that is
-//! never used twice. The [`Recorder`] numbers the records of this run. Publishing and keeping them is the
+//! never used twice. The `Recorder` numbers the records of this run. Publishing and keeping them is the
 //! business of `delivery`; the shell stores them as they are here (serde) and never looks inside.
 
 use std::time::Duration;
@@ -234,14 +234,14 @@ impl Record {
     }
 
     /// Whether it is a reading.
-    pub fn is_reading(&self) -> bool {
+    pub(crate) fn is_reading(&self) -> bool {
         matches!(self.body, Body::Reading { .. })
     }
 }
 
 /// Numbers the records of this run and decides which readings become one.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     settings: TelemetrySettings,
     run: Uuid,
     boot_id: Uuid,
@@ -253,7 +253,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// A new run. Its first number is taken: it belongs to the event `started`.
-    pub fn new(settings: TelemetrySettings, run: Uuid, boot_id: Uuid) -> Self {
+    pub(crate) fn new(settings: TelemetrySettings, run: Uuid, boot_id: Uuid) -> Self {
         Self {
             settings,
             run,
@@ -265,28 +265,28 @@ impl Recorder {
     }
 
     /// Whether an outage keeps only the newest reading.
-    pub fn keeps_latest(&self) -> bool {
+    pub(crate) fn keeps_latest(&self) -> bool {
         self.settings.keep == OutageReadings::Latest
     }
 
     /// Keeps a reading, in place of the one before, until it becomes a record.
-    pub fn keep(&mut self, body: Body, stamp: Stamp) {
+    pub(crate) fn keep(&mut self, body: Body, stamp: Stamp) {
         self.kept = Some((body, stamp));
     }
 
     /// Makes a record of the reading that was kept.
-    pub fn take_kept(&mut self) -> Option<Record> {
+    pub(crate) fn take_kept(&mut self) -> Option<Record> {
         let (body, stamp) = self.kept.take()?;
         Some(self.record(body, stamp))
     }
 
     /// The number of the newest record.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
     /// Makes the first record, which is finished only when the store has named the run before.
-    pub fn first(&self, body: Body, stamp: Stamp) -> Record {
+    pub(crate) fn first(&self, body: Body, stamp: Stamp) -> Record {
         Record {
             run: self.run,
             seq: 1,
@@ -297,7 +297,7 @@ impl Recorder {
     }
 
     /// Makes the next record.
-    pub fn record(&mut self, body: Body, stamp: Stamp) -> Record {
+    pub(crate) fn record(&mut self, body: Body, stamp: Stamp) -> Record {
         self.last_seq += 1;
         Record {
             run: self.run,
@@ -309,7 +309,7 @@ impl Recorder {
     }
 
     /// Whether a reading of `light` is worth a record now; if so it counts as the last recorded one.
-    pub fn should_record(&mut self, light: f64, now: Duration) -> bool {
+    pub(crate) fn should_record(&mut self, light: f64, now: Duration) -> bool {
         let Some((at, last)) = self.recorded else {
             self.recorded = Some((now, light));
             return true;

@@ -77,7 +77,7 @@ pub struct Clock {
 
 /// The wall clock was set while the daemon ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockSet {
+pub(crate) struct ClockSet {
     /// How far the wall clock moved, in milliseconds; negative when it was set back.
     pub moved_ms: i64,
     /// Whether this is the moment from which the time is known.
@@ -102,7 +102,7 @@ impl Clock {
     ///
     /// If it is this boot and nobody has set the clock since, the time is known now too: whoever set it
     /// told an earlier run, and may not have told the kernel.
-    pub fn know_earlier(&mut self, boots: impl IntoIterator<Item = (Uuid, i64)>) {
+    pub(crate) fn know_earlier(&mut self, boots: impl IntoIterator<Item = (Uuid, i64)>) {
         self.earlier.extend(boots);
         if let Some(offset_ms) = self.earlier.get(&self.boot_id) {
             let moved_ms = self.offset_ms.saturating_sub(*offset_ms);
@@ -111,7 +111,7 @@ impl Clock {
     }
 
     /// Compares the clocks; tells when the wall clock was set or became known.
-    pub fn observe(&mut self, now: Now) -> Option<ClockSet> {
+    pub(crate) fn observe(&mut self, now: Now) -> Option<ClockSet> {
         let moved_ms = offset(now).saturating_sub(self.offset_ms);
         self.offset_ms = offset(now);
         let stepped = moved_ms.unsigned_abs() > STEP.as_millis() as u64;

@@ -70,7 +70,7 @@ impl Timer {
     pub const DECIDING: [Self; 3] = [Self::SensorFault, Self::Lease, Self::Hold];
 
     /// Those that go on at a stop: of the LED and of delivery.
-    pub const AT_STOP: [Self; 11] = [
+    pub(crate) const AT_STOP: [Self; 11] = [
         Self::Stalled,
         Self::LedAnswer,
         Self::LedRetry,
@@ -128,7 +128,7 @@ impl Timers {
     }
 
     /// The timer expires at `at`, or not at all.
-    pub fn set_or_stop(&mut self, timer: Timer, at: Option<Duration>) {
+    pub(crate) fn set_or_stop(&mut self, timer: Timer, at: Option<Duration>) {
         self.deadlines[timer as usize] = at;
     }
 
@@ -138,7 +138,7 @@ impl Timers {
     }
 
     /// None but these expires.
-    pub fn stop_all_but(&mut self, timers: &[Timer]) {
+    pub(crate) fn stop_all_but(&mut self, timers: &[Timer]) {
         for timer in Timer::ALL {
             if !timers.contains(&timer) {
                 self.stop(timer);
@@ -147,7 +147,7 @@ impl Timers {
     }
 
     /// The timer, if it is set, expires so much later.
-    pub fn delay(&mut self, timer: Timer, by: Duration) {
+    pub(crate) fn delay(&mut self, timer: Timer, by: Duration) {
         if let Some(at) = &mut self.deadlines[timer as usize] {
             *at += by;
         }

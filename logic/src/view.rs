@@ -83,7 +83,7 @@ pub struct View {
 
 impl View {
     /// The payload of the `state` topic.
-    pub fn announcement(&self) -> String {
+    pub(crate) fn announcement(&self) -> String {
         #[derive(Serialize)]
         struct Announcement<'a> {
             led_on: Option<bool>,
@@ -253,7 +253,10 @@ mod kept {
         interval_s: Option<f64>,
     }
 
-    pub fn serialize<S: Serializer>(rules: &RulesPatch, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        rules: &RulesPatch,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         let RulesPatch {
             mode,
             on_below,
@@ -270,7 +273,9 @@ mod kept {
         kept.serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RulesPatch, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<RulesPatch, D::Error> {
         let Kept {
             mode,
             on_below,

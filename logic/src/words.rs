@@ -32,7 +32,7 @@ pub fn span(time: Duration) -> String {
 }
 
 /// A time given in seconds; see [`span`].
-pub fn span_s(seconds: f64) -> String {
+pub(crate) fn span_s(seconds: f64) -> String {
     span(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
