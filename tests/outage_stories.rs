@@ -1464,3 +1464,16 @@ fn the_report_of_an_outage_outlives_the_run() {
         assert_eq!(short, short_sessions, "{name}: {report}");
     }
 }
+
+/// A large store on a slow card: the loop waits meanwhile, and does not ask for it again and again.
+#[test]
+fn a_store_that_opens_only_after_the_first_record_is_out_costs_no_turns() {
+    let mut world = World::new(settings());
+    world.opening = Duration::from_secs(40);
+    world.crash();
+    world.keep_trace = true;
+    world.seconds(30);
+    assert!(world.trace.len() < 2_000, "{} inputs", world.trace.len());
+    world.seconds(60);
+    assert_eq!(world.view().backlog, 0);
+}

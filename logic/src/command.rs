@@ -98,7 +98,7 @@ pub enum Outcome {
 }
 
 /// Judges what comes in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CommandQueue {
     settings: CommandSettings,
     known_ids: VecDeque<String>,

@@ -70,7 +70,7 @@ pub struct RunInfo {
 }
 
 /// The whole pure half.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Controller {
     run_info: RunInfo,
     device: DeviceInfo,

@@ -120,7 +120,7 @@ pub enum Topic {
 }
 
 /// Everything between a record's making and its confirmation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     settings: DeliverySettings,
     rng: fastrand::Rng,
@@ -161,7 +161,7 @@ enum LinkState {
 }
 
 /// A message without a record that waits to be published.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Control {
     topic: Topic,
     payload: Vec<u8>,

@@ -57,7 +57,7 @@ pub(crate) enum LedNews {
 }
 
 /// The LED as it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LedState {
     /// As last written or read back.
     known: Option<bool>,
@@ -74,7 +74,7 @@ pub(crate) struct LedState {
     news: VecDeque<LedNews>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct PendingOrder {
     led_on: bool,
     change: Option<Change>,

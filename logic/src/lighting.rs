@@ -75,7 +75,7 @@ pub struct Change {
 }
 
 /// The decision about the LED and what it rests on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lighting {
     settings: LightingSettings,
     led_on: bool,
@@ -103,7 +103,7 @@ pub struct Lighting {
 }
 
 /// The command that holds the LED.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct ActiveCommand {
     led_on: bool,
     lease: Lease,

@@ -110,7 +110,7 @@ pub(crate) struct SessionEnd {
 }
 
 /// What was seen of the sessions of this run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Sessions {
     /// When the session under way, or the last one, began.
     since: Duration,
@@ -144,7 +144,7 @@ pub(super) struct Sessions {
 }
 
 /// A topic that sessions died of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Gate {
     /// How many in a row.
     sessions: u32,

@@ -35,7 +35,7 @@ pub enum Cause {
 }
 
 /// The outage that is under way, if any.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Outage {
     /// The broker confirms what it has (QoS 1 or 2); else nobody can know what was lost.
     confirms: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Outage {
 }
 
 /// The account so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Account {
     cause: Cause,
     why: String,
@@ -60,7 +60,7 @@ struct Account {
 }
 
 /// What was made since the link is up again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Back {
     stamp: Stamp,
     at: Duration,

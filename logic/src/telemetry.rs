@@ -240,7 +240,7 @@ impl Record {
 }
 
 /// Numbers the records of this run and decides which readings become one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     settings: TelemetrySettings,
     run: Uuid,

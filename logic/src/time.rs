@@ -65,7 +65,7 @@ impl ClockState {
 }
 
 /// The machine's clocks as the records see them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Clock {
     boot_id: Uuid,
     built_ms: i64,

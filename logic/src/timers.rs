@@ -116,7 +116,7 @@ impl Timer {
 }
 
 /// The deadlines, on the boot clock.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Timers {
     deadlines: [Option<Duration>; COUNT],
 }

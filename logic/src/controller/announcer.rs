@@ -16,7 +16,7 @@ use crate::words;
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 
 /// What was published as `state`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Announcer {
     last: Option<Announced>,
 }

@@ -19,7 +19,7 @@ const WRITE_EVERY: Duration = Duration::from_millis(250);
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(10);
 
 /// What was written last.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct HandoverWriter {
     last: Option<(DecisionStamp, CommandsStamp, u64)>,
 }

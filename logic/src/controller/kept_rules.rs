@@ -14,7 +14,7 @@ use crate::{Level, Output};
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
 /// The rules that outlive a restart.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct KeptRules {
     /// The rules of the configuration, and what commands set over them for good.
     configured: Rules,

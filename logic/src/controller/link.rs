@@ -15,7 +15,7 @@ const MAX_LINK_REASONS: usize = 8;
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What was said of the link, so that each thing is said once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct LinkReports {
     /// Why the last session ended, or there was none; empty once a link has held.
     why: String,

@@ -12,7 +12,7 @@ use crate::timers::Timer;
 const SHORT: Duration = Duration::from_secs(1);
 
 /// When the last input was handled (boot clock).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct LastInput(Duration);
 
 impl LastInput {

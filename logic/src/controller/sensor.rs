@@ -15,7 +15,7 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 const MAX_READ_NOW: usize = 16;
 
 /// The reading under way, and who waits for it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SensorPolling {
     /// The reading was begun before a long pause: what it gives may be old.
     is_outdated: bool,

@@ -14,7 +14,7 @@ use crate::timers::{Timer, Timers};
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The start of the run, until its first record is finished.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Startup {
     began: Option<Stamp>,
 }

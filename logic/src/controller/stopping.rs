@@ -20,7 +20,7 @@ const QUIET_WITHIN: Duration = Duration::from_millis(500);
 const MAX_STOP: Duration = Duration::from_secs(3);
 
 /// A stop under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Stopping {
     exit: Exit,
     stage: Stage,

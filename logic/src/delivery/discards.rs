@@ -19,7 +19,7 @@ const SMALL_WINDOW: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Confirmed records that are still on the disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Discards {
     /// First record of a range to its last `seq`; neighbours are one range.
     ranges: BTreeMap<Key, u64>,

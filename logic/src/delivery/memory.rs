@@ -28,7 +28,7 @@ const MAX_MEMORY_RECORDS: usize = 20_000;
 const MEMORY_FULL: &str = "memory-full";
 
 /// The records of this run that are neither confirmed nor on the disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Memory {
     pending: VecDeque<Pending>,
     /// Every record up to this one is in the group that the store is writing.
@@ -43,7 +43,7 @@ pub(super) struct Memory {
 }
 
 /// A record of this run, or a gap.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pending {
     entry: Entry,
     /// When it was made (boot clock).
@@ -373,7 +373,7 @@ impl Memory {
 }
 
 /// An entry that has left memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Removed {
     /// The store is writing it.
     pub(super) is_written: bool,

@@ -9,7 +9,7 @@ use crate::Key;
 const MAX_EMPTY: usize = 64;
 
 /// Values in the order of their keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Page<T> {
     /// Ascending. A value that has left leaves its slot behind, until all before it have left.
     slots: VecDeque<(Key, Option<T>)>,

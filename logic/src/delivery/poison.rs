@@ -44,7 +44,7 @@ const TRIAL_PAUSE: Duration = Duration::from_secs(1);
 const MIN_TRIAL: Duration = Duration::from_millis(1);
 
 /// What speaks against records.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Poison {
     /// Those in flight when a session was closed, and how many.
     seen: BTreeMap<Key, u32>,
@@ -58,7 +58,7 @@ pub(super) struct Poison {
 }
 
 /// What was seen of one record.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Case {
     /// Sessions closed while it was on trial, and for how long it was.
     closed: u32,

@@ -46,7 +46,7 @@ const LAST: Key = Key {
 };
 
 /// What was read from the disk and is not confirmed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Replay {
     page: Page<Replayed>,
     /// No record before this one waits.
@@ -72,14 +72,14 @@ pub(super) struct Replay {
     passed_over: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Replayed {
     entry: Entry,
     state: DeliveryState,
 }
 
 /// Records in one message.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Batch {
     pub(super) keys: Vec<Key>,
     /// One record is an object, several are an array.

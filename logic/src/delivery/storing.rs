@@ -13,7 +13,7 @@ use crate::{Entry, Key, Output};
 const STORE_RETRY: Duration = Duration::from_secs(2);
 
 /// What is known of the backlog on disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     /// The number of this run, once the backlog is open.
     pub(super) run_number: Option<u64>,

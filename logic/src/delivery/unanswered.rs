@@ -11,7 +11,7 @@ use crate::Key;
 use crate::link::Sent;
 
 /// What waits for the broker's answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Unanswered {
     /// Oldest first. One that is answered out of turn stays, without contents, until all before it are.
     slots: VecDeque<Slot>,
@@ -22,7 +22,7 @@ pub(super) struct Unanswered {
     others: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slot {
     is_record: bool,
     waits: Option<InFlight>,

@@ -18,7 +18,7 @@ const STEP_FIRST: Duration = Duration::from_secs(10);
 const MAX_STEP: Duration = Duration::from_secs(3_600);
 
 /// The window in force.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Window {
     configured: usize,
     size: usize,

@@ -45,7 +45,7 @@ pub struct KeptCommand {
 }
 
 /// A command of an earlier run of which the mode decides, and the mode may still come from the disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Undecided {
     active: ActiveCommand,
     /// The restart was short enough for a command without an end.
