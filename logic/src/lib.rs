@@ -23,6 +23,7 @@ mod led;
 pub mod lighting;
 pub mod link;
 pub mod outage;
+pub mod past;
 pub mod telemetry;
 pub mod time;
 pub mod timers;
