@@ -155,6 +155,9 @@ pub struct Status {
     /// As one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Again and again, every second, until Ctrl-C; with --json a line each
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// Ways to look into a backlog at rest.

@@ -24,11 +24,15 @@ use crate::io::led::LedThread;
 use crate::io::rules::KeptRules;
 use crate::io::runtime::Runtime;
 use crate::io::sensor::Reader;
-use crate::io::web::{Look, Looker};
+use crate::io::web::guard::Guard;
+use crate::io::web::{Look, Looker, PageThread};
+use crate::io::written::Written;
 use crate::io::{systemd, web};
+use crate::lag::Lag;
 use crate::logic::delivery::Topic;
 use crate::logic::handover::Handover;
 use crate::logic::link::{DeviceInfo, Ending, Inbound, Sent};
+use crate::logic::past::Past;
 use crate::logic::time::Now;
 use crate::logic::{Controller, Exit, Input, Level, Output, RunInfo, Settings, View};
 
@@ -41,6 +45,8 @@ const RULES_WITHIN: Duration = Duration::from_millis(300);
 const ANSWERS_A_TURN: usize = 256;
 /// So many who look are answered before the next input.
 const LOOKS_A_TURN: usize = 4;
+/// What was written is counted at least so often.
+const COUNT_WRITTEN_EVERY: Duration = Duration::from_secs(60);
 /// At the end, the backlog may take so long to finish what it was told, and so may the blocking tasks.
 const BACKLOG_CLOSE: Duration = Duration::from_secs(1);
 /// The runtime directory is in memory: it answers within this time or never.
@@ -70,11 +76,12 @@ pub async fn run(
     if let Ok(Some(input)) = tokio::time::timeout(RULES_WITHIN, inputs.recv()).await {
         controller.handle(input, shell.clock.now());
     }
-    let doors = tokio::spawn(web::serve(
-        config.backlog.path.clone(),
-        config.web_listen,
-        looker,
-    ));
+    let socket = web::serve_socket(config.backlog.path.clone(), looker.clone());
+    let socket = tokio::spawn(socket);
+    let _page = config.web.as_ref().and_then(|page| {
+        let guard = Guard::new(page.listen, page.token.as_deref());
+        PageThread::start(page.listen, guard, looker)
+    });
     let mut watchdog = systemd::watchdog_interval().map(tokio::time::interval);
     let mut stop = std::pin::pin!(stop);
     let mut asked = false;
@@ -88,7 +95,7 @@ pub async fn run(
                 controller.handle(input, shell.clock.now());
             }
             if let Some(exit) = shell.exit {
-                doors.abort();
+                socket.abort();
                 let last = controller.view(shell.clock.now());
                 shell.leave().await;
                 return Ended { exit, last };
@@ -98,15 +105,17 @@ pub async fn run(
             shell.open_backlog(&config);
         }
         let now = shell.clock.now();
+        shell.seen.observe(&mut controller, now);
         // Each turn some, so that neither visitors nor a busy link hold up the other.
         for look in std::iter::from_fn(|| looks.try_recv().ok()).take(LOOKS_A_TURN) {
-            show(look, &controller, now);
+            shell.show(look, &controller, now);
         }
         let wait = controller.next_deadline().saturating_sub(now.boot);
         let mut wake_at = Instant::now() + wait;
         if shell.backlog.is_none() {
             wake_at = wake_at.min(open_by);
         }
+        shell.seen.past.expect(now.boot + wait);
         let input = tokio::select! {
             biased;
             () = &mut stop, if !asked => {
@@ -124,10 +133,14 @@ pub async fn run(
             Some(input) = inputs.recv() => input,
             input = next(&mut shell.session) => shell.heard(input),
             Some(look) = looks.recv() => {
-                show(look, &controller, shell.clock.now());
+                let now = shell.clock.now();
+                shell.show(look, &controller, now);
                 continue;
             }
-            () = tokio::time::sleep_until(wake_at) => Input::DeadlineReached,
+            () = tokio::time::sleep_until(wake_at) => {
+                shell.seen.lag.late(wake_at.elapsed(), shell.clock.now().boot);
+                Input::DeadlineReached
+            }
         };
         decided |= matches!(input, Input::Read(_) | Input::ReadFailed(_));
         let more = match input {
@@ -148,9 +161,42 @@ pub struct Ended {
     pub last: View,
 }
 
-/// Answers one who looks, and may have left.
-fn show(look: Look, controller: &Controller, now: Now) {
-    let _ = look.send(controller.view(now));
+/// What was seen of the run, for those who look.
+struct Seen {
+    past: Past,
+    lag: Lag,
+    written: Written,
+    written_at: Duration,
+    outages: u64,
+}
+
+impl Seen {
+    fn new(now: Now) -> Self {
+        Self {
+            past: Past::new(now.boot),
+            lag: Lag::default(),
+            written: Written::default(),
+            written_at: Duration::ZERO,
+            outages: 0,
+        }
+    }
+
+    /// Takes note of the device as it is.
+    fn observe(&mut self, controller: &mut Controller, now: Now) {
+        self.past.observe(controller.moment(), now.boot);
+        for report in controller.take_outages() {
+            self.outages += 1;
+            self.past.outage(report, now.boot);
+        }
+        if now.boot >= self.written_at {
+            self.written_at = now.boot + COUNT_WRITTEN_EVERY;
+            self.written.today(now.wall_ms);
+        }
+    }
+
+    fn log(&mut self, level: Level, text: &str, now: Now) {
+        self.past.tell(text, level == Level::Warn, now.boot);
+    }
 }
 
 /// What the controller's orders act on.
@@ -170,6 +216,7 @@ struct Shell {
     handover: Option<Box<Handover>>,
     link: Link,
     session: Option<Session>,
+    seen: Seen,
     exit: Option<Exit>,
 }
 
@@ -182,6 +229,7 @@ impl Shell {
         let run = Uuid::new_v4();
         let clock = Clock::new();
         let boot_id = clock.boot_id();
+        let now = clock.now();
         let (led, found) = LedThread::start(&config.led, inputs.clone());
         let (runtime, handover) = open_runtime(config);
         let shell = Self {
@@ -199,6 +247,7 @@ impl Shell {
             handover: handover.map(Box::new),
             link: Link::new(config),
             session: None,
+            seen: Seen::new(now),
             exit: None,
         };
         (shell, found)
@@ -281,8 +330,13 @@ impl Shell {
                     runtime.keep(&handover);
                 }
             }
-            Output::Log(Level::Info, text) => info!("{text}"),
-            Output::Log(Level::Warn, text) => warn!("{text}"),
+            Output::Log(level, text) => {
+                self.seen.log(level, &text, self.clock.now());
+                match level {
+                    Level::Info => info!("{text}"),
+                    Level::Warn => warn!("{text}"),
+                }
+            }
             Output::Exit(exit) => self.exit = Some(exit),
         }
         None
@@ -292,6 +346,32 @@ impl Shell {
         self.blocking_tasks
             .get_or_insert_with(BlockingTasks::start)
             .add(task);
+    }
+
+    /// Answers one who looks, and may have left.
+    fn show(&mut self, look: Look, controller: &Controller, now: Now) {
+        match look {
+            Look::Now(reply) => {
+                let _ = reply.send(self.view(controller, now));
+            }
+            Look::Since(after, reply) => {
+                let events = self.seen.past.events_after(after).cloned().collect();
+                let _ = reply.send((self.view(controller, now), events, self.seen.outages));
+            }
+            Look::Past(reply) => {
+                let _ = reply.send(Box::new(self.seen.past.clone()));
+            }
+        }
+    }
+
+    /// The picture of the device, with what only the shell knows.
+    fn view(&mut self, controller: &Controller, now: Now) -> View {
+        View {
+            backlog_bytes: self.backlog.as_ref().and_then(Backlog::bytes),
+            written_today_bytes: self.seen.written.today(now.wall_ms),
+            loop_lag_s: Some(self.seen.lag.largest(now.boot).as_secs_f64()),
+            ..controller.view(now)
+        }
     }
 
     fn with_backlog(&self, order: impl FnOnce(&Backlog)) {

@@ -40,6 +40,8 @@
 //! - `sensor` and `led` each wait for one order at a time; one that hangs is given up, and another begun.
 //! - `backlog` waits for work. sled's seven threads exist only after an outage had to use the disk.
 //! - `blocking-tasks` writes kept rules and dead letters; `runtime` what a restart goes on with.
+//! - `page` serves the live page, where `web.listen` asks for it; its visitors meet the loop only in a few
+//!   questions a second.
 //! - `lock`, `rules`, `socket` and `lookup` do one thing that may block, and end.
 //!
 //! # A stop, and a restart
@@ -76,6 +78,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod io;
+pub mod lag;
 pub mod manual;
 pub use nightlight_logic as logic;
 

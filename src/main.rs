@@ -2,10 +2,11 @@
 //!
 //! Decides nothing but the exit code; the commands themselves live in the library.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nightlight::cli::{self, Cli, Command, Exit};
 use nightlight::config::{Config, ConfigError};
@@ -18,6 +19,9 @@ use nightlight::logic::words;
 use nightlight::{daemon, doctor, logic, manual};
 use nightlight_common::{log, signals};
 use tracing_subscriber::filter::LevelFilter;
+
+/// How often `status --watch` asks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -69,7 +73,7 @@ fn carry_out(command: Command) -> Exit {
             })
         }
         Command::Status(status) => match load(status.file.config.as_deref()) {
-            Ok(config) => self::status(&config, status.json),
+            Ok(config) => self::status(&config, status.json, status.watch),
             Err(error) => refused(&error),
         },
     }
@@ -195,33 +199,66 @@ fn checked(config: &Config) -> Exit {
     Exit::Done
 }
 
-/// Asks the running daemon and shows its answer.
-fn status(config: &Config, json: bool) -> Exit {
+/// Asks the running daemon and shows its answer; with `watch` until nobody reads any more.
+fn status(config: &Config, json: bool, watch: bool) -> Exit {
     let folder = &config.backlog.path;
-    let answer = match runtime() {
-        Ok(runtime) => runtime.block_on(web::ask(folder)),
-        Err(error) => Err(error),
-    };
-    let answer = match answer {
-        Ok(answer) => answer,
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
         Err(error) => {
-            let text = format!(
-                "nightlight: no daemon answers at {}: {error}\nIs it running, with this configuration, and may this user read that folder?\n",
-                folder.join(web::SOCKET).display()
-            );
-            let _ = std::io::stderr().write_all(text.as_bytes());
-            return match error.kind() {
-                std::io::ErrorKind::PermissionDenied => Exit::Permission,
-                _ => Exit::Software,
-            };
+            tracing::error!("the event loop cannot be started: {error}");
+            return Exit::Software;
         }
     };
-    let text = match serde_json::from_str::<logic::View>(&answer) {
-        Ok(view) if !json => format!("{view}\n"),
-        _ => answer,
-    };
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Exit::Done
+    let ask = || runtime.block_on(web::ask(folder));
+    if !watch {
+        let answer = ask();
+        let failed = answer.as_ref().err().map(std::io::Error::kind);
+        let text = status_text(answer, folder, json);
+        let Some(kind) = failed else {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return Exit::Done;
+        };
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        return match kind {
+            std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Software,
+        };
+    }
+    let is_terminal = std::io::stdout().is_terminal();
+    loop {
+        let text = status_text(ask(), folder, json);
+        // The screen is written over, not cleared: nothing flickers.
+        let shown = match is_terminal && !json {
+            true => format!("\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\n")),
+            false if json => text,
+            false => text + "\n",
+        };
+        let mut out = std::io::stdout().lock();
+        if out
+            .write_all(shown.as_bytes())
+            .and_then(|()| out.flush())
+            .is_err()
+        {
+            return Exit::Done;
+        }
+        drop(out);
+        std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+/// The answer for a person or a program, or why there is none.
+fn status_text(answer: std::io::Result<String>, folder: &Path, json: bool) -> String {
+    match answer {
+        Ok(answer) => match serde_json::from_str::<logic::View>(&answer) {
+            Ok(view) if !json => format!("{view}\n"),
+            _ => answer,
+        },
+        Err(error) if json => serde_json::json!({"error": error.to_string()}).to_string() + "\n",
+        Err(error) => format!(
+            "nightlight: no daemon answers at {}: {error}\nIs it running, with this configuration, and may this user read that folder?\n",
+            folder.join(web::SOCKET).display()
+        ),
+    }
 }
 
 /// Looks into a backlog at rest.

@@ -131,7 +131,7 @@ fn config_defaults_are_those_of_the_contract() {
             stalled_after: 10 * SECOND,
         }
     );
-    assert_eq!(config.web_listen, None);
+    assert_eq!(config.web, None);
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
@@ -665,7 +665,6 @@ fn config_doubtful_values_are_warned_of() {
     warned("[telemetry]\ndeadband = 5", "steady light");
     warned("[delivery]\nqos = 0", "confirms nothing");
     warned("[commands]\non = \"ON\"", "no counterpart");
-    warned("[web]\nlisten = \"0.0.0.0:8080\"", "no password");
     warned("[backlog]\npath = \"store\"", "relative");
     warned(
         "[sensor]\ndriver = \"iio\"\npath = \"/no/such\"",
@@ -673,7 +672,8 @@ fn config_doubtful_values_are_warned_of() {
     );
     warned("[sensor]\npath = \"/no/such\"", "not used");
     let config = load("[web]\nlisten = \"[::1]:8080\"").unwrap();
-    assert_eq!(config.web_listen, "[::1]:8080".parse().ok());
+    let listen = config.web.clone().map(|page| page.listen);
+    assert_eq!(listen, "[::1]:8080".parse().ok());
     assert!(config.warnings.is_empty());
 }
 
@@ -924,4 +924,31 @@ fn value() -> impl Strategy<Value = String> {
         Just("{ a = 1 }".to_string()),
         Just("1979-05-27".to_string()),
     ]
+}
+
+#[test]
+fn a_page_that_others_can_reach_wants_a_token_that_cannot_be_guessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let toml = |address: &str| {
+        format!(
+            "[web]\nlisten = \"{address}:8080\"\ntoken_file = {:?}",
+            file.display().to_string()
+        )
+    };
+    refused(
+        "[web]\nlisten = \"0.0.0.0:8080\"",
+        &["web.listen", "web.token_file"],
+    );
+    refused(&toml("0.0.0.0"), &["web.token_file", "cannot be read"]);
+    std::fs::write(&file, "short\n").unwrap();
+    refused(&toml("127.0.0.1"), &["shorter than 16"]);
+    std::fs::write(&file, "0123456789abcdef\nmore\n").unwrap();
+    let config = load(&toml("0.0.0.0")).unwrap();
+    let page = config.web.clone().unwrap();
+    assert_eq!(page.token.as_deref(), Some("0123456789abcdef"));
+    assert!(
+        !format!("{config:?}").contains("0123456789abcdef"),
+        "shown in logs"
+    );
 }

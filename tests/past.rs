@@ -61,13 +61,22 @@ fn an_outage_is_a_band_of_its_seconds() {
     let (hour, from) = (&json["hour"], json["hour"]["from_s"].as_u64().unwrap());
     assert_eq!(from, 100);
     let expected: String = (100..=160)
-        .map(|second| if (120..140).contains(&second) { '0' } else { '1' })
+        .map(|second| {
+            if (120..140).contains(&second) {
+                '0'
+            } else {
+                '1'
+            }
+        })
         .collect();
     assert_eq!(hour["link"], expected);
     assert_eq!(hour["by"].as_str().unwrap().matches('f').count(), 20);
     assert_eq!(hour["backlog"][25], 7);
     assert_eq!(hour["light"][0], 500);
-    assert_eq!(json["week"]["link"], "0", "a minute without the link shows in its ten");
+    assert_eq!(
+        json["week"]["link"], "0",
+        "a minute without the link shows in its ten"
+    );
 }
 
 #[test]
@@ -82,7 +91,10 @@ fn time_in_which_nothing_ran_is_not_known() {
     assert_eq!(&link[link.len() - 2..], "?1");
     assert!(json["hour"]["light"][SECONDS - 1].is_null());
     let week = json["week"]["link"].as_str().unwrap();
-    assert_eq!(week, "???????", "most of the first ten minutes, and all later ones");
+    assert_eq!(
+        week, "???????",
+        "most of the first ten minutes, and all later ones"
+    );
 }
 
 #[test]
@@ -105,7 +117,10 @@ fn the_newest_events_and_outages_stay_in_their_order() {
     let json = json(&past);
     let events = json["events"].as_array().unwrap();
     assert_eq!(events.len(), EVENTS);
-    assert_eq!(events[EVENTS - 1]["text"], format!("event {}", 3 * EVENTS - 1));
+    assert_eq!(
+        events[EVENTS - 1]["text"],
+        format!("event {}", 3 * EVENTS - 1)
+    );
     assert_eq!(json["outages"].as_array().unwrap().len(), OUTAGES);
     let newest: Vec<_> = past.events_after(past.told() - 2).collect();
     assert_eq!(newest.len(), 2);

@@ -82,7 +82,7 @@ pub(crate) enum Decision {
 }
 
 /// What became of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Carried out.
@@ -95,6 +95,28 @@ pub enum Outcome {
     Superseded,
     /// Not understood or not allowed.
     Rejected,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Outcome; 5] = [
+        Outcome::Applied,
+        Outcome::Duplicate,
+        Outcome::Expired,
+        Outcome::Superseded,
+        Outcome::Rejected,
+    ];
+
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Expired => "expired",
+            Outcome::Superseded => "superseded",
+            Outcome::Rejected => "rejected",
+        }
+    }
 }
 
 /// Judges what comes in.

@@ -24,13 +24,14 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::command::{CommandQueue, CommandSettings};
+use super::counters::{Counters, LostBy};
 use super::delivery::{Delivery, DeliverySettings};
 use super::handover::Handover;
 use super::led::LedState;
 use super::lighting::{Lighting, LightingSettings};
 use super::link::DeviceInfo;
 use super::outage::Outage;
-use super::telemetry::{Recorder, TelemetrySettings};
+use super::telemetry::{OutageReport, Recorder, TelemetrySettings};
 use super::time::{Clock, Now};
 use super::timers::{Timer, Timers};
 use super::{Exit, Input, Output};
@@ -92,6 +93,9 @@ pub struct Controller {
     announcer: announcer::Announcer,
     handover: handover::HandoverWriter,
     stopping: Option<stopping::Stopping>,
+    counters: Counters,
+    /// Outages that are over and nobody has taken note of.
+    outages_over: Vec<OutageReport>,
     outputs: VecDeque<Output>,
 }
 
@@ -132,6 +136,8 @@ impl Controller {
             announcer: announcer::Announcer::default(),
             handover: handover::HandoverWriter::default(),
             stopping: None,
+            counters: Counters::default(),
+            outages_over: Vec::new(),
             outputs: VecDeque::new(),
             clock,
             timers,
@@ -184,6 +190,7 @@ impl Controller {
             Input::ReadFailed(why) => self.read_failed(&why, now),
             Input::LedWritten { led_on, was } => self.led.written(led_on, was, &mut self.timers),
             Input::LedFailed { why, seen } => {
+                self.counters.led_errors += 1;
                 self.led.failed(&why, seen, now.boot, &mut self.timers);
             }
             Input::LinkUp => self.link_up(now),
@@ -225,6 +232,10 @@ impl Controller {
         // At a stop nothing more is decided or recorded: it could be neither published nor stored.
         if self.stopping.is_none() {
             let given_up = self.delivery.take_given_up();
+            let refused = self.delivery.take_refused();
+            self.counters.lose(LostBy::Refused, refused);
+            let from_memory = given_up.saturating_sub(refused);
+            self.counters.lose(LostBy::Memory, from_memory);
             self.note_lost(given_up, "memory is full, or the broker refuses them");
         }
         self.advance_led(now);

@@ -41,6 +41,7 @@ use storing::Disk;
 use unanswered::{InFlight, Unanswered};
 use window::Window;
 
+use super::counters::Deliveries;
 use super::link::{Ending, Inbound, Pattern, SessionEnd, Sessions};
 use super::telemetry::Record;
 use super::time::Clock;
@@ -148,6 +149,7 @@ pub(crate) struct Delivery {
     disk: Disk,
     discards: Discards,
     poison: Poison,
+    deliveries: Deliveries,
     /// A record is on trial, or waits for it: nothing else is sent.
     holds_trial: bool,
     orders: VecDeque<Output>,
@@ -200,6 +202,7 @@ impl Delivery {
             disk: Disk::default(),
             discards: Discards::new(in_window),
             poison: Poison::default(),
+            deliveries: Deliveries::default(),
             holds_trial: false,
             orders: VecDeque::new(),
             settings,
@@ -225,6 +228,16 @@ impl Delivery {
     /// Records that were given up since the last call; gaps say which.
     pub fn take_given_up(&mut self) -> u64 {
         self.memory.take_given_up() + std::mem::take(&mut self.disk.given_up)
+    }
+
+    /// Those among them that the broker does not take.
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.deliveries.refused)
+    }
+
+    /// What was delivered since the start.
+    pub(crate) fn deliveries(&self) -> Deliveries {
+        self.deliveries
     }
 
     /// Something that is not a record is to be published; without a link it is dropped.

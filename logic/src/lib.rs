@@ -16,6 +16,7 @@ pub mod account;
 pub mod backoff;
 pub mod command;
 mod controller;
+pub mod counters;
 pub mod delivery;
 pub mod handover;
 pub mod intervals;

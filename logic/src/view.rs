@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::counters::Counters;
 use super::lighting::{Mode, Rules, RulesPatch};
 use super::telemetry::{OutageReport, PlainNumber};
 use super::time::ClockState;
@@ -53,8 +54,19 @@ pub struct View {
     pub store_ok: bool,
     /// When the oldest of them was made, RFC 3339, as the clock was then.
     pub backlog_oldest: Option<String>,
+    /// How long ago that was, in seconds; `None` where the clock was not, or is not, known to be right.
+    pub backlog_oldest_age_s: Option<f64>,
+    /// Bytes that the records in the store take, compressed; `None` while the store is not open.
+    pub backlog_bytes: Option<u64>,
+    /// Bytes that the program had the system write to storage since midnight (UTC) or its start, whichever is
+    /// later; `None` where the system does not count them.
+    pub written_today_bytes: Option<u64>,
     /// What the wall clock is worth.
     pub clock: ClockState,
+    /// The moment of this picture, RFC 3339, as the wall clock says.
+    pub at: String,
+    /// The same in seconds since the machine started.
+    pub boot_s: f64,
     /// The version of the program.
     pub version: String,
     /// This run.
@@ -79,6 +91,10 @@ pub struct View {
     pub commands_refused: u64,
     /// Results that a flood of commands left no room for, since the start.
     pub results_dropped: u64,
+    /// By how much the loop was late at most in the last minute, in seconds; `None` before it was measured.
+    pub loop_lag_s: Option<f64>,
+    /// What happened since the start.
+    pub counters: Counters,
 }
 
 impl View {

@@ -919,7 +919,7 @@ _nightlight() {
             return 0
             ;;
         nightlight__subcmd__status)
-            opts="-c -h --config --json --help"
+            opts="-c -w -h --config --json --watch --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

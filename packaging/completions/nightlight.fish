@@ -44,6 +44,7 @@ complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s c -l con
 complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -l json -d 'As one JSON object'
+complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s w -l watch -d 'Again and again, every second, until Ctrl-C; with --json a line each'
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand backlog; and not __fish_seen_subcommand_from stats list export verify help" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand backlog; and not __fish_seen_subcommand_from stats list export verify help" -f -a "stats" -d 'How much is in it, and of which runs'

@@ -5,7 +5,6 @@
 //! `Config::from_toml` alone.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use nightlight_common::config::broker::broker;
 use nightlight_common::config::{Key, Layers, values};
 
 use super::keys;
+use super::page::page;
 use super::topics;
 use super::{
     AtExit, Backlog, Config, Led, LedDriver, OnFull, RuleOrigins, RuntimeFolder, Sensor,
@@ -56,7 +56,7 @@ pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
         runtime_folder: runtime_folder(layers),
         backlog: backlog(layers),
         delivery: delivery(layers),
-        web_listen: web(layers),
+        web: page(layers),
         file,
         rule_origins: RuleOrigins {
             mode: layers.origin(&keys::CONTROL_MODE),
@@ -451,33 +451,4 @@ fn delivery(layers: &mut Layers) -> delivery::DeliverySettings {
         durable_within: layers.duration(&keys::BACKLOG_DURABLE_WITHIN, 10 * MS..=HOUR),
         stalled_after: STALLED_AFTER,
     }
-}
-
-fn web(layers: &mut Layers) -> Option<SocketAddr> {
-    let text = layers.optional(&keys::WEB_LISTEN)?;
-    let Ok(address) = text.parse::<SocketAddr>() else {
-        let port: String = text
-            .chars()
-            .rev()
-            .take_while(char::is_ascii_digit)
-            .collect();
-        let port: String = port.chars().rev().collect();
-        let port = port
-            .parse::<u16>()
-            .ok()
-            .filter(|port| *port > 0)
-            .unwrap_or(8080);
-        layers.problem(
-            &keys::WEB_LISTEN,
-            format!("is not an address and a port; write \"127.0.0.1:{port}\", or \"\" for no status page"),
-        );
-        return None;
-    };
-    if !address.ip().is_loopback() {
-        layers.warning(
-            &keys::WEB_LISTEN,
-            "the status page has no password, and other machines can see it; 127.0.0.1 keeps it here",
-        );
-    }
-    Some(address)
 }

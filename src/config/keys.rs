@@ -99,6 +99,7 @@ keys! {
     DELIVERY_BATCH = "delivery.batch", Whole(1);
 
     WEB_LISTEN = "web.listen", Text("");
+    WEB_TOKEN_FILE = "web.token_file", Text("");
 }
 
 #[cfg(test)]

@@ -10,16 +10,17 @@
 //! - `check`, `topics`: what it may be, and what fits together
 //! - `summary`: the configuration for a person
 //! - `in_force`: the rules for the LED, with what a command set for good
+//! - `page`: where the live page is, and its token
 
 mod check;
 mod in_force;
 mod keys;
+mod page;
 mod summary;
 mod topics;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::logic::{command, delivery, lighting, telemetry};
 pub use in_force::{RuleOrigins, RulesInForce};
 pub use nightlight_common::config::{Broker, Scheme, url};
 use nightlight_common::config::{Layers, on_one_line};
+pub use page::Page;
 
 /// Read when the command line names no file; need not exist.
 pub const DEFAULT_FILE: &str = "/etc/nightlight/nightlight.toml";
@@ -61,7 +63,7 @@ pub struct Config {
     /// How records reach the server.
     pub delivery: delivery::DeliverySettings,
     /// Where the status page listens; `None` is off.
-    pub web_listen: Option<SocketAddr>,
+    pub web: Option<Page>,
     /// Where what outlives a restart but not a reboot is kept, if anywhere.
     pub runtime_folder: Option<RuntimeFolder>,
     /// The file that was read, if any.

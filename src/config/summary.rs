@@ -53,17 +53,26 @@ impl Display for Summary<'_> {
             ("telemetry", telemetry(config)),
             ("backlog", backlog(config)),
             ("delivery", delivery(config)),
-            (
-                "status page",
-                config
-                    .web_listen
-                    .map_or("off".into(), |at| format!("http://{at}/")),
-            ),
+            ("status page", page(config)),
         ];
         for (name, text) in rows.iter().filter(|(_, text)| !text.is_empty()) {
             writeln!(f, "{name:<14} {text}")?;
         }
         Ok(())
+    }
+}
+
+fn page(config: &Config) -> String {
+    match &config.web {
+        None => "off".into(),
+        Some(page) => {
+            let token = if page.token.is_some() {
+                ", with a token"
+            } else {
+                ""
+            };
+            format!("http://{}/{token}", page.listen)
+        }
     }
 }
 

@@ -19,3 +19,4 @@ pub mod sensor;
 pub mod state_lock;
 pub mod systemd;
 pub mod web;
+pub mod written;

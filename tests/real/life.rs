@@ -10,7 +10,7 @@ use crate::stage::{Agent, Broker, Listener, eventually, free_port, outcome, read
 
 /// One request, answered within `limit`; what came back.
 fn visit(stream: &mut (impl Read + Write), path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: pi\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let mut answer = String::new();
     let sent = stream.write_all(request.as_bytes());
     sent.and_then(|()| stream.read_to_string(&mut answer)).ok();

@@ -19,6 +19,7 @@ mod lines;
 mod link;
 mod manual;
 mod oversize;
+mod page;
 mod sessions;
 mod signals;
 mod stage;

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use super::Controller;
+use crate::counters::Counters;
 use crate::delivery::Topic;
 use crate::lighting::{Authority, Rules};
 use crate::link::DeviceInfo;
+use crate::past::Moment;
+use crate::telemetry::OutageReport;
 use crate::time::{ClockState, Now, rfc3339};
 use crate::timers::{Timer, Timers};
 use crate::view::View;
@@ -119,10 +122,50 @@ impl Controller {
             lease_left_s: lease_left.map(words::seconds),
             outage_s: outage.map(words::seconds),
             commands_refused: self.commands_refused,
+            counters: self.counters(),
             results_dropped: self.delivery.results_dropped(),
             led_since_s: words::seconds(now.boot.saturating_sub(self.lighting.since())),
             backlog_oldest: self.delivery.oldest_ms().map(rfc3339),
+            backlog_oldest_age_s: self.oldest_age(now).map(words::seconds),
+            at: rfc3339(now.wall_ms),
+            boot_s: words::seconds(now.boot),
+            backlog_bytes: None,
+            written_today_bytes: None,
+            loop_lag_s: None,
             last_outage: self.outage.last().cloned(),
         }
+    }
+    /// The device at this moment, as the curves and bands of the past show it.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            light: self.lighting.light(),
+            led_on: self.led.known(),
+            by: self.lighting.by(),
+            link_up: self.delivery.is_up(),
+            backlog: self.delivery.backlog(),
+        }
+    }
+
+    /// The outages that ended since this was last called; of very many the newest.
+    pub fn take_outages(&mut self) -> Vec<OutageReport> {
+        std::mem::take(&mut self.outages_over)
+    }
+
+    fn counters(&self) -> Counters {
+        let deliveries = self.delivery.deliveries();
+        Counters {
+            published: deliveries.published,
+            replayed: deliveries.replayed,
+            confirmed: deliveries.confirmed,
+            ..self.counters.clone()
+        }
+    }
+
+    /// How old the oldest record of the backlog is, where the clocks of both moments can be trusted.
+    fn oldest_age(&self, now: Now) -> Option<Duration> {
+        let oldest_ms = self.delivery.oldest_ms()?;
+        let is_true = self.clock.known() && oldest_ms >= self.run_info.built_ms;
+        let age_ms = u64::try_from(now.wall_ms.saturating_sub(oldest_ms)).ok()?;
+        is_true.then(|| Duration::from_millis(age_ms))
     }
 }

@@ -11,6 +11,8 @@ use crate::{Level, Output, words};
 
 /// More reasons for a lost link are not told in one outage.
 const MAX_LINK_REASONS: usize = 8;
+/// Outages that wait for somebody to take note of them.
+const MAX_OUTAGES_OVER: usize = 8;
 /// A link that is up and does not answer is looked at again after this.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -73,6 +75,7 @@ impl Controller {
         if self.link.up() {
             self.log(Level::Info, "link up".into());
         }
+        self.counters.sessions += 1;
         self.record_kept();
         self.delivery.link_up(now.boot, &mut self.timers);
         self.commands.link_up(now.boot, &mut self.timers);
@@ -170,6 +173,11 @@ impl Controller {
             words::counted(report.short_sessions, "session")
         );
         self.log(Level::Info, text);
+        self.counters.outage(&report);
+        if self.outages_over.len() >= MAX_OUTAGES_OVER {
+            self.outages_over.remove(0);
+        }
+        self.outages_over.push(report.clone());
         self.record(Body::Event(Event::Outage(Box::new(report))), now);
     }
 

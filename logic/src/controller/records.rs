@@ -11,6 +11,7 @@ impl Controller {
     /// Makes a record.
     pub(super) fn record(&mut self, body: Body, now: Now) {
         self.outage.note(&body);
+        self.counters.record(&body);
         let record = self.recorder.record(body, self.clock.stamp(now));
         self.delivery.add(record, now.boot);
     }
@@ -28,6 +29,7 @@ impl Controller {
     pub(super) fn record_kept(&mut self) {
         if let Some(record) = self.recorder.take_kept() {
             self.outage.note(&record.body);
+            self.counters.record(&record.body);
             let made_at = Duration::from_millis(record.stamp.boot_ms);
             self.delivery.add_replayed(record, made_at);
         }

@@ -151,6 +151,7 @@ impl Controller {
     }
 
     fn no_reading(&mut self, why: &str, now: Now) {
+        self.counters.sensor_errors += 1;
         let change = self.lighting.read_failed(why, now.boot, &mut self.timers);
         self.report_sensor(now);
         self.apply(change);

@@ -205,6 +205,7 @@ impl Controller {
             led_ok: self.led.fault().map(|_| false),
             light: light.map(PlainNumber),
         };
+        self.counters.command(result);
         let payload = serde_json::to_vec(&reply).unwrap_or_default();
         self.delivery
             .publish_control(Topic::Results, payload, false);

@@ -47,6 +47,7 @@ impl Controller {
             previous_run: previous.map(|(run, _)| run),
             previous_seq: previous.map(|(_, seq)| seq),
         });
+        self.counters.record(&body);
         let record = self.recorder.first(body, stamp);
         self.delivery.add(record, now.boot);
     }

@@ -1,6 +1,7 @@
 //! What the store on the disk says, and what goes to it.
 
 use super::Controller;
+use crate::counters::LostBy;
 use crate::time::Now;
 use crate::{Level, Opened, words};
 
@@ -20,11 +21,14 @@ impl Controller {
     pub(super) fn stored(&mut self, records: u64, lost: u64) {
         self.commands.ids_stored(true);
         self.delivery.stored(records, lost);
+        self.counters.store_commits += 1;
+        self.counters.lose(LostBy::Store, lost);
         self.note_lost(lost, "the backlog is full or damaged");
         self.stop_stored();
     }
 
     pub(super) fn store_failed(&mut self, why: &str, now: Now) {
+        self.counters.store_errors += 1;
         self.log(Level::Warn, format!("the backlog cannot be written: {why}"));
         self.commands.ids_stored(false);
         self.delivery.store_failed(now.boot, &mut self.timers);

@@ -131,6 +131,7 @@ impl Delivery {
     /// An entry of the page is confirmed: it leaves the disk.
     fn confirm(&mut self, key: Key, now: Duration, timers: &mut Timers) {
         if let Some(entry) = self.replay.remove(key) {
+            self.deliveries.confirmed += 1;
             self.discards.add(key, entry.last(), now, timers);
         }
     }
@@ -139,6 +140,7 @@ impl Delivery {
     fn confirm_own(&mut self, seq: u64, last: u64, now: Duration, timers: &mut Timers) {
         let key = self.own(seq);
         let removed = self.memory.remove(seq);
+        self.deliveries.confirmed += 1;
         if removed.is_none() {
             self.replay.remove_ahead(key, last);
         }

@@ -326,6 +326,7 @@ impl Delivery {
         self.orders.push_back(Output::Log(Level::Warn, text));
         self.orders
             .push_back(Output::KeepDeadLetter(record.wire(clock, true)));
+        self.deliveries.refused += 1;
         if !is_own || !self.memory.give_up(key.seq, REFUSED) {
             self.give_up_on_disk(&record, is_own);
         }

@@ -198,6 +198,15 @@ impl Delivery {
         contents: Contents,
         now: Duration,
     ) {
+        let records = match &contents {
+            Contents::Control => 0,
+            Contents::Own(..) => 1,
+            Contents::Page(keys) => keys.len() as u64,
+        };
+        match topic {
+            Topic::History => self.deliveries.replayed += records,
+            _ => self.deliveries.published += records,
+        }
         let qos = self.settings.qos;
         self.publish(topic, payload, qos, false, contents, now);
     }

@@ -83,6 +83,11 @@ impl Life {
         self.store.is_some()
     }
 
+    /// Bytes of what is in it, compressed; 0 without one.
+    pub(super) fn bytes(&self) -> u64 {
+        self.store.as_ref().map_or(0, Store::bytes)
+    }
+
     /// Whether a store was lost from its place, and is to be salvaged into a new one.
     pub(super) fn is_displaced(&self) -> bool {
         self.displaced.is_some()

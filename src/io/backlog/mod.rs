@@ -55,7 +55,7 @@ mod tree;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -79,11 +79,14 @@ pub struct Backlog {
     inputs: UnboundedSender<Input>,
 }
 
-/// What the thread counts for the watchdog.
+/// What the thread counts for the watchdog, and for those who look.
 #[derive(Debug, Default)]
 struct Counts {
     progress: AtomicU64,
     waiting: AtomicU64,
+    /// Bytes of the entries in the store, and whether it was ever looked at.
+    bytes: AtomicU64,
+    is_known: AtomicBool,
 }
 
 impl Backlog {
@@ -174,6 +177,12 @@ impl Backlog {
         self.moved.hangs_for(progress, waiting, now)
     }
 
+    /// Bytes that the entries of the store take, compressed; none before it was opened.
+    pub fn bytes(&self) -> Option<u64> {
+        let is_known = self.counts.is_known.load(Ordering::Relaxed);
+        is_known.then(|| self.counts.bytes.load(Ordering::Relaxed))
+    }
+
     fn ask(&self, request: Request) -> bool {
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         let sent = self.requests.send(request).is_ok();
@@ -203,6 +212,12 @@ impl Moved {
 impl Counts {
     fn bump(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The store, if there is one, has so much in it; without one there is nothing.
+    fn weigh(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.is_known.store(true, Ordering::Relaxed);
     }
 
     fn done(&self, requests: u64) {

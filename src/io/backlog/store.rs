@@ -109,9 +109,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Bytes of all entries, compressed.
+    pub(super) fn bytes(&self) -> u64 {
+        self.runs.values().map(|run| run.bytes).sum()
+    }
+
     /// Compares what is there with what should be, if that costs little.
     fn count(&self) -> Result<(), Fault> {
-        if self.runs.values().map(|run| run.bytes).sum::<u64>() > MAX_COUNTED {
+        if self.bytes() > MAX_COUNTED {
             return Ok(());
         }
         let mut counted: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -285,7 +290,7 @@ impl Store {
     fn fits(&self, packed: &Packed, new: usize) -> bool {
         let replaced = packed.replaces.as_ref().map_or(0, |open| open.value.len());
         let held: u64 = self.runs.values().map(|run| run.held).sum();
-        let bytes: u64 = self.runs.values().map(|run| run.bytes).sum();
+        let bytes = self.bytes();
         let more: usize = packed.chunks.iter().map(|(_, value)| value.len()).sum();
         held + new as u64 <= self.bounds.max_records
             && bytes + more as u64 <= self.bounds.max_bytes.saturating_add(replaced as u64)

@@ -92,6 +92,9 @@ impl StoreThread {
         loop {
             self.open_after(self.retry);
             self.catch_up();
+            if !self.life.wants_store() {
+                self.counts.weigh(self.life.bytes());
+            }
             match self.wait(queue) {
                 Ok(Request::Append {
                     entries,
