@@ -1,7 +1,8 @@
 //! The demonstration: the daemon at work for a minute, with a broker, a cable that is pulled, and a
 //! server that keeps the books. No Pi is needed.
 //!
-//! The agent is the daemon as it is, with a simulated sensor and LED; all around it is here. Nothing
+//! The agent is the program itself as a process of its own, with files as sensor and LED, so that it can be
+//! killed; all around it is here. Nothing
 //! is left behind: broker, files, and what a broker of the user was told to keep. Called by `main`.
 //!
 //! - `broker`, `cable`, `server`, `agent`: the pieces
@@ -38,7 +39,7 @@ use agent::Agent;
 use broker::Broker;
 use cable::Cable;
 use folder::Folder;
-use light::Light;
+use light::{Light, Player};
 use screen::Screen;
 use server::Server;
 use stage::Story;
@@ -91,15 +92,17 @@ fn perform(demo: &cli::Demo, screen: &Screen) -> Result<Verdict, String> {
         true => format!("a mosquitto of its own, 127.0.0.1:{}", broker.port),
         false => format!("{}:{}, as {id}", broker.host, broker.port),
     };
+    let page = free_port()?;
     let seen = match (&demo.trace, light.becomes) {
         (None, _) => "an invented day, with dusk after about 20 s".to_owned(),
         (Some(file), Some(_)) => format!("a stretch of {}", file.display()),
         (Some(file), None) => format!("{} (it never crosses the threshold)", file.display()),
     };
-    screen.say(&screen::greeting(&at, &seen));
+    let shown = format!("http://127.0.0.1:{page}/");
+    screen.say(&screen::greeting(&at, &shown, &seen));
     let all = async {
         tokio::select! {
-            verdict = play(&id, &broker, &folder, &light, screen) => verdict,
+            verdict = play(&id, &broker, (&folder, page), &light, screen) => verdict,
             () = interrupted => Err("stopped before its end; there is no account".to_owned()),
         }
     };
@@ -118,25 +121,26 @@ fn perform(demo: &cli::Demo, screen: &Screen) -> Result<Verdict, String> {
 async fn play(
     id: &str,
     broker: &Broker,
-    folder: &Folder,
+    (folder, page): (&Folder, u16),
     light: &Light,
     screen: &Screen,
 ) -> Result<Verdict, String> {
     let cable = Cable::lay(&broker.host, broker.port)
         .await
         .map_err(|error| format!("no port for the cable: {error}"))?;
-    let config = agent::config(id, cable.port(), light, folder.path())
-        .map_err(|error| format!("the agent's configuration: {error}"))?;
+    let player = Player::new(light)?;
+    let (mut agent, config) = Agent::prepare(id, cable.port(), page, folder.path())?;
+    agent.set_light(player.at(0.0))?;
     let (sender, heard) = mpsc::unbounded_channel();
     let address = (broker.host.as_str(), broker.port);
     let name = format!("{id}-server");
     let server = Server::start(address, &name, config.topics.clone(), sender).await?;
-    let agent = Agent::start(config).map_err(|error| format!("no thread: {error}"))?;
-    let told = Story::new(screen, agent, &cable, heard)
+    agent.start()?;
+    let told = Story::new(screen, agent, &cable, player, heard)
         .tell(light.becomes)
         .await?;
     drop(server);
-    let verdict = told.account.close(&told.claim);
+    let verdict = told.account.close(&told.claims);
     screen.head("The minute", &plot::plot(&told.moments));
     screen.head("The account", &verdict.in_words(screen));
     Ok(verdict)
@@ -145,6 +149,13 @@ async fn play(
 async fn clean_up(id: &str, broker: &Broker) -> Result<(), String> {
     let topics = topics(id).map_err(|error| error.to_string())?;
     server::leave_no_trace((&broker.host, broker.port), id, &topics).await
+}
+
+/// A port of this machine that nobody has.
+fn free_port() -> Result<u16, String> {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|port| port.local_addr());
+    let free = free.map_err(|error| format!("there is no free port: {error}"))?;
+    Ok(free.port())
 }
 
 /// The topics of a device of this name.

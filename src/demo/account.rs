@@ -17,6 +17,9 @@ use crate::logic::account::RunAccount;
 use crate::logic::telemetry::OutageReport;
 use crate::logic::words;
 
+/// A power cut may take the records of `durable_within`, which is a second: four readings, and a few events.
+const MAX_CUT_OFF: u64 = 10;
+
 /// Everything that the server received.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -36,6 +39,11 @@ pub(super) struct Claim {
     pub(super) last: u64,
     /// Records that it certainly made off line.
     pub(super) off_line: Option<RangeInclusive<u64>>,
+    /// When only the local rule could decide, in milliseconds since 1970, as far as the agent had no time to
+    /// report it.
+    pub(super) alone_ms: Option<RangeInclusive<i64>>,
+    /// It was ended by a power cut: what it had not stored by then is gone.
+    pub(super) is_cut: bool,
 }
 
 /// The account, closed.
@@ -58,6 +66,8 @@ pub(super) struct Verdict {
     pub(super) local_changes: Vec<bool>,
     /// The agent's own reports of outages.
     pub(super) outages: Vec<OutageReport>,
+    /// Records that power cuts took: they were too young to be on the disk.
+    pub(super) cut_off: Option<u64>,
     /// Everything that is wrong, a line each. Empty: the account is right.
     pub(super) faults: Vec<String>,
 }
@@ -100,28 +110,85 @@ impl Account {
         self.numbers(run).missing(last).is_empty()
     }
 
-    /// Closes the account: every record of the claim once, history in order and on its own topic, and
+    /// Closes the account: every record of the claims once, history in order and on its own topic, and
     /// the LED in the outage as the local rule says.
-    pub(super) fn close(&self, claim: &Claim) -> Verdict {
-        let records = self.of(claim.run);
-        let count = |wanted: fn(&Received) -> bool| records.iter().filter(|r| wanted(r)).count();
-        let numbers = self.numbers(claim.run);
-        let readings = |record: &Received| matches!(record.tells, Tells::Reading { .. });
+    pub(super) fn close(&self, claims: &[Claim]) -> Verdict {
         let mut verdict = Verdict {
-            last: claim.last,
-            readings: count(readings),
-            live: count(|record| record.lane != Lane::History),
-            replayed: count(|record| record.lane == Lane::History),
-            missing: numbers.missing(claim.last),
-            twice: numbers.twice(),
             faults: self.faults.clone(),
             ..Verdict::default()
         };
-        verdict.events = records.len() - verdict.readings;
-        self.judge_completeness(claim, &mut verdict);
-        judge_order(records, claim, &mut verdict);
-        judge_outage(records, &mut verdict);
+        for claim in claims {
+            self.close_run(claim, &mut verdict);
+        }
+        let is_claimed = |run: &Uuid| claims.iter().any(|claim| claim.run == *run);
+        let others = self.runs.iter().filter(|(run, _)| !is_claimed(run));
+        let others: usize = others.map(|(_, records)| records.len()).sum();
+        let mut fault = |text: String| verdict.faults.push(text);
+        if others > 0 {
+            let others = words::counted(others as u64, "record");
+            fault(format!("{others} of another run"));
+        }
+        if self.given_up > 0 {
+            let given_up = words::counted(self.given_up, "record");
+            fault(format!("the agent gave up {given_up} (and told)"));
+        }
+        if verdict.ruled == 0 {
+            fault("there is no reading of the outage to hold the LED against".to_owned());
+        }
         verdict
+    }
+
+    fn close_run(&self, claim: &Claim, verdict: &mut Verdict) {
+        let claim = &self.after_cut(claim, verdict);
+        let records = self.of(claim.run);
+        let count = |wanted: fn(&Received) -> bool| records.iter().filter(|r| wanted(r)).count();
+        let numbers = self.numbers(claim.run);
+        let readings = count(|record| matches!(record.tells, Tells::Reading { .. }));
+        verdict.last += claim.last;
+        verdict.readings += readings;
+        verdict.events += records.len() - readings;
+        verdict.live += count(|record| record.lane != Lane::History);
+        verdict.replayed += count(|record| record.lane == Lane::History);
+        let (missing, twice) = (numbers.missing(claim.last), numbers.twice());
+        self.judge_completeness(claim, (&missing, &twice), verdict);
+        verdict.missing.extend(missing);
+        verdict.twice.extend(twice);
+        judge_order(records, claim, verdict);
+        judge_outage(records, claim, verdict);
+    }
+
+    /// After a power cut the claim is what the next run found on the disk, or more, if more was received; what
+    /// the agent had shown beyond that is cut off.
+    fn after_cut(&self, claim: &Claim, verdict: &mut Verdict) -> Claim {
+        if !claim.is_cut {
+            return claim.clone();
+        }
+        let found = self
+            .runs
+            .values()
+            .flatten()
+            .filter_map(|record| match &record.tells {
+                Tells::Started { previous } => previous.filter(|(run, _)| *run == claim.run),
+                _ => None,
+            });
+        let found = found.map(|(_, seq)| seq).max().unwrap_or(0);
+        let last = found.max(self.highest(claim.run));
+        let cut_off = claim.last.saturating_sub(last);
+        verdict.cut_off = Some(verdict.cut_off.unwrap_or(0) + cut_off);
+        if cut_off > MAX_CUT_OFF {
+            let text =
+                format!("the power cut took {cut_off} records, more than the youngest second");
+            verdict.faults.push(text);
+        }
+        Claim {
+            last,
+            ..claim.clone()
+        }
+    }
+
+    /// The highest number received of the run.
+    pub(super) fn highest(&self, run: Uuid) -> u64 {
+        self.numbers(run).last()
     }
 
     fn numbers(&self, run: Uuid) -> RunAccount {
@@ -136,16 +203,21 @@ impl Account {
         self.runs.get(&run).map_or(&[], Vec::as_slice)
     }
 
-    fn judge_completeness(&self, claim: &Claim, verdict: &mut Verdict) {
+    fn judge_completeness(
+        &self,
+        claim: &Claim,
+        (missing, twice): (&[u64], &[u64]),
+        verdict: &mut Verdict,
+    ) {
         let mut fault = |text: String| verdict.faults.push(text);
         if claim.last == 0 {
             fault("the agent took nothing".to_owned());
         }
-        if !verdict.missing.is_empty() {
-            fault(format!("missing: {}", in_words(&verdict.missing)));
+        if !missing.is_empty() {
+            fault(format!("missing: {}", in_words(missing)));
         }
-        if !verdict.twice.is_empty() {
-            fault(format!("received twice: {}", in_words(&verdict.twice)));
+        if !twice.is_empty() {
+            fault(format!("received twice: {}", in_words(twice)));
         }
         let records = self.of(claim.run);
         let beyond = records.iter().filter(|record| record.seq > claim.last);
@@ -153,16 +225,6 @@ impl Account {
         if !beyond.is_empty() {
             let beyond = in_words(&beyond);
             fault(format!("received, but never taken by the agent: {beyond}"));
-        }
-        let others = self.received() - records.len();
-        if others > 0 {
-            let others = words::counted(others as u64, "record");
-            fault(format!("{others} of another run"));
-        }
-        let given_up = self.given_up;
-        if given_up > 0 {
-            let given_up = words::counted(given_up, "record");
-            fault(format!("the agent gave up {given_up} (and told)"));
         }
     }
 }
@@ -199,20 +261,22 @@ fn judge_order(records: &[Received], claim: &Claim, verdict: &mut Verdict) {
 }
 
 /// The link was lost once and that is told; meanwhile the LED did what the local rule says.
-fn judge_outage(records: &[Received], verdict: &mut Verdict) {
+fn judge_outage(records: &[Received], claim: &Claim, verdict: &mut Verdict) {
     let mut records: Vec<_> = records.to_vec();
     records.sort_by_key(|record| record.seq);
     records.dedup_by_key(|record| record.seq);
-    for record in &records {
-        if let Tells::Outage(report) = &record.tells {
-            verdict.outages.push(report.clone());
-        }
-    }
-    let links = verdict.outages.iter().filter(|report| {
+    let outages: Vec<_> = records
+        .iter()
+        .filter_map(|record| match &record.tells {
+            Tells::Outage(report) => Some(report.clone()),
+            _ => None,
+        })
+        .collect();
+    let links = outages.iter().filter(|report| {
         // The first connection ends an outage that is as old as the agent.
         report.cause == "link" && report.seconds > LEASE.as_secs_f64()
     });
-    let mut spans = Vec::new();
+    let mut spans: Vec<_> = claim.alone_ms.clone().into_iter().collect();
     for report in links {
         if let (Some(began), Some(ended)) = (ms(&report.began), ms(&report.ended)) {
             // Until then, the server's last command may have held.
@@ -234,10 +298,7 @@ fn judge_outage(records: &[Received], verdict: &mut Verdict) {
         verdict.local_changes.extend(judged.changes);
         verdict.faults.extend(judged.faults);
     }
-    if verdict.ruled == 0 {
-        let text = "there is no reading of the outage to hold the LED against";
-        verdict.faults.push(text.to_owned());
-    }
+    verdict.outages.extend(outages);
 }
 
 /// `12, 14 to 17 and 5 more`: numbers in ascending order, runs of them drawn together.

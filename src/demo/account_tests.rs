@@ -47,12 +47,14 @@ fn claim() -> Claim {
         run: RUN,
         last: 50,
         off_line: Some(11..=40),
+        alone_ms: None,
+        is_cut: false,
     }
 }
 
 /// The one fault of an account.
 fn fault(account: &Account) -> String {
-    let verdict = account.close(&claim());
+    let verdict = account.close(&[claim()]);
     assert_eq!(verdict.faults.len(), 1, "{:?}", verdict.faults);
     verdict.faults[0].clone()
 }
@@ -60,7 +62,7 @@ fn fault(account: &Account) -> String {
 #[test]
 fn a_good_account_is_right() {
     let account = a_good_one();
-    let verdict = account.close(&claim());
+    let verdict = account.close(&[claim()]);
     assert_eq!(verdict.faults, [""; 0]);
     assert_eq!((verdict.readings, verdict.events), (49, 1));
     assert_eq!((verdict.live, verdict.replayed), (20, 30));
@@ -85,7 +87,7 @@ fn a_missing_record_is_found() {
     assert_eq!(fault(&account), "missing: 4 (1 record)");
     let mut late = claim();
     late.last = 60;
-    let verdict = a_good_one().close(&late);
+    let verdict = a_good_one().close(&[late]);
     assert_eq!(verdict.missing.len(), 10);
     assert_eq!(verdict.faults, ["missing: 51 to 60 (10 records)"]);
 }
@@ -147,7 +149,7 @@ fn an_outage_that_nobody_reports_is_a_fault() {
     let mut account = a_good_one();
     let run = account.runs.get_mut(&RUN).unwrap();
     run.last_mut().unwrap().tells = Tells::Other;
-    assert_eq!(account.close(&claim()).faults.len(), 2);
+    assert_eq!(account.close(&[claim()]).faults.len(), 2);
 }
 
 #[test]

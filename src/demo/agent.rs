@@ -1,45 +1,42 @@
-//! The agent of the demonstration: the daemon itself, on a thread and a runtime of its own, as in a
-//! process of its own.
+//! The agent of the demonstration: the real program, `nightlight run`, as a process of its own with files as
+//! sensor and LED.
 //!
-//! Starts it, shows its picture of itself, stops it. Nothing here decides. Called by `story`.
+//! Starts it, takes its power away, stops it, and shows its picture of itself. Nothing here decides. Called by
+//! `story`.
 
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
-use std::thread::JoinHandle;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use super::light::Light;
 use super::{LEASE, OFF_ABOVE, ON_BELOW};
 use crate::config::{Config, ConfigError};
-use crate::daemon;
-use crate::io::web::Looker;
-use crate::logic::{Exit, View};
+use crate::io::web;
+use crate::logic::View;
 
 /// When the demonstration itself breaks off, the agent has so long to end.
 const END_WITHIN: Duration = Duration::from_secs(6);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Files of the agent, in the demonstration's folder.
+const LIGHT: &str = "light";
+const LED: &str = "led";
+const LOG: &str = "agent.log";
+const CONFIG: &str = "agent.toml";
+const BACKLOG: &str = "backlog";
 
-/// The configuration of the agent: its broker is the cable at `port`, its backlog in `folder`.
-///
-/// # Errors
-/// Every problem that the configuration has.
-pub(super) fn config(
-    id: &str,
-    port: u16,
-    light: &Light,
-    folder: &Path,
-) -> Result<Config, ConfigError> {
-    let backlog = text(&folder.join("backlog"));
-    let sensor = match &light.recording {
-        Some(recording) => format!("driver = \"trace\"\npath = {}", text(recording)),
-        None => "driver = \"simulated\"".to_owned(),
-    };
-    let speed = light.speed;
+/// The configuration of the agent as text: its broker is the cable at `port`, its page is at `page`, its files
+/// are in `folder`.
+fn text(id: &str, port: u16, page: u16, folder: &Path) -> String {
+    let path = |name: &str| quoted(&folder.join(name));
+    let (light, led, backlog) = (path(LIGHT), path(LED), path(BACKLOG));
     let lease = LEASE.as_millis();
     // A silent link is noticed within keep_alive and twice that.
-    let toml = format!(
+    format!(
         r#"
 [device]
 id = "{id}"
@@ -47,11 +44,12 @@ id = "{id}"
 url = "mqtt://127.0.0.1:{port}"
 keep_alive = "3s"
 [sensor]
-{sensor}
-speed = {speed:?}
+driver = "iio"
+path = {light}
 interval = "250ms"
 [led]
-driver = "simulated"
+driver = "sysfs"
+path = {led}
 [control]
 on_below = {ON_BELOW:?}
 off_above = {OFF_ABOVE:?}
@@ -61,107 +59,197 @@ lease = "{lease}ms"
 path = {backlog}
 [delivery]
 # Slow enough to be seen.
-replay_rate = 25.0
+replay_rate = 40.0
 replay_jitter = "500ms"
+[web]
+listen = "127.0.0.1:{page}"
 "#
-    );
-    Config::from_toml(&toml, [])
+    )
 }
 
-/// The running daemon.
+/// The running program.
 #[derive(Debug)]
 pub(super) struct Agent {
-    /// Its picture of itself; none before the first one.
+    /// Its picture of itself; none before the first one, and the last one when it is gone.
     pub(super) views: watch::Receiver<Option<View>>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Result<Exit, String>>>,
+    folder: PathBuf,
+    child: Option<Child>,
+    ended: Option<ExitStatus>,
+    watching: JoinHandle<()>,
 }
 
 impl Agent {
-    /// Starts the daemon.
+    /// Writes what it needs into `folder`; it does not run yet. Gives its configuration too.
     ///
     /// # Errors
-    /// The system has no thread for it.
-    pub(super) fn start(config: Config) -> io::Result<Self> {
-        let (stop, stopped) = oneshot::channel::<()>();
+    /// Every problem that the configuration has, or a file that cannot be written.
+    pub(super) fn prepare(
+        id: &str,
+        port: u16,
+        page: u16,
+        folder: &Path,
+    ) -> Result<(Self, Config), String> {
+        let text = text(id, port, page, folder);
+        let cannot = |error: io::Error| format!("the agent's files: {error}");
+        fs::write(folder.join(CONFIG), &text).map_err(cannot)?;
+        set_light(folder, 0.0).map_err(cannot)?;
+        fs::write(folder.join(LED), "0\n").map_err(cannot)?;
+        let wrong = |error: ConfigError| format!("the agent's configuration: {error}");
+        let config = Config::from_toml(&text, []).map_err(wrong)?;
         let (show, views) = watch::channel(None);
-        let thread = std::thread::Builder::new()
-            .name("agent".to_owned())
-            .spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .map_err(|error| format!("there is no runtime for it: {error}"))?;
-                // A sender that is dropped is a wish to stop, too.
-                let stop = async move {
-                    let _ = stopped.await;
-                };
-                let (looker, looks) = Looker::new();
-                let ended = runtime.block_on(async {
-                    let watching = tokio::spawn(watch_agent(looker.clone(), show.clone()));
-                    let ended = daemon::run(config, stop, (looker, looks)).await;
-                    watching.abort();
-                    ended
-                });
-                show.send_replace(Some(ended.last));
-                Ok(ended.exit)
-            })?;
-        Ok(Self {
+        let watching = tokio::spawn(watch_agent(folder.join(BACKLOG), show));
+        let agent = Self {
             views,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+            folder: folder.to_owned(),
+            child: None,
+            ended: None,
+            watching,
+        };
+        Ok((agent, config))
     }
 
-    /// Whether it has ended.
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub(super) fn start(&mut self) -> Result<(), String> {
+        let cannot = |error: io::Error| format!("the agent does not start: {error}");
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.folder.join(LOG))
+            .map_err(cannot)?;
+        let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+        // What is set for the user's own nightlight is not for this one.
+        for (name, _) in std::env::vars_os() {
+            let is_ours = name.to_string_lossy().starts_with("NIGHTLIGHT_");
+            if is_ours || name == "STATE_DIRECTORY" || name == "RUNTIME_DIRECTORY" {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .args(["run", "--config"])
+            .arg(self.folder.join(CONFIG))
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(cannot)?;
+        self.child = Some(child);
+        self.ended = None;
+        Ok(())
+    }
+
+    /// Takes the power away: the process is gone between two instructions, and the LED is dark.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub(super) fn cut_power(&mut self) -> Result<(), String> {
+        if let Some(child) = &mut self.child {
+            child
+                .kill()
+                .and_then(|()| child.wait().map(|_| ()))
+                .map_err(|error| format!("the agent cannot be killed: {error}"))?;
+        }
+        self.child = None;
+        fs::write(self.folder.join(LED), "0\n").map_err(|error| format!("the LED: {error}"))
+    }
+
+    /// What the sensor sees from now on.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn set_light(&self, light: f64) -> Result<(), String> {
+        set_light(&self.folder, light).map_err(|error| format!("the light: {error}"))
+    }
+
+    /// Looks whether it still runs; to be called now and then.
+    pub(super) fn look_after(&mut self) {
+        if let Some(child) = &mut self.child
+            && let Ok(Some(status)) = child.try_wait()
+        {
+            self.ended = Some(status);
+            self.child = None;
+        }
+    }
+
+    /// Whether it has power.
+    pub(super) fn has_power(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Whether it has ended by itself, or because it was asked to.
     pub(super) fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.ended.is_some()
     }
 
     /// Asks it to stop; [`Agent::has_ended`] tells when it has.
     pub(super) fn ask_to_stop(&mut self) {
-        if let Some(stop) = self.stop.take() {
+        if let Some(child) = &self.child
+            && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+        {
             // It may have ended by itself already.
-            let _ = stop.send(());
+            let _ = kill_process(pid, Signal::TERM);
         }
     }
 
-    /// How it ended. Waits until it has.
+    /// How it ended.
     ///
     /// # Errors
-    /// In words: it had no runtime, it broke down, or this was asked before.
-    pub(super) fn outcome(&mut self) -> Result<Exit, String> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err("it broke down; the lines above say where".to_owned()),
-            None => Err("it has been asked before".to_owned()),
+    /// In words: not as it should, with its last word.
+    pub(super) fn outcome(&self) -> Result<(), String> {
+        match self.ended {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => {
+                let log = fs::read_to_string(self.folder.join(LOG)).unwrap_or_default();
+                let last = log.lines().next_back().unwrap_or("it said nothing");
+                Err(format!("it ended with {status}: {last}"))
+            }
+            None => Err("it still runs".to_owned()),
         }
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        self.watching.abort();
         self.ask_to_stop();
         // Its backlog lies in a folder that is removed next.
         let over = std::time::Instant::now() + END_WITHIN;
-        while !self.has_ended() && std::time::Instant::now() < over {
+        while self.has_power() && std::time::Instant::now() < over {
             std::thread::sleep(LOOK_EVERY);
+            self.look_after();
+        }
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
 
+/// In one step, so that no reading finds half a number.
+fn set_light(folder: &Path, light: f64) -> io::Result<()> {
+    let next = folder.join("light.next");
+    fs::write(&next, format!("{light:.2}\n"))?;
+    fs::rename(next, folder.join(LIGHT))
+}
+
 /// Keeps the picture fresh, for as long as somebody wants it.
-async fn watch_agent(looker: Looker, show: watch::Sender<Option<View>>) {
-    while let Some(view) = looker.look().await {
-        if show.send(Some(view)).is_err() {
-            break;
+async fn watch_agent(backlog: PathBuf, show: watch::Sender<Option<View>>) {
+    loop {
+        if let Ok(text) = web::ask(&backlog).await
+            && let Ok(view) = serde_json::from_str(&text)
+            && show.send(Some(view)).is_err()
+        {
+            return;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// A path as TOML text: what JSON escapes, TOML reads.
-fn text(path: &Path) -> String {
+fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
 }
 
@@ -169,17 +257,15 @@ fn text(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_configuration_is_good_for_both_kinds_of_light() {
+    #[tokio::test]
+    async fn the_configuration_is_good_wherever_its_files_are() {
         let folder = tempfile::tempdir().unwrap();
-        let recording = folder.path().join("a \"day\".csv");
-        std::fs::write(&recording, "0,1\n").unwrap();
-        let mut light = Light::of_a_day();
-        let day = config("nightlight-demo-1", 1883, &light, folder.path()).unwrap();
-        assert_eq!(day.topics.history, "nightlight-demo-1/telemetry/history");
-        assert!(day.warnings.is_empty(), "{:?}", day.warnings);
-        light.recording = Some(recording.clone());
-        let played = config("nightlight-demo-1", 1883, &light, folder.path()).unwrap();
-        assert_eq!(played.sensor.path, recording);
+        let folder = folder.path().join("a \"day\"");
+        fs::create_dir(&folder).unwrap();
+        let (agent, config) = Agent::prepare("nightlight-demo-1", 1883, 8080, &folder).unwrap();
+        assert_eq!(config.topics.history, "nightlight-demo-1/telemetry/history");
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        assert_eq!(config.sensor.path, folder.join(LIGHT));
+        assert!(!agent.has_power() && !agent.has_ended());
     }
 }

@@ -5,11 +5,12 @@
 //! a service is left alone. Called by `demo::run`; blocks, so before there is a runtime.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::free_port;
 use crate::config::Scheme;
 use crate::config::url::BrokerUrl;
 
@@ -191,13 +192,6 @@ fn install(say: impl Fn(&str)) -> Result<PathBuf, String> {
 fn is_on_path(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-}
-
-fn free_port() -> Result<u16, String> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(|error| format!("there is no free port on this machine: {error}"))
 }
 
 fn last_line(log: &Path) -> String {

@@ -71,6 +71,36 @@ impl Light {
     }
 }
 
+/// Plays the light into the file that the agent's sensor reads.
+#[derive(Debug)]
+pub(super) struct Player {
+    recording: Option<Recording>,
+    speed: f64,
+}
+
+impl Player {
+    /// Reads the recording, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read, in words.
+    pub(super) fn new(light: &Light) -> Result<Self, String> {
+        let recording = light.recording.as_deref().map(Recording::read);
+        Ok(Self {
+            recording: recording.transpose().map_err(|error| error.to_string())?,
+            speed: light.speed,
+        })
+    }
+
+    /// The light `seconds` after the beginning.
+    pub(super) fn at(&self, seconds: f64) -> f64 {
+        let played = seconds * self.speed;
+        match &self.recording {
+            Some(recording) => recording.light_at(played),
+            None => simulated::light(simulated::SEED, played / simulated::DAY.as_secs_f64()),
+        }
+    }
+}
+
 /// A stretch of a recording. Positions are in seconds of the recording and may lie before its
 /// beginning: there, and behind its end, the light stands still.
 #[derive(Debug, Clone, PartialEq)]

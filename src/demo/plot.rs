@@ -53,6 +53,7 @@ pub(super) fn plot(moments: &[Moment]) -> String {
             "remote" => 'S',
             "fallback" => 'P',
             "start" => '.',
+            "off" => ' ',
             _ => '!',
         }
     }));

@@ -43,6 +43,8 @@ pub(super) enum Tells {
     Led { led_on: bool, by: String },
     /// An outage is over.
     Outage(OutageReport),
+    /// A run began; the run before it, and its highest number known on the disk.
+    Started { previous: Option<(Uuid, u64)> },
     /// Another event.
     Other,
 }
@@ -62,6 +64,8 @@ pub(super) fn read(lane: Lane, record: &Value) -> Option<(Uuid, bool, Received)>
         event: Option<String>,
         #[serde(default)]
         by: String,
+        previous_run: Option<Uuid>,
+        previous_seq: Option<u64>,
     }
     let wire = Wire::deserialize(record).ok()?;
     let tells = match (wire.event.as_deref(), wire.light, wire.led_on) {
@@ -72,6 +76,9 @@ pub(super) fn read(lane: Lane, record: &Value) -> Option<(Uuid, bool, Received)>
         },
         // An LED whose state nobody knows is of no account.
         (None, Some(_), None) => Tells::Other,
+        (Some("started"), ..) => Tells::Started {
+            previous: wire.previous_run.zip(wire.previous_seq),
+        },
         (Some("outage"), ..) => Tells::Outage(OutageReport::deserialize(record).ok()?),
         (Some(_), ..) => Tells::Other,
         (None, ..) => return None,

@@ -6,7 +6,9 @@
 use std::io::{IsTerminal, Write};
 
 /// Places of the small bar, and the light that fills it.
-const BAR: usize = 10;
+const BAR: usize = 8;
+/// Columns of a terminal.
+const WIDTH: usize = 80;
 const BRIGHT: f64 = 700.0;
 
 /// Colours, as a terminal wants them.
@@ -59,7 +61,7 @@ impl Screen {
     /// A line of text, or several.
     pub(super) fn say(&self, text: &str) {
         // A reader who has gone away does not change what the account comes to.
-        let _ = writeln!(std::io::stdout(), "{text}");
+        let _ = writeln!(std::io::stdout(), "{}", wrapped(text));
     }
 
     /// The beginning of a part of the story, and what it is about.
@@ -82,7 +84,7 @@ impl Screen {
             .light
             .map_or_else(|| "   -".to_owned(), |light| format!("{light:4.0}"));
         self.say(&format!(
-            "{:3.0} s  light {light} {}  LED {led} by {:<9}  link {link}  backlog {:3}  received {:3}",
+            "{:3.0} s  light {light} {}  LED {led} by {:<9}  link {link}  kept {:3}  got {:3}",
             moment.at,
             self.ink(Ink::Grey, &bar(moment.light)),
             who(&moment.by),
@@ -113,8 +115,48 @@ pub(super) fn who(by: &str) -> &str {
         "remote" => "server",
         "fallback" => "Pi itself",
         "start" => "nobody",
+        "off" => "no power",
         other => other,
     }
+}
+
+/// The text with lines of at most 80 columns, broken between words; what hangs over an indented line is indented more.
+fn wrapped(text: &str) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let indent: String = line.chars().take_while(|sign| *sign == ' ').collect();
+        let more = if indent.is_empty() { "" } else { "   " };
+        let mut rest = line.to_owned();
+        while columns(&rest) > WIDTH {
+            let fits = rest
+                .char_indices()
+                .filter(|(at, sign)| *sign == ' ' && *at > indent.len() + 2)
+                .take_while(|(at, _)| columns(rest.get(..*at).unwrap_or_default()) <= WIDTH);
+            // A word that is longer than a line stays whole.
+            let Some((at, _)) = fits.last() else { break };
+            let behind = rest.split_off(at);
+            lines.push(std::mem::replace(
+                &mut rest,
+                format!("{indent}{more}{}", behind.trim_start()),
+            ));
+        }
+        lines.push(rest);
+    }
+    lines.join("\n")
+}
+
+/// How wide it is on a terminal, which does not show colours as columns.
+fn columns(text: &str) -> usize {
+    let mut columns = 0;
+    let mut is_colour = false;
+    for sign in text.chars() {
+        match sign {
+            '\u{1b}' => is_colour = true,
+            'm' if is_colour => is_colour = false,
+            _ => columns += usize::from(!is_colour),
+        }
+    }
+    columns
 }
 
 fn bar(light: Option<f64>) -> String {
@@ -127,7 +169,7 @@ fn bar(light: Option<f64>) -> String {
 }
 
 /// What is said first.
-pub(super) fn greeting(broker: &str, light: &str) -> String {
+pub(super) fn greeting(broker: &str, page: &str, light: &str) -> String {
     format!(
         "This is nightlight: a light sensor, an LED, and a server that decides over MQTT.\n\
          When the server cannot be reached, the Pi decides by itself, and whatever it\n\
@@ -135,6 +177,9 @@ pub(super) fn greeting(broker: &str, light: &str) -> String {
          \n\
          broker   {broker}\n\
          light    {light}\n\
+         page     {page}\n\
+         kept     records on the Pi that the server does not have yet\n\
+         got      records that the server has\n\
          stop     Ctrl-C"
     )
 }
@@ -148,8 +193,23 @@ mod tests {
         for light in [-5.0, 0.0, 1.0, 243.0, 699.0, 700.0, 1e9, f64::NAN] {
             assert_eq!(bar(Some(light)).chars().count(), BAR, "{light}");
         }
-        assert_eq!(bar(Some(350.0)).trim(), "█████");
+        assert_eq!(bar(Some(350.0)).trim(), "████");
         assert_eq!(bar(None).trim(), "");
+    }
+
+    #[test]
+    fn a_long_line_is_broken_between_words() {
+        let long = format!("       -> {}", "twelve chars ".repeat(20));
+        for line in wrapped(&long).lines() {
+            assert!(
+                line.chars().count() <= WIDTH && line.starts_with("       "),
+                "{line:?}"
+            );
+        }
+        assert_eq!(wrapped("a\n\n  b"), "a\n\n  b");
+        let word = "x".repeat(100);
+        assert_eq!(wrapped(&word), word);
+        assert_eq!(columns("\u{1b}[33m●\u{1b}[0m on"), 4);
     }
 
     #[test]

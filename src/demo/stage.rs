@@ -3,15 +3,18 @@
 //! Takes what the server hears into the account, watches the agent, says a line each second, and waits
 //! for what a part of the story waits for. It knows no part. Used by `story`.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::account::Account;
+use super::account::{Account, Claim};
 use super::agent::Agent;
 use super::cable::Cable;
+use super::light::Player;
 use super::screen::{Moment, Screen};
 use super::server::Heard;
 use crate::logic::View;
@@ -24,6 +27,8 @@ pub(super) const QUIET_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often a moment is kept for the picture.
 const MOMENT_EVERY: Duration = Duration::from_millis(250);
+/// How often the sensor sees another light.
+const LIGHT_EVERY: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// The story under way.
@@ -32,14 +37,18 @@ pub(super) struct Story<'a> {
     pub(super) screen: &'a Screen,
     pub(super) agent: Agent,
     pub(super) cable: &'a Cable,
+    pub(super) player: Player,
     pub(super) heard: mpsc::UnboundedReceiver<Heard>,
     pub(super) account: Account,
     pub(super) began: Instant,
+    light_at: Instant,
     pub(super) line_at: Instant,
     pub(super) moment_at: Instant,
     pub(super) moments: Vec<Moment>,
-    /// The newest record when the link was first seen down with the cable out, and when it was last.
-    pub(super) off_line: Option<(u64, u64)>,
+    /// Of each run the newest record when the link was first seen down with the cable out, and when it was last.
+    off_line: BTreeMap<Uuid, (u64, u64)>,
+    /// What the runs before this one claim.
+    pub(super) cut: Vec<Claim>,
 }
 
 impl<'a> Story<'a> {
@@ -48,6 +57,7 @@ impl<'a> Story<'a> {
         screen: &'a Screen,
         agent: Agent,
         cable: &'a Cable,
+        player: Player,
         heard: mpsc::UnboundedReceiver<Heard>,
     ) -> Self {
         let began = Instant::now();
@@ -55,13 +65,16 @@ impl<'a> Story<'a> {
             screen,
             agent,
             cable,
+            player,
             heard,
             account: Account::default(),
             began,
+            light_at: began,
             line_at: began,
             moment_at: began,
             moments: Vec::new(),
-            off_line: None,
+            off_line: BTreeMap::new(),
+            cut: Vec::new(),
         }
     }
 
@@ -123,7 +136,7 @@ impl<'a> Story<'a> {
             while let Ok(heard) = self.heard.try_recv() {
                 self.hear(heard)?;
             }
-            self.look();
+            self.look()?;
             if done(self) {
                 return Ok(true);
             }
@@ -155,23 +168,34 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// Looks at the agent, and says a line when it is time.
-    fn look(&mut self) {
-        let Some(view) = self.view() else {
-            return;
-        };
-        if !view.link_up && !self.cable.is_in() {
-            let first = self.off_line.map_or(view.last_seq, |(first, _)| first);
-            self.off_line = Some((first, view.last_seq));
-        }
+    /// Plays the light, looks at the agent, and says a line when it is time.
+    fn look(&mut self) -> Result<(), String> {
         let now = Instant::now();
+        let at = self.began.elapsed().as_secs_f64();
+        if now >= self.light_at {
+            self.light_at = now + LIGHT_EVERY;
+            self.agent.set_light(self.player.at(at))?;
+        }
+        self.agent.look_after();
+        let Some(view) = self.view() else {
+            return Ok(());
+        };
+        let has_power = self.agent.has_power();
+        if has_power && !view.link_up && !self.cable.is_in() {
+            let seen = self.off_line.entry(view.run);
+            seen.or_insert((view.last_seq, view.last_seq)).1 = view.last_seq;
+        }
         let moment = || Moment {
-            at: self.began.elapsed().as_secs_f64(),
-            light: view.light,
-            led_on: view.led_on == Some(true),
-            by: view.by.clone(),
+            at,
+            light: Some(self.player.at(at)),
+            led_on: has_power && view.led_on == Some(true),
+            by: if has_power {
+                view.by.clone()
+            } else {
+                "off".to_owned()
+            },
             cable_in: self.cable.is_in(),
-            link_up: view.link_up,
+            link_up: has_power && view.link_up,
             backlog: view.backlog,
             received: self.account.received(),
         };
@@ -187,12 +211,13 @@ impl<'a> Story<'a> {
             self.line_at = (self.line_at + LINE_EVERY).max(now + LINE_EVERY / 2);
             self.screen.line(&moment());
         }
+        Ok(())
     }
 
-    /// Records that were certainly made off line: after the link was seen down, and before it was
+    /// Records of the run that were certainly made off line: after the link was seen down, and before it was
     /// last seen so.
-    pub(super) fn off_line(&self) -> Option<RangeInclusive<u64>> {
-        let (first, last) = self.off_line?;
+    pub(super) fn off_line(&self, run: Uuid) -> Option<RangeInclusive<u64>> {
+        let (first, last) = *self.off_line.get(&run)?;
         (first < last).then(|| first + 1..=last)
     }
 

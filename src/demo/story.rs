@@ -1,22 +1,29 @@
-//! The story: on line, cable pulled, the light changes, cable back, replay, the end.
+//! The story: on line, cable pulled, the light changes, power cut, cable back, replay, the end.
 //!
 //! Decides when each part begins, by what has happened and not by the clock alone, so that it comes
 //! out the same on a slow machine. Says what it does; `verdict` judges it. Called by `demo::run`.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::account::{Account, Claim};
 use super::screen::Moment;
 use super::stage::{QUIET, QUIET_WITHIN, Story};
 use super::{CROSSES_AT, LEASE, ON_BELOW};
+use crate::logic::View;
 
 /// The cable is pulled so long after the beginning, if all is well by then.
 const PULLED_AT: Duration = Duration::from_secs(10);
 /// It stays out for at least so long, and at least so long after the LED has changed.
 const OUT: Duration = Duration::from_secs(24);
-const SHOWN: Duration = Duration::from_secs(6);
+const SHOWN: Duration = Duration::from_secs(4);
+/// The power is away for so long, and what it left is shown for so long.
+const DARK: Duration = Duration::from_secs(2);
+const BACK: Duration = Duration::from_secs(4);
+/// How much longer than its lease the server's last command is believed to hold.
+const LEASE_SLACK: Duration = Duration::from_secs(1);
 /// At the end the server decides again for so long.
 const EPILOGUE: Duration = Duration::from_secs(5);
 /// Limits for what must happen; generous, since a slow machine is no fault.
@@ -25,13 +32,20 @@ const CHANGE_WITHIN: Duration = Duration::from_secs(40);
 const REPLAY_WITHIN: Duration = Duration::from_secs(120);
 const END_WITHIN: Duration = Duration::from_secs(15);
 
+/// When the cable was pulled.
+#[derive(Debug, Clone, Copy)]
+struct Pulled {
+    at: Instant,
+    wall_ms: i64,
+}
+
 /// The story, told to its end.
 #[derive(Debug)]
 pub(super) struct Told {
     /// What the server received.
     pub(super) account: Account,
-    /// What the agent says.
-    pub(super) claim: Claim,
+    /// What the agent says, of each of its runs.
+    pub(super) claims: Vec<Claim>,
     /// The minute.
     pub(super) moments: Vec<Moment>,
 }
@@ -43,7 +57,8 @@ impl Story<'_> {
     /// What kept it from being told to its end, in words.
     pub(super) async fn tell(mut self, becomes: Option<bool>) -> Result<Told, String> {
         self.on_line().await?;
-        self.pulled(becomes).await?;
+        let pulled = self.pulled(becomes).await?;
+        self.power_cut(pulled).await?;
         self.mended().await?;
         self.end().await
     }
@@ -64,18 +79,21 @@ impl Story<'_> {
         self.quiet().await
     }
 
-    async fn pulled(&mut self, becomes: Option<bool>) -> Result<(), String> {
+    async fn pulled(&mut self, becomes: Option<bool>) -> Result<Pulled, String> {
         let lease = LEASE.as_secs();
         self.screen.head(
             "2. The cable is pulled",
             &format!(
-                "Nobody tells the Pi. It hears nothing more from the server, and after {lease} s it decides\n\
+                "Nobody tells the Pi. It hears nothing more from the server, and after {lease} s it decides \
                  by itself. What it measures is kept on the disk: that is the backlog."
             ),
         );
         let led_was = self.led_on();
         self.cable.pull();
-        let pulled = Instant::now();
+        let pulled = Pulled {
+            at: Instant::now(),
+            wall_ms: Timestamp::now().as_millisecond(),
+        };
         self.must(
             LINK_WITHIN,
             "the agent does not notice that its cable is out",
@@ -114,14 +132,48 @@ impl Story<'_> {
                 "This recording does not cross the threshold, so the LED stays as it is.",
             );
         }
-        let rest = OUT.saturating_sub(pulled.elapsed());
-        self.stay(rest).await
+        Ok(pulled)
+    }
+
+    /// The process is killed where it stands, as a power cut does it, and started again.
+    async fn power_cut(&mut self, pulled: Pulled) -> Result<(), String> {
+        self.screen.head(
+            "4. The power is cut, too",
+            "The program is killed between two instructions (SIGKILL), and the LED goes dark. Whatever is older than a second is on the disk.",
+        );
+        let before = self.view().ok_or("the agent never showed itself")?;
+        self.agent.cut_power()?;
+        let alone = pulled.wall_ms + (LEASE + LEASE_SLACK).as_millis() as i64;
+        self.cut.push(Claim {
+            run: before.run,
+            last: before.last_seq,
+            off_line: self.off_line(before.run),
+            alone_ms: Some(alone..=Timestamp::now().as_millisecond()),
+            is_cut: true,
+        });
+        self.until_ended(DARK, |_| false).await?;
+        self.agent.start()?;
+        self.must(LINK_WITHIN, "the agent does not come back", |story| {
+            let is_next = |view: View| view.run != before.run && view.backlog > 0;
+            story.view().is_some_and(is_next) && story.is_decided_by("fallback")
+        })
+        .await?;
+        let led = if self.led_on() == Some(true) {
+            "ON"
+        } else {
+            "OFF"
+        };
+        self.screen.say(&format!(
+            "       -> power is back: the LED is {led}, by the Pi's own decision, and what it kept is still there"
+        ));
+        self.stay(BACK.max(OUT.saturating_sub(pulled.at.elapsed())))
+            .await
     }
 
     async fn mended(&mut self) -> Result<(), String> {
         self.screen.head(
-            "4. The cable is back",
-            "The Pi tries again now and then (so that a whole house does not do so at once). Live readings\n\
+            "5. The cable is back",
+            "The Pi tries again now and then (so that a whole house does not do so at once). Live readings \
              go first; then the backlog follows on a topic of its own, oldest first.",
         );
         self.cable.mend();
@@ -145,7 +197,7 @@ impl Story<'_> {
         })
         .await?;
         self.screen.head(
-            "5. All of it has arrived",
+            "6. All of it has arrived",
             "The server decides again. Now the Pi is stopped, and the books are closed.",
         );
         self.stay(EPILOGUE).await
@@ -169,12 +221,18 @@ impl Story<'_> {
         let all_here = |story: &Self| story.account.is_complete(view.run, view.last_seq);
         self.until_ended(QUIET_WITHIN, all_here).await?;
         self.until_ended(QUIET * 2, |_| false).await?;
+        // It may have made records after its last picture: those that came are its own word, too.
+        let last = view.last_seq.max(self.account.highest(view.run));
+        let mut claims = std::mem::take(&mut self.cut);
+        claims.push(Claim {
+            run: view.run,
+            last,
+            off_line: self.off_line(view.run),
+            alone_ms: None,
+            is_cut: false,
+        });
         Ok(Told {
-            claim: Claim {
-                run: view.run,
-                last: view.last_seq,
-                off_line: self.off_line(),
-            },
+            claims,
             account: self.account,
             moments: self.moments,
         })

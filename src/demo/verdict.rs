@@ -26,6 +26,11 @@ impl Verdict {
             format!("missing               {:5}", self.missing.len()),
             format!("twice                 {:5}", self.twice.len()),
         ];
+        if let Some(cut_off) = self.cut_off {
+            lines.push(format!(
+                "lost to the power cut {cut_off:5}   (younger than a second: the one exception)"
+            ));
+        }
         let order = self
             .faults
             .iter()

@@ -28,11 +28,21 @@ fn the_demonstration_comes_out_right() {
         "1. On line: the server decides",
         "2. The cable is pulled",
         "the LED is ON, by the Pi's own decision",
-        "4. The cable is back",
+        "4. The power is cut, too",
+        "-> power is back: the LED is ON",
+        "5. The cable is back",
         "switched on by the Pi itself",
     ] {
         assert!(text.contains(line), "no \"{line}\" in:\n{text}");
     }
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+        assert!(
+            !line.contains(" INFO ") && !line.contains(" WARN "),
+            "{line}"
+        );
+    }
+    assert!(number(&text, "lost to the power cut") <= 10, "{text}");
     let replayed: u32 = number(&text, "received by replay");
     assert!(replayed > 50, "{text}");
     let all = number(&text, "received live") + replayed;
