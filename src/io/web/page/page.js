@@ -236,7 +236,7 @@ function draw() {
   g.strokeStyle = ink('line'); g.strokeRect(left + .5, bt + .5, right - left - 1, bk - 1);
   // Time
   g.fillStyle = ink('soft'); g.textBaseline = 'top';
-  const fit = Math.floor((right - left) / (fs * 7)), marks = {300: [5, 1], 3600: [6, 3, 2], 86400: [8, 6, 4, 2], 604800: [7, 1]}[range].find(m => m <= fit) || 1;
+  const fit = Math.floor((right - left) / (fs * 7)), marks = {60: [6, 3, 2], 300: [5, 1], 3600: [6, 3, 2], 86400: [8, 6, 4, 2], 604800: [7, 1]}[range].find(m => m <= fit) || 1;
   for (let m = 0; m <= marks; m++) {
     const at = from + range * m / marks; g.textAlign = m === 0 ? 'left' : m === marks ? 'right' : 'center';
     const ago = until - at; g.fillText(m === marks ? 'now' : '-' + span(ago).replace(/ 0 (min|h)$/, ''), x(at), bb + 6);
