@@ -98,14 +98,22 @@ pub struct Run {
     /// Where the page, the API and the metrics are, such as 127.0.0.1:8081; the same as web.listen
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Divide the records with other servers of this name and one PostgreSQL; the same as broker.shared
+    #[arg(long, value_name = "NAME")]
+    pub shared: Option<String>,
 }
 
 impl Run {
     /// What is set here, as variables of the environment: they win over the file.
     pub fn variables(&self) -> Vec<(String, String)> {
-        let listen = self.listen.clone();
-        let listen = listen.map(|listen| ("NIGHTLIGHT_SERVER_WEB__LISTEN".to_owned(), listen));
-        listen.into_iter().collect()
+        let given = [
+            ("NIGHTLIGHT_SERVER_WEB__LISTEN", &self.listen),
+            ("NIGHTLIGHT_SERVER_BROKER__SHARED", &self.shared),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+            .collect()
     }
 }
 

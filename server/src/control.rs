@@ -83,8 +83,9 @@ impl Control {
         self.since.map(|since| since + DECIDE_WITHIN)
     }
 
-    /// Decides about the newest readings.
-    pub fn decide(&mut self, now: Now) -> Vec<Decided> {
+    /// Decides about the newest readings; commands are for those devices that this server `may` decide about, by
+    /// the name of the group, or of the device where it has none.
+    pub fn decide(&mut self, now: Now, may: impl Fn(&str) -> bool) -> Vec<Decided> {
         self.since = None;
         let decided: Vec<(String, Decision)> = std::mem::take(&mut self.readings)
             .into_iter()
@@ -93,16 +94,31 @@ impl Control {
                 (device, decision)
             })
             .collect();
-        self.commands(decided, now)
+        self.commands(decided, now, may)
+    }
+
+    /// The name by which it is settled who decides about a device.
+    pub fn subject_of<'a>(&'a self, device: &'a str) -> &'a str {
+        self.decider.group_of(device).unwrap_or(device)
     }
 
     /// These are switched by hand from now on, and no others.
-    pub fn switch(&mut self, switches: Switches, now: Now) -> Vec<Decided> {
+    pub fn switch(
+        &mut self,
+        switches: Switches,
+        now: Now,
+        may: impl Fn(&str) -> bool,
+    ) -> Vec<Decided> {
         let decided = self.decider.switch(switches, moment(now));
-        self.commands(decided, now)
+        self.commands(decided, now, may)
     }
 
-    fn commands(&mut self, decided: Vec<(String, Decision)>, now: Now) -> Vec<Decided> {
+    fn commands(
+        &mut self,
+        decided: Vec<(String, Decision)>,
+        now: Now,
+        may: impl Fn(&str) -> bool,
+    ) -> Vec<Decided> {
         // Devices take an earlier time for an earlier command.
         self.issued_ms = self.issued_ms.max(now.wall_ms);
         let issued_at = rfc3339(self.issued_ms);
@@ -119,6 +135,7 @@ impl Control {
         };
         decided
             .into_iter()
+            .filter(|(device, _)| may(self.subject_of(device)))
             .map(|(device, decision)| Decided {
                 device,
                 led_on: decision.led_on,

@@ -188,7 +188,8 @@ impl Decider {
         Decision { led_on, lease }
     }
 
-    fn group_of(&self, device: &str) -> Option<&str> {
+    /// The group that a device is in.
+    pub fn group_of(&self, device: &str) -> Option<&str> {
         let group = self.groups.get(*self.member_of.get(device)?)?;
         Some(group.group.name.as_str())
     }

@@ -9,7 +9,7 @@ use nightlight_common::mqtt::visit::{Ask, Closed, Trip, visit};
 
 use crate::cli::Exit;
 use crate::config::{Config, ConfigError};
-use crate::store::Fault;
+use crate::store::{Conn, Fault};
 use crate::topics::{Devices, Pattern};
 
 /// All that is asked of the broker has so long.
@@ -159,10 +159,13 @@ async fn broker(report: &mut Report, config: &Config) {
 
 async fn database(report: &mut Report, config: &Config) {
     match config.database.look().await {
-        Ok(conn) => {
-            conn.close().await;
+        Ok(mut conn) => {
             let what = format!("database {}, tables up to date", config.database.address);
             report.say("good", &what);
+            if let Some(warning) = durability(&mut conn).await {
+                report.say("warn", &warning);
+            }
+            conn.close().await;
         }
         Err(fault) => {
             match fault {
@@ -172,4 +175,21 @@ async fn database(report: &mut Report, config: &Config) {
             report.say("fail", &format!("database: {}", fault.words()));
         }
     }
+}
+
+/// What keeps a commit from surviving a crash of the database's machine, where it tells.
+async fn durability(conn: &mut Conn) -> Option<String> {
+    if let Conn::Sqlite(_) = conn {
+        // Set for each connection by the server itself.
+        return None;
+    }
+    for setting in ["fsync", "full_page_writes"] {
+        let rows = conn.rows(&format!("show {setting}"), &[]).await.ok()?;
+        if rows.first()?.text(0).ok()?.as_deref() == Some("off") {
+            return Some(format!(
+                "database: {setting} is off, so a crash of its machine may undo what was acked, and devices have deleted it by then: turn it on"
+            ));
+        }
+    }
+    None
 }

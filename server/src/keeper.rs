@@ -21,17 +21,17 @@ use crate::account::Report;
 use crate::room;
 use crate::stats::Stats;
 use crate::store::ingest::{Batch, FromDevice, ingest};
-use crate::store::{Address, Conn, Database, Fault, read};
-use crate::wire::Payload;
+use crate::store::{Address, Conn, Database, Fault, Value, read};
+use crate::wire::{MOST_BYTES, Payload};
 use nightlight_logic::intervals::Intervals;
 
 /// One transaction has so many records at most, and a message more.
 const BATCH_RECORDS: usize = 4_000;
 /// Counts that nobody waits for are written with something else, or after this time.
 const COUNTS_WITHIN: Duration = Duration::from_secs(10);
-/// Waits between tries to open the database again.
-const REOPEN_FIRST: Duration = Duration::from_secs(1);
-const REOPEN_LONGEST: Duration = Duration::from_secs(30);
+/// Waits between tries to open the database again: devices wait for it.
+const REOPEN_FIRST: Duration = Duration::from_millis(500);
+const REOPEN_LONGEST: Duration = Duration::from_secs(5);
 /// Good for so long, and the waits begin anew.
 const GOOD: Duration = Duration::from_secs(60);
 
@@ -377,6 +377,7 @@ impl Work {
             room::above_floor(path).map_err(Fault::Other)?;
         }
         let mut conn = self.database.open().await?;
+        let large: String = (0..MOST_BYTES).map(|_| fastrand::alphanumeric()).collect();
         let write = async {
             conn.begin().await?;
             conn.execute(
@@ -384,7 +385,19 @@ impl Work {
                 &["".into()],
             )
             .await?;
-            conn.commit().await?;
+            // A disk that is full takes what fits into its pages, and no more.
+            let values = [
+                Value::Run(Some(Uuid::nil())),
+                Value::Time(Some(0)),
+                Value::Text(Some(&large)),
+            ];
+            conn.execute(
+                "insert into records (device, run, seq, kind, received_at, payload) \
+                 values ('', $1, 0, 'probe', $2, $3)",
+                &values,
+            )
+            .await?;
+            conn.rollback().await?;
             Ok(())
         };
         self.database.within(write).await?;

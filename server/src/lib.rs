@@ -12,7 +12,9 @@
 //! devices then keep their records and decide by themselves.
 //!
 //! Reading order: `wire` and `topics` (pure), `store` with `ingest` (the transaction) and `account`,
-//! `rules` and `decision` (pure), `control`, `switchboard` (what is switched by hand), `keeper` (the task that writes), `session`, `shell` (the loop) with `outbox` and
+//! `rules` and `decision` (pure), `control`, `switchboard` (what is switched by hand), `leases` (who
+//! of several servers decides), `keeper` (the task that writes), `session`, `watch` (a second
+//! one, of several servers), `shell` (the loop) with `outbox` and
 //! `printer`; `keep` deletes what is old; `web` with `fleet`
 //! and `stats` is the page, the API and the metrics; `books` is what a person asks at the command line.
 
@@ -27,16 +29,19 @@ mod fleet;
 mod import;
 mod keep;
 mod keeper;
+mod leases;
 mod outbox;
 mod printer;
 mod room;
 mod rules;
+mod service;
 mod session;
 mod shell;
 mod stats;
 mod store;
 mod switchboard;
 mod topics;
+mod watch;
 mod web;
 mod wire;
 

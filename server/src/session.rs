@@ -28,10 +28,20 @@ const IN_FLIGHT: u16 = 500;
 pub struct Door {
     /// The broker.
     pub broker: Broker,
-    filters: Vec<String>,
-    status_topic: String,
+    plan: Plan,
     routes: Routes,
     avoid: Avoid,
+}
+
+/// What sessions are for.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What to subscribe to, with quality of service 1.
+    pub filters: Vec<String>,
+    /// Where `offline` is said when the session breaks.
+    pub status_topic: Option<String>,
+    /// The broker keeps nothing of it.
+    pub clean: bool,
 }
 
 /// What a session tells.
@@ -75,14 +85,13 @@ enum Stage {
 }
 
 impl Door {
-    /// With what to listen to, and where the server says whether it is there.
-    pub fn new(broker: Broker, filters: Vec<String>, status_topic: String) -> Self {
+    /// None is opened yet.
+    pub fn new(broker: Broker, plan: Plan) -> Self {
         Self {
             routes: Routes::new(&broker),
             avoid: Avoid::default(),
             broker,
-            filters,
-            status_topic,
+            plan,
         }
     }
 
@@ -92,17 +101,16 @@ impl Door {
     /// A file that is needed cannot be read, in words.
     pub fn open(&mut self) -> Result<Session, String> {
         let mut options = mqtt::options(&self.broker)?;
-        options.set_clean_session(self.avoid.starts_clean());
+        options.set_clean_session(self.plan.clean || self.avoid.starts_clean());
         options.set_manual_acks(true);
         options.set_inflight(IN_FLIGHT);
         options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
-        options.set_last_will(LastWill::new(
-            self.status_topic.clone(),
-            "offline",
-            QoS::AtLeastOnce,
-            true,
-        ));
+        if let Some(topic) = &self.plan.status_topic {
+            let will = LastWill::new(topic.clone(), "offline", QoS::AtLeastOnce, true);
+            options.set_last_will(will);
+        }
         let (left_out, filters) = self
+            .plan
             .filters
             .iter()
             .cloned()

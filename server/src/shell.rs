@@ -4,13 +4,13 @@
 //! kept, and only then it is acked to the device and acknowledged to the broker, in that order, so
 //! that a server killed at any point is sent again what it had not told. `main` calls [`run`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rumqttc::Publish;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -24,14 +24,16 @@ use crate::control::{Control, Decided};
 use crate::decision::{Decider, Switches};
 use crate::keep;
 use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
+use crate::leases::{self, Leases};
 use crate::outbox::Outbox;
 use crate::printer::Printer;
-use crate::session::{Door, Heard, Session};
+use crate::service::Service;
+use crate::session::{Door, Heard, Plan, Session};
 use crate::stats::Stats;
 use crate::store::Fault;
 use crate::switchboard;
 use crate::topics::{Lane, Topics};
-use crate::{web, wire};
+use crate::{watch, web, wire};
 
 /// With more under way than this nothing more is read for now.
 const MOST_WAITING: usize = 2_000;
@@ -82,12 +84,41 @@ pub async fn run(
         .map(|keep| keep::start(config.database.clone(), keep, newest.cloned()));
     let switches = switchboard::start(config.database.clone());
     let page = web::start(&config, Arc::clone(&stats)).await;
-    let shell = Shell::new(config, keeper, words, switches, stats);
-    shell.run(stop, show).await;
+    let server = config.broker.client_id.clone();
+    let (leases, leasing) = leases::start(config.database.clone(), server);
+    let watched = config.shared.as_ref().map(|name| {
+        let (_, heard) = config.topics.shared_filters(&config.devices, name);
+        let plan = Plan {
+            filters: heard.to_vec(),
+            status_topic: None,
+            clean: true,
+        };
+        watch::start(config.broker.clone(), plan)
+    });
+    let inputs = Inputs {
+        words,
+        switches,
+        leases,
+        watched,
+    };
+    Shell::new(config, keeper, inputs, stats)
+        .run(stop, show)
+        .await;
     for task in [keep, page].into_iter().flatten() {
         task.abort();
     }
+    // Others take over at once, where the database answers.
+    let _ = tokio::time::timeout(END_TELL, leasing).await;
     Ok(())
+}
+
+/// What the shell hears besides its session.
+struct Inputs {
+    words: UnboundedReceiver<Word>,
+    switches: UnboundedReceiver<Switches>,
+    leases: UnboundedReceiver<Leases>,
+    /// What every one of several servers hears; none where there is one.
+    watched: Option<Receiver<Publish>>,
 }
 
 /// The running server.
@@ -99,9 +130,11 @@ struct Shell {
     clock: Clock,
     stats: Arc<Stats>,
     keeper: Keeper,
-    words: UnboundedReceiver<Word>,
-    switches: UnboundedReceiver<Switches>,
+    inputs: Inputs,
     control: Control,
+    leases: Leases,
+    /// What devices last said of themselves, where several servers hear it: written by whoever decides about them.
+    statuses: HashMap<String, bool>,
     printer: Printer,
     link: Link,
     database_is_good: bool,
@@ -136,13 +169,7 @@ enum Link {
 
 impl Shell {
     /// With a store that is open.
-    fn new(
-        settings: Config,
-        keeper: Keeper,
-        words: UnboundedReceiver<Word>,
-        switches: UnboundedReceiver<Switches>,
-        stats: Arc<Stats>,
-    ) -> Self {
+    fn new(settings: Config, keeper: Keeper, inputs: Inputs, stats: Arc<Stats>) -> Self {
         let now = Instant::now();
         let decider = Decider::new(
             settings.rules,
@@ -150,24 +177,33 @@ impl Shell {
             &settings.groups,
             settings.max_devices,
         );
-        let filters = settings.topics.filters(&settings.devices).to_vec();
-        let status_topic = settings.status_topic;
-        let parent = status_topic
-            .rsplit_once('/')
-            .map_or(status_topic.as_str(), |(parent, _)| parent);
+        let filters = match &settings.shared {
+            None => settings.topics.filters(&settings.devices).to_vec(),
+            Some(name) => {
+                let (records, _) = settings.topics.shared_filters(&settings.devices, name);
+                records.to_vec()
+            }
+        };
+        let plan = Plan {
+            filters,
+            status_topic: Some(settings.status_topic.clone()),
+            // Else a broker goes on giving a dead one its share of the records.
+            clean: settings.shared.is_some(),
+        };
         let printer = Printer::new(keeper.reports.clone());
         Self {
-            account_topic: format!("{parent}/account"),
+            account_topic: settings.account_topic,
             changed: printer.devices(),
             printer,
             topics: settings.topics,
-            door: Door::new(settings.broker, filters, status_topic.clone()),
-            status_topic,
+            door: Door::new(settings.broker, plan),
+            status_topic: settings.status_topic,
             clock: Clock::new(),
             stats,
             keeper,
-            words,
-            switches,
+            inputs,
+            leases: Leases::default(),
+            statuses: HashMap::new(),
             control: Control::new(decider, settings.expiry),
             link: Link::Down { retry_at: now },
             database_is_good: true,
@@ -192,7 +228,9 @@ impl Shell {
         mut show: tokio::sync::mpsc::Receiver<()>,
     ) {
         let mut stop = std::pin::pin!(stop);
+        let mut service = Service::ready();
         loop {
+            service.beat_if_due(Instant::now());
             self.connect_if_due();
             self.decide_if_due();
             self.ask_accounts_if_due();
@@ -203,12 +241,15 @@ impl Shell {
                 biased;
                 () = &mut stop => break,
                 Some(()) = show.recv() => self.printer.print_all(),
-                Some(word) = self.words.recv() => self.hear_keeper(word),
-                Some(switches) = self.switches.recv() => self.switch(switches),
+                Some(word) = self.inputs.words.recv() => self.hear_keeper(word),
+                Some(leases) = self.inputs.leases.recv() => self.take_leases(leases),
+                Some(switches) = self.inputs.switches.recv() => self.switch(switches),
+                Some(publish) = watched(&mut self.inputs.watched), if self.has_room() => self.watch(&publish),
                 heard = next(&mut self.link), if self.has_room() => self.hear_broker(heard),
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
+        service.stopping();
         self.end().await;
     }
 
@@ -256,11 +297,7 @@ impl Shell {
         };
         let device = device.to_owned();
         let word = match lane {
-            Lane::Status => match publish.payload.as_ref() {
-                b"online" => Some(Told::Online(true)),
-                b"offline" => Some(Told::Online(false)),
-                _ => None,
-            },
+            Lane::Status => status(&publish.payload),
             Lane::State => self.state(&device, &publish.payload),
             lane => Some(Told::Records(self.records(&device, lane, publish))),
         };
@@ -321,6 +358,18 @@ impl Shell {
     }
 
     fn records(&mut self, device: &str, lane: Lane, publish: &Publish) -> wire::Payload {
+        let payload = match self.inputs.watched {
+            None => self.decide_by(device, lane, publish),
+            // Decided about by what every server hears.
+            Some(_) => wire::read(&publish.payload, lane, None),
+        };
+        let records = u64::try_from(payload.records.len()).unwrap_or(u64::MAX);
+        self.stats.records.fetch_add(records, Relaxed);
+        payload
+    }
+
+    /// Takes note of what a live message says about light and sensor.
+    fn decide_by(&mut self, device: &str, lane: Lane, publish: &Publish) -> wire::Payload {
         let now = self.clock.now();
         let payload = wire::read(&publish.payload, lane, now.synced.then_some(now.wall_ms));
         if let Some(works) = payload.sensor_ok {
@@ -331,8 +380,6 @@ impl Shell {
             self.printer.light(device, reading.light);
             self.control.reading(device, reading);
         }
-        let records = u64::try_from(payload.records.len()).unwrap_or(u64::MAX);
-        self.stats.records.fetch_add(records, Relaxed);
         payload
     }
 
@@ -350,6 +397,11 @@ impl Shell {
             Word::Mended => {
                 info!("the database is good again");
                 self.database_is_good = true;
+                // It was left for the database's sake, not for the broker's.
+                self.attempts = 0;
+                if let Link::Down { retry_at } = &mut self.link {
+                    *retry_at = Instant::now();
+                }
             }
             Word::Reports(reports) => {
                 self.is_asking = false;
@@ -398,15 +450,61 @@ impl Shell {
             return;
         };
         if self.control.is_due(session.is_idle()) && !self.out.is_pressed() {
-            let decided = self.control.decide(self.clock.now());
+            let now = self.clock.now();
+            let leases = &self.leases;
+            let decided = self.control.decide(now, |name| leases.hold(name, now.boot));
             self.command(decided);
         }
     }
 
     /// What is switched by hand has changed.
     fn switch(&mut self, switches: Switches) {
-        let decided = self.control.switch(switches, self.clock.now());
+        let now = self.clock.now();
+        let leases = &self.leases;
+        let may = |name: &str| leases.hold(name, now.boot);
+        let decided = self.control.switch(switches, now, may);
         self.command(decided);
+    }
+
+    /// What this server decides about from now on.
+    fn take_leases(&mut self, leases: Leases) {
+        let before = std::mem::replace(&mut self.leases, leases);
+        // What was said while nobody had the lease.
+        let new: Vec<(String, bool)> = self
+            .statuses
+            .iter()
+            .filter(|(device, _)| self.leases.is_new(&before, self.control.subject_of(device)))
+            .map(|(device, online)| (device.clone(), *online))
+            .collect();
+        for (device, online) in new {
+            self.hand_over(device, 0, 0, Told::Online(online));
+        }
+    }
+
+    /// A message that every server hears: each knows what it says, and whoever decides about the device writes it.
+    fn watch(&mut self, publish: &Publish) {
+        let Some((lane, device)) = self.topics.read(&publish.topic) else {
+            return;
+        };
+        let device = device.to_owned();
+        let word = match lane {
+            Lane::Status => {
+                let word = status(&publish.payload);
+                if let Some(Told::Online(online)) = &word {
+                    self.statuses.insert(device.clone(), *online);
+                }
+                word
+            }
+            Lane::State => self.state(&device, &publish.payload),
+            lane => {
+                self.decide_by(&device, lane, publish);
+                None
+            }
+        };
+        let subject = self.control.subject_of(&device);
+        if let Some(word) = word.filter(|_| self.leases.hold(subject, self.clock.now().boot)) {
+            self.hand_over(device, 0, 0, word);
+        }
     }
 
     fn command(&mut self, decided: Vec<Decided>) {
@@ -552,7 +650,7 @@ impl Shell {
         while !done(self) && Instant::now() < until {
             tokio::select! {
                 biased;
-                Some(word) = self.words.recv() => self.hear_keeper(word),
+                Some(word) = self.inputs.words.recv() => self.hear_keeper(word),
                 heard = next(&mut self.link) => match heard {
                     Heard::Confirmed => self.out.confirmed(),
                     Heard::Down { why, refused } => self.link_down(&why, refused),
@@ -562,6 +660,23 @@ impl Shell {
             }
             self.flush();
         }
+    }
+}
+
+/// What a device says of itself.
+fn status(payload: &[u8]) -> Option<Told> {
+    match payload {
+        b"online" => Some(Told::Online(true)),
+        b"offline" => Some(Told::Online(false)),
+        _ => None,
+    }
+}
+
+/// What every server hears; never, where there is one.
+async fn watched(messages: &mut Option<Receiver<Publish>>) -> Option<Publish> {
+    match messages {
+        Some(messages) => messages.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -125,6 +125,17 @@ impl Topics {
         .map(|topic| topic.of(devices.filter()))
     }
 
+    /// What to subscribe to of what several servers share: records; and what each of them hears.
+    pub fn shared_filters(&self, devices: &Devices, name: &str) -> ([String; 3], [String; 4]) {
+        let of = |topic: &Pattern| topic.of(devices.filter());
+        let records = [&self.telemetry, &self.history, &self.events];
+        let heard = [&self.telemetry, &self.events, &self.status, &self.state];
+        (
+            records.map(|topic| format!("$share/{name}/{}", of(topic))),
+            heard.map(of),
+        )
+    }
+
     /// Whose topic it is, and for what.
     pub fn read<'a>(&self, topic: &'a str) -> Option<(Lane, &'a str)> {
         let lanes = [
@@ -178,6 +189,9 @@ mod tests {
         assert_eq!(rooted.read("pi/events"), None);
         assert_eq!(rooted.filters(&Devices::All)[0], "home/+/telemetry");
         assert_eq!(rooted.acks.of("pi"), "home/pi/acks");
+        let (records, heard) = rooted.shared_filters(&Devices::All, "lights");
+        assert_eq!(records[1], "$share/lights/home/+/telemetry/history");
+        assert_eq!(heard[3], "home/+/state");
     }
 
     #[test]

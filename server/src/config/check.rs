@@ -21,13 +21,32 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// The configuration, as good as the layers give it; it counts only if `layers` has no problem after.
 pub(super) fn check(layers: &mut Layers) -> Option<Config> {
-    let broker = broker(layers, &keys::BROKER, CLIENT_ID);
+    let shared = shared(layers);
+    let usual = match &shared {
+        None => CLIENT_ID.to_owned(),
+        Some(_) => format!("{CLIENT_ID}-{}", machine()),
+    };
+    let broker = broker(layers, &keys::BROKER, &usual);
+    if shared.is_some() && !is_device_id(&broker.client_id) {
+        layers.problem(
+            &keys::BROKER_CLIENT_ID,
+            "is part of a topic with broker.shared; leave slashes, \"+\" and \"#\" out",
+        );
+    }
     let database = database(layers);
     let devices = parsed(layers, &keys::DEVICES_ID, Devices::parse);
     let keep = layers.duration_or(&keys::DATABASE_KEEP, "forever", HOUR..=100_000 * DAY);
     let max_devices = layers.whole(&keys::DEVICES_MAX, 1..=10_000_000);
     let topics = topics(layers);
     let status_topic = status_topic(layers, topics.as_ref());
+    let is_file =
+        matches!(&database, Some(database) if matches!(database.address, Address::Sqlite(_)));
+    if shared.is_some() && is_file {
+        layers.problem(
+            &keys::BROKER_SHARED,
+            "needs a database that several servers can reach; set database.url to one of PostgreSQL",
+        );
+    }
     let web = web(layers);
     let rules = rules::rules(layers);
     let lease = layers.duration(&keys::CONTROL_LEASE, SECOND..=DAY);
@@ -44,20 +63,48 @@ pub(super) fn check(layers: &mut Layers) -> Option<Config> {
         );
     }
     Some(Config {
-        broker,
         database: database?,
         keep,
         web,
         devices: devices?,
         max_devices: usize::try_from(max_devices).unwrap_or(usize::MAX),
         topics: topics?,
-        status_topic,
+        account_topic: status_topic
+            .rsplit_once('/')
+            .map_or("account".to_owned(), |(parent, _)| {
+                format!("{parent}/account")
+            }),
+        // One that dies must not speak for those that live.
+        status_topic: match &shared {
+            None => status_topic,
+            Some(_) => format!("{status_topic}/{}", broker.client_id),
+        },
+        shared,
         rules: rules?,
         lease,
         expiry,
+        broker,
         groups,
         warnings: std::mem::take(&mut layers.warnings),
     })
+}
+
+/// The name of a shared subscription.
+fn shared(layers: &mut Layers) -> Option<String> {
+    let name = layers.text(&keys::BROKER_SHARED);
+    if !name.is_empty() && !is_device_id(&name) {
+        layers.problem(
+            &keys::BROKER_SHARED,
+            "is no name; leave slashes, \"+\" and \"#\" out",
+        );
+    }
+    (!name.is_empty()).then_some(name)
+}
+
+/// The name of this machine.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 fn database(layers: &mut Layers) -> Option<Database> {

@@ -39,6 +39,7 @@ keys! {
     BROKER_CERT_FILE = "broker.cert_file", Text("");
     BROKER_KEY_FILE = "broker.key_file", Text("");
     BROKER_KEEP_ALIVE = "broker.keep_alive", Text("30s");
+    BROKER_SHARED = "broker.shared", Text("");
 
     DATABASE_URL = "database.url", Text("sqlite:///var/lib/nightlight-server/nightlight.db");
     DATABASE_PASSWORD_FILE = "database.password_file", Text("");

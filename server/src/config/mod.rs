@@ -41,8 +41,12 @@ pub struct Config {
     pub max_devices: usize,
     /// The names of the topics.
     pub topics: Topics,
-    /// Where to say `online` and `offline`. Accounts are published beside it, on `account/{id}`.
+    /// Where to say `online` and `offline`.
     pub status_topic: String,
+    /// Accounts are published below it.
+    pub account_topic: String,
+    /// The shared subscription, where several servers divide the records.
+    pub shared: Option<String>,
     /// When LEDs are on.
     pub rules: Rules,
     /// How long a command holds, at least.
@@ -246,6 +250,15 @@ mod tests {
             (
                 "[web]\ntoken_file = \"/no/such/file\"\n",
                 "web.token_file: /no/such/file cannot be read",
+            ),
+            ("[broker]\nshared = \"a/b\"\n", "broker.shared: is no name"),
+            (
+                "[broker]\nshared = \"lights\"\n",
+                "broker.shared: needs a database that several servers can reach",
+            ),
+            (
+                "[broker]\nshared = \"lights\"\nclient_id = \"a/b\"\n",
+                "broker.client_id: is part of a topic",
             ),
             ("[devices]\nid = \"a/b\"\n", "x.toml: devices.id"),
             ("[control]\non_below = 400.0\n", "x.toml: control.on_below"),

@@ -243,6 +243,14 @@ impl From<Uuid> for Value<'_> {
     }
 }
 
+/// The database's own time in so many seconds, as an expression.
+pub fn in_seconds(conn: &Conn, seconds: u64) -> String {
+    match conn {
+        Conn::Sqlite(_) => format!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+{seconds} seconds')"),
+        Conn::Postgres(_) => format!("(clock_timestamp() + interval '{seconds} seconds')"),
+    }
+}
+
 fn sqlite<'q>(sql: &'q str, values: &[Value<'q>]) -> Query<'q, Sqlite, SqliteArguments<'q>> {
     let mut query = sqlx::query(sql);
     for value in values {

@@ -9,6 +9,7 @@ pub mod conn;
 pub mod fleet;
 pub mod forget;
 pub mod ingest;
+pub mod leases;
 pub mod read;
 pub mod switches;
 #[cfg(test)]
@@ -47,6 +48,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         "events",
         include_str!("../../migrations/sqlite/0003_events.sql"),
         include_str!("../../migrations/postgres/0003_events.sql"),
+    ),
+    (
+        4,
+        "deciders",
+        include_str!("../../migrations/sqlite/0004_deciders.sql"),
+        include_str!("../../migrations/postgres/0004_deciders.sql"),
     ),
 ];
 /// The other one writes for so long at most.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::account::Counts;
 use super::ingest::{Acks, Batch, ingest};
-use super::{Address, Conn, Database, Fault, forget, read};
+use super::{Address, Conn, Database, Fault, forget, leases, read};
 use crate::topics::Lane;
 use crate::wire;
 
@@ -497,6 +497,31 @@ fn what_is_deleted_is_neither_missing_nor_asked_for_again() {
 }
 
 #[test]
+fn a_part_is_leased_to_one_server_at_a_time() {
+    with_each(|place| {
+        block_on(async {
+            let mut conn = place.database.open().await.unwrap();
+            let all: BTreeSet<u16> = (0..leases::PARTS).collect();
+            assert_eq!(leases::alive(&mut conn, "a").await.unwrap(), 1);
+            assert_eq!(leases::take(&mut conn, "a", 64).await.unwrap(), all);
+            // Another one comes: nothing is free before the first gives some up.
+            assert_eq!(leases::alive(&mut conn, "b").await.unwrap(), 2);
+            assert!(leases::take(&mut conn, "b", 32).await.unwrap().is_empty());
+            let surplus: BTreeSet<u16> = (32..64).collect();
+            leases::release(&mut conn, "a", &surplus).await.unwrap();
+            leases::release(&mut conn, "b", &all).await.unwrap();
+            assert_eq!(leases::take(&mut conn, "a", 32).await.unwrap().len(), 32);
+            assert_eq!(leases::take(&mut conn, "b", 32).await.unwrap(), surplus);
+            // One that is gone for longer than its lease.
+            let gone = "update deciders set until = '2020-01-01T00:00:00.000Z' where server = 'a'";
+            conn.execute(gone, &[]).await.unwrap();
+            assert_eq!(leases::take(&mut conn, "b", 64).await.unwrap(), all);
+            assert!(leases::take(&mut conn, "a", 64).await.unwrap().is_empty());
+        });
+    });
+}
+
+#[test]
 fn of_two_first_records_in_one_batch_the_first_tells_of_the_run_before() {
     let told = |last| Step::Previous(1, 0, (0, last));
     with_each(|place| check(&place, vec![told(1), told(2)]).unwrap());
@@ -560,7 +585,7 @@ fn a_database_of_another_kind_is_refused_in_words() {
         assert!(why.contains("there is no database at"), "{why}");
         let mut conn = place.database.open().await.unwrap();
         conn.execute(
-            "update _sqlx_migrations set version = 99 where version = 3",
+            "update _sqlx_migrations set version = 99 where version = 4",
             &[],
         )
         .await

@@ -10,8 +10,10 @@
 )]
 
 mod away;
+mod hostile;
 mod postgres;
 mod server;
+mod shared;
 #[path = "../../../tests/real/stage/mod.rs"]
 mod stage;
 mod stories;
@@ -35,6 +37,10 @@ mod sqlite {
         what_changes_comes_by_itself
         an_led_is_switched_by_post_with_a_token_from_the_same_origin
         metrics_have_each_device_and_the_server
+    }
+
+    stories! { hostile, Store::Sqlite;
+        ten_thousand_hostile_names_do_no_harm
     }
 
     stories! { stories, Store::Sqlite;
@@ -76,6 +82,11 @@ mod on_postgres {
         metrics_have_each_device_and_the_server
         #[ignore = "long"]
         what_changes_comes_by_itself
+    }
+
+    postgres_stories! { hostile;
+        #[ignore = "long"]
+        ten_thousand_hostile_names_do_no_harm
     }
 
     postgres_stories! { stories;

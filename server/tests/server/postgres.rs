@@ -7,6 +7,7 @@
 )]
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// PostgreSQL does not run as root.
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One cluster for all tests that run at the same time; the last one ends it.
@@ -43,11 +44,37 @@ pub struct Cluster {
     programs: PathBuf,
     pub port: u16,
     child: Option<Child>,
+    is_mounted: bool,
 }
 
 impl Cluster {
     /// None, and loudly so, where PostgreSQL is not installed.
     pub fn start() -> Option<Self> {
+        Self::make(None)
+    }
+
+    /// On a file system of its own, of so many megabytes. None too where there is no right to mount one.
+    pub fn start_on_small_disk(megabytes: u32) -> Option<Self> {
+        Self::make(Some(megabytes))
+    }
+
+    /// Uses up the small disk; false when there is room left.
+    pub fn fill_disk(&self) -> bool {
+        let mut ballast = fs::File::create(self.folder.path().join("ballast")).expect("a file");
+        (0..1_024).any(|_| ballast.write_all(&[1; 1 << 20]).is_err())
+    }
+
+    /// There is room again; the database is started if it gave up.
+    pub fn free_disk(&mut self) {
+        fs::remove_file(self.folder.path().join("ballast")).expect("removed");
+        let gave_up = |child: &mut Child| child.try_wait().expect("a status").is_some();
+        if self.child.as_mut().is_none_or(gave_up) {
+            self.child = None;
+            self.run();
+        }
+    }
+
+    fn make(megabytes: Option<u32>) -> Option<Self> {
         let Some(programs) = programs() else {
             eprintln!("LEFT OUT: no PostgreSQL here (apt-get install postgresql)");
             return None;
@@ -56,6 +83,16 @@ impl Cluster {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = socket.local_addr().expect("an address").port();
         drop(socket);
+        if let Some(megabytes) = megabytes {
+            let mounted = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+                .arg(folder.path())
+                .status();
+            if !mounted.is_ok_and(|status| status.success()) {
+                eprintln!("LEFT OUT: no right to mount a file system");
+                return None;
+            }
+        }
         if is_root() {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
         }
@@ -64,6 +101,7 @@ impl Cluster {
             programs,
             port,
             child: None,
+            is_mounted: megabytes.is_some(),
         };
         let made = cluster
             .command("initdb")
@@ -192,7 +230,7 @@ impl Cluster {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -215,6 +253,11 @@ impl Drop for Cluster {
             self.thaw();
         }
         self.stop();
+        if self.is_mounted {
+            let folder = self.folder.path();
+            // The folder's own removal tells when this did not work.
+            let _ = Command::new("umount").arg("-l").arg(folder).status();
+        }
     }
 }
 
@@ -226,7 +269,7 @@ fn signal(child: &Child, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|data| {
         use std::os::unix::fs::MetadataExt;
         data.uid() == 0
