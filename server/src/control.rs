@@ -97,6 +97,12 @@ impl Control {
         self.commands(decided, now, may)
     }
 
+    /// Decides again about the devices that were heard of lately, as far as this server `may` from now on.
+    pub fn again(&mut self, now: Now, may: impl Fn(&str) -> bool) -> Vec<Decided> {
+        let decided = self.decider.again(moment(now));
+        self.commands(decided, now, may)
+    }
+
     /// The name by which it is settled who decides about a device.
     pub fn subject_of<'a>(&'a self, device: &'a str) -> &'a str {
         self.decider.group_of(device).unwrap_or(device)

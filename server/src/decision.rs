@@ -168,6 +168,15 @@ impl Decider {
             .collect()
     }
 
+    /// What is decided about the devices that were heard of lately.
+    pub fn again(&self, now: Moment) -> Vec<(String, Decision)> {
+        self.votes
+            .iter()
+            .filter(|(_, vote)| vote.is_fresh(now.boot))
+            .map(|(device, vote)| (device.clone(), self.decision(device, *vote, now)))
+            .collect()
+    }
+
     /// What applies first.
     fn decision(&self, device: &str, vote: Vote, now: Moment) -> Decision {
         let group = self.member_of.get(device).and_then(|n| self.groups.get(*n));
@@ -412,6 +421,20 @@ mod tests {
             assert_eq!(hall.read(device, 5.0, 119), Some(true));
             assert_eq!(hall.read(device, 5.0, 120), Some(false));
         }
+    }
+
+    #[test]
+    fn whoever_takes_over_decides_by_what_was_read_lately() {
+        let mut hall = Hall::new();
+        hall.read("pi-9", 5.0, 0);
+        hall.read("silent", 5.0, 0);
+        hall.read("pi-9", 5.0, 20);
+        let decided = hall.0.again(at(40));
+        assert_eq!(decided.len(), 1);
+        assert_eq!(
+            (decided[0].0.as_str(), decided[0].1.led_on),
+            ("pi-9", Some(true))
+        );
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl Leases {
         now < self.until && self.parts.contains(&part_of(name))
     }
 
+    /// Whether this server has any part that it did not have `before`.
+    pub fn has_new(&self, before: &Self) -> bool {
+        !self.parts.is_subset(&before.parts)
+    }
+
     /// Whether this server has the part of `name` and did not have it `before`.
     pub fn is_new(&self, before: &Self, name: &str) -> bool {
         let part = part_of(name);
@@ -75,6 +80,7 @@ async fn renew(database: Database, server: String, renewed: UnboundedSender<Leas
     let clock = Clock::new();
     let mut conn = None;
     let mut held = BTreeSet::new();
+    let mut until = Duration::ZERO;
     let lease = Duration::from_secs(LEASE_S).saturating_sub(MARGIN);
     while !renewed.is_closed() {
         // What the database grants is counted from before it was asked.
@@ -93,11 +99,18 @@ async fn renew(database: Database, server: String, renewed: UnboundedSender<Leas
                     tracing::info!("this server decides in {} of {PARTS} parts", parts.len());
                 }
                 held.clone_from(&parts);
-                let until = asked + lease;
+                until = asked + lease;
                 // Whether anybody listens is asked above.
                 let _ = renewed.send(Leases { parts, until });
             }
-            Err(fault) => tracing::debug!("no lease is renewed: {}", fault.words()),
+            Err(fault) => {
+                tracing::debug!("no lease is renewed: {}", fault.words());
+                if !held.is_empty() && clock.now().boot >= until {
+                    // Others may have had them meanwhile: what comes back is new.
+                    held.clear();
+                    let _ = renewed.send(Leases::default());
+                }
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(RENEW_EVERY) => {}

@@ -261,6 +261,8 @@ impl Shell {
             return;
         }
         self.sessions += 1;
+        // What was handed over before belongs to no session any more.
+        (self.waiting, self.waiting_bytes) = (0, 0);
         match self.door.open() {
             Ok(session) => {
                 self.link = Link::Up {
@@ -333,6 +335,10 @@ impl Shell {
     }
 
     fn hand_over(&mut self, device: String, pkid: u16, bytes: usize, word: Told) {
+        if !self.database_is_good {
+            // Nobody would answer; it comes again, or with the next state.
+            return;
+        }
         self.stats.messages.fetch_add(1, Relaxed);
         self.waiting += 1;
         self.waiting_bytes += bytes;
@@ -469,7 +475,14 @@ impl Shell {
     /// What this server decides about from now on.
     fn take_leases(&mut self, leases: Leases) {
         let before = std::mem::replace(&mut self.leases, leases);
-        // What was said while nobody had the lease.
+        if !self.leases.has_new(&before) {
+            return;
+        }
+        // What was read and said while nobody had the lease.
+        let leases = &self.leases;
+        let is_new = |name: &str| leases.is_new(&before, name);
+        let decided = self.control.again(self.clock.now(), is_new);
+        self.command(decided);
         let new: Vec<(String, bool)> = self
             .statuses
             .iter()

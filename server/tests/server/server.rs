@@ -131,10 +131,6 @@ impl Server {
         self.print("account", &[])
     }
 
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
