@@ -1,9 +1,8 @@
 //! The loop: wait for one thing, hand it to the controller, carry out what comes back.
 //!
 //! The only place that joins the two halves. It decides nothing, and waits for nothing but its inputs: the
-//! sensor, the LED, the backlog and the session live beside it and answer with inputs. One exception: the files of
-//! the connection (password, certificates) are read here, when a session is begun. `main.rs` and `demo/agent.rs`
-//! call it.
+//! sensor, the LED, the backlog and the session live beside it and answer with inputs; what the session needs of the
+//! disk (password, certificates) it reads there as well. `main.rs` and `demo/agent.rs` call it.
 
 use std::future::Future;
 use std::task::Poll;
@@ -31,7 +30,7 @@ use crate::io::{systemd, web};
 use crate::lag::Lag;
 use crate::logic::delivery::Topic;
 use crate::logic::handover::Handover;
-use crate::logic::link::{DeviceInfo, Ending, Inbound, Sent};
+use crate::logic::link::{DeviceInfo, Inbound, Sent};
 use crate::logic::past::Past;
 use crate::logic::time::Now;
 use crate::logic::{Controller, Exit, Input, Level, Output, RunInfo, Settings, View};
@@ -278,13 +277,7 @@ impl Shell {
             Output::GiveUpReading => self.sensor.give_up(),
             Output::SetLed(on) => self.led.set(on),
             Output::GiveUpLed => self.led.give_up(),
-            Output::Connect => match self.link.connect() {
-                Ok(session) => self.session = Some(session),
-                Err(why) => {
-                    let ending = Ending::Refused;
-                    return Some(Input::LinkDown { why, ending });
-                }
-            },
+            Output::Connect => self.session = Some(self.link.connect()),
             Output::Disconnect => {
                 if let Some(session) = self.session.take() {
                     self.link.ended(&session);

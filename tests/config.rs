@@ -128,6 +128,7 @@ fn config_defaults_are_those_of_the_contract() {
             replay_jitter: 2 * SECOND,
             batch: 1,
             durable_within: SECOND,
+            require_listener: false,
             stalled_after: 10 * SECOND,
         }
     );

@@ -764,7 +764,9 @@ impl Model {
             Input::ServerStatus { retained: true, .. } => {}
             Input::ServerStatus { payload, .. } if payload == b"offline" => self.let_go(),
             Input::ServerStatus { .. } => self.server_alive(now),
-            Input::CommandReceived { payload, retained } => {
+            Input::CommandReceived {
+                payload, retained, ..
+            } => {
                 self.command(payload, *retained, step, settings);
             }
             Input::ShutdownAsked => self.stopping = true,

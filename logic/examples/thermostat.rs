@@ -202,6 +202,7 @@ fn settings() -> Settings {
             replay_jitter: Duration::ZERO,
             batch: 1,
             durable_within: SECOND,
+            require_listener: false,
             stalled_after: Duration::from_secs(10),
         },
         device: DeviceInfo {

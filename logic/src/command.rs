@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use envelope::expired;
-pub use envelope::{Action, Command, CommandOrder, InvalidCommand, parse};
+pub use envelope::{Action, Command, CommandOrder, InvalidCommand, ReplyTo, Sender, parse};
 pub(crate) use handover::CommandsStamp;
 pub use handover::KeptCommands;
 
@@ -65,8 +65,8 @@ pub(crate) enum Decision {
     Obey(Command),
     /// Do nothing but tell the sender.
     Refuse {
-        /// Its id, if it had a good one.
-        id: Option<String>,
+        /// Who gave it.
+        sender: Sender,
         /// Why.
         result: Outcome,
         /// Why, in words.
@@ -203,33 +203,36 @@ impl CommandQueue {
         &mut self,
         payload: &[u8],
         retained: bool,
+        reply_to: Option<ReplyTo>,
         now: Now,
         clock_known: bool,
         timers: &mut Timers,
     ) {
-        let command = match parse(payload, &self.settings) {
+        let mut command = match parse(payload, &self.settings) {
             Ok(command) => command,
             Err(InvalidCommand { id, reason }) => {
-                return self.refuse(id, Outcome::Rejected, reason);
+                return self.refuse(Sender { id, reply_to }, Outcome::Rejected, reason);
             }
         };
-        let id = command.id.clone();
+        command.reply_to = reply_to;
+        let sender = command.sender();
         if retained && !self.settings.accept_retained {
             let reason = "retained: it was given before, perhaps long ago; publish commands without the retain flag";
-            return self.refuse(id, Outcome::Rejected, reason.into());
+            return self.refuse(sender, Outcome::Rejected, reason.into());
         }
+        let id = &command.id;
         if id.as_ref().is_some_and(|id| self.known_ids.contains(id)) {
             let reason = "a command with this id has been seen";
-            return self.refuse(id, Outcome::Duplicate, reason.into());
+            return self.refuse(sender, Outcome::Duplicate, reason.into());
         }
         if let Some(reason) = expired(&command, now.wall_ms) {
             self.note(&command);
-            return self.refuse(id, Outcome::Expired, reason);
+            return self.refuse(sender, Outcome::Expired, reason);
         }
         let waited_at_broker = retained || timers.is_set(Timer::CommandsSettled);
         if command.expires_at.is_some() && !clock_known && waited_at_broker {
             let reason = "it waited at the broker and the clock is not set: nobody can tell whether it has expired";
-            return self.refuse(id, Outcome::Rejected, reason.into());
+            return self.refuse(sender, Outcome::Rejected, reason.into());
         }
         self.note(&command);
         match (&command.action, self.settings.order) {
@@ -242,7 +245,8 @@ impl CommandQueue {
     /// Something of so many bytes came in that it was not kept.
     pub(crate) fn receive_too_large(&mut self, bytes: usize) {
         let InvalidCommand { id, reason } = envelope::too_large(bytes);
-        self.refuse(id, Outcome::Rejected, reason);
+        let reply_to = None;
+        self.refuse(Sender { id, reply_to }, Outcome::Rejected, reason);
     }
 
     /// What waited at the broker has arrived: the newest of it counts.
@@ -286,7 +290,7 @@ impl CommandQueue {
             match self.waiting.pop() {
                 Some(other) if command.is_before(other.order()) => {
                     self.refuse(
-                        command.id,
+                        command.sender(),
                         Outcome::Superseded,
                         "a newer command waited too".into(),
                     );
@@ -295,7 +299,7 @@ impl CommandQueue {
                 Some(other) => {
                     self.ids_noted += 1;
                     self.refuse(
-                        other.id,
+                        other.sender(),
                         Outcome::Superseded,
                         "a newer command waited too".into(),
                     );
@@ -312,7 +316,7 @@ impl CommandQueue {
         match self.last {
             Some(last) if command.is_before(last) => {
                 let reason = "a newer command was obeyed before it came";
-                self.refuse(command.id, Outcome::Superseded, reason.into());
+                self.refuse(command.sender(), Outcome::Superseded, reason.into());
             }
             _ => self.obey(command, wall_ms),
         }
@@ -329,7 +333,7 @@ impl CommandQueue {
             .map_or(seq, |last| last.saturating_add(1));
         if seq < next {
             let reason = format!("seq {seq} came when {next} was next");
-            return self.refuse(command.id, Outcome::Superseded, reason);
+            return self.refuse(command.sender(), Outcome::Superseded, reason);
         }
         if self
             .waiting
@@ -337,7 +341,7 @@ impl CommandQueue {
             .any(|waiting| waiting.seq == command.seq)
         {
             let reason = format!("another command with seq {seq} waits");
-            return self.refuse(command.id, Outcome::Duplicate, reason);
+            return self.refuse(command.sender(), Outcome::Duplicate, reason);
         }
         self.waiting.push(command);
         self.waiting.sort_by_key(|waiting| waiting.seq);
@@ -372,7 +376,7 @@ impl CommandQueue {
     /// Obeys a command that has waited here, unless it expired meanwhile.
     fn obey(&mut self, command: Command, wall_ms: i64) {
         match expired(&command, wall_ms) {
-            Some(reason) => self.refuse(command.id, Outcome::Expired, reason),
+            Some(reason) => self.refuse(command.sender(), Outcome::Expired, reason),
             None => {
                 // A sender whose clock is ahead must not silence the others until then.
                 let mut place = command.order();
@@ -385,9 +389,12 @@ impl CommandQueue {
         }
     }
 
-    fn refuse(&mut self, id: Option<String>, result: Outcome, reason: String) {
-        self.decisions
-            .push_back(Decision::Refuse { id, result, reason });
+    fn refuse(&mut self, sender: Sender, result: Outcome, reason: String) {
+        self.decisions.push_back(Decision::Refuse {
+            sender,
+            result,
+            reason,
+        });
     }
 
     fn note(&mut self, command: &Command) {

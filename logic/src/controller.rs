@@ -193,17 +193,31 @@ impl Controller {
                 self.counters.led_errors += 1;
                 self.led.failed(&why, seen, now.boot, &mut self.timers);
             }
+            Input::Offered(offer) => self.delivery.offered(offer),
             Input::LinkUp => self.link_up(now),
             Input::LinkDown { why, ending } => self.link_down(&why, ending, now),
             Input::Acked(token) => self.delivery.acked(token, now.boot, &mut self.timers),
-            Input::SubscriptionRefused(token) => {
+            Input::Unheard(token) => self.delivery.unheard(token, now.boot, &mut self.timers),
+            Input::PublicationRefused {
+                token,
+                refusal,
+                why,
+            } => {
+                let (clock, timers) = (&self.clock, &mut self.timers);
                 self.delivery
-                    .subscription_refused(token, now.boot, &mut self.timers);
+                    .refused(token, refusal, &why, clock, now.boot, timers);
             }
-            Input::CommandReceived { payload, retained } => {
+            Input::SubscriptionRefused { token, why } => {
+                self.delivery.subscription_refused(token, &why, now.boot);
+            }
+            Input::CommandReceived {
+                payload,
+                retained,
+                reply_to,
+            } => {
                 let known = self.clock.known();
                 self.commands
-                    .receive(&payload, retained, now, known, &mut self.timers);
+                    .receive(&payload, retained, reply_to, now, known, &mut self.timers);
                 self.obey_commands(now);
             }
             Input::CommandTooLarge { bytes } => {
@@ -237,6 +251,7 @@ impl Controller {
             let from_memory = given_up.saturating_sub(refused);
             self.counters.lose(LostBy::Memory, from_memory);
             self.note_lost(given_up, "memory is full, or the broker refuses them");
+            self.report_hearing(now);
         }
         self.advance_led(now);
         self.store(now);

@@ -19,9 +19,11 @@
 
 mod confirming;
 mod discards;
+mod hearing;
 mod memory;
 mod page;
 mod poison;
+mod refusing;
 mod replay;
 mod sending;
 #[cfg(test)]
@@ -30,10 +32,11 @@ mod storing;
 mod unanswered;
 mod window;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use discards::Discards;
+use hearing::Hearing;
 use memory::{Memory, Queue};
 use poison::Poison;
 use replay::Replay;
@@ -41,8 +44,9 @@ use storing::Disk;
 use unanswered::{InFlight, Unanswered};
 use window::Window;
 
+use super::command::ReplyTo;
 use super::counters::Deliveries;
-use super::link::{Ending, Inbound, Pattern, SessionEnd, Sessions};
+use super::link::{Ending, Inbound, Offer, Pattern, Refusal, SessionEnd, Sessions};
 use super::telemetry::Record;
 use super::time::Clock;
 use super::timers::{Timer, Timers};
@@ -72,6 +76,8 @@ pub struct DeliverySettings {
     pub replay_jitter: Duration,
     /// Most replayed records in one message.
     pub batch: usize,
+    /// A record that nobody listens to is kept and sent again, where the broker says so.
+    pub require_listener: bool,
     /// What is not confirmed for so long is on the disk.
     pub durable_within: Duration,
     /// The broker is given up when it has not confirmed a publication for so long.
@@ -101,6 +107,8 @@ pub struct Message {
     pub qos: u8,
     /// Whether the broker keeps it.
     pub retain: bool,
+    /// The same result for whoever asked, on the topic that it named in place of `topic`.
+    pub reply_to: Option<ReplyTo>,
 }
 
 /// The topics that are published to; their names are the configuration's.
@@ -133,6 +141,11 @@ pub(crate) struct Delivery {
     control: VecDeque<Control>,
     results_dropped: u64,
     unanswered: Unanswered,
+    /// What the broker offers in this session.
+    offer: Option<Offer>,
+    hearing: Hearing,
+    /// Publications that the broker refused since the start.
+    refused: BTreeMap<Refusal, u64>,
     /// How many publications may be in flight, and records in one of them, as far as this broker lets us.
     window: Window,
     batch: Window,
@@ -168,6 +181,7 @@ struct Control {
     topic: Topic,
     payload: Vec<u8>,
     retain: bool,
+    reply_to: Option<ReplyTo>,
 }
 
 impl Delivery {
@@ -191,6 +205,9 @@ impl Delivery {
             control: VecDeque::new(),
             results_dropped: 0,
             unanswered: Unanswered::new(),
+            offer: None,
+            hearing: Hearing::default(),
+            refused: BTreeMap::new(),
             window: Window::new(settings.window),
             batch: Window::new(settings.batch),
             memory: Memory::default(),
@@ -242,6 +259,21 @@ impl Delivery {
 
     /// Something that is not a record is to be published; without a link it is dropped.
     pub fn publish_control(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
+        self.publish_or_drop(topic, payload, retain, None);
+    }
+
+    /// A result for whoever asked, where it wants it; without a link it is dropped.
+    pub fn publish_reply(&mut self, reply_to: ReplyTo, payload: Vec<u8>) {
+        self.publish_or_drop(Topic::Results, payload, false, Some(reply_to));
+    }
+
+    fn publish_or_drop(
+        &mut self,
+        topic: Topic,
+        payload: Vec<u8>,
+        retain: bool,
+        reply_to: Option<ReplyTo>,
+    ) {
         if !self.is_up() {
             return;
         }
@@ -261,6 +293,7 @@ impl Delivery {
             topic,
             payload,
             retain,
+            reply_to,
         });
     }
 
@@ -290,6 +323,7 @@ impl Delivery {
         timers: &mut Timers,
     ) -> Option<SessionEnd> {
         let unanswered = self.unanswered.clear();
+        self.hearing.forget();
         let session = self.is_up().then(|| {
             let knows = self.settings.qos > 0;
             let oldest = unanswered.first().map(|message| message.sent);

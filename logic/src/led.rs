@@ -16,6 +16,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::command::Sender;
+
 use super::lighting::Change;
 use super::timers::{Timer, Timers};
 
@@ -43,11 +45,11 @@ pub(crate) enum LedNews {
     /// It was switched.
     Changed(Change),
     /// The command with this id, if it has one, was carried out.
-    Applied(Option<String>),
+    Applied(Sender),
     /// The command with this id was not carried out, and why.
-    Refused(Option<String>, String),
+    Refused(Sender, String),
     /// A newer command counts.
-    Superseded(Option<String>),
+    Superseded(Sender),
     /// It cannot be written any more, and why.
     Failed(String),
     /// It can be written again.
@@ -78,7 +80,7 @@ pub(crate) struct LedState {
 struct PendingOrder {
     led_on: bool,
     change: Option<Change>,
-    replies: Vec<Option<String>>,
+    replies: Vec<Sender>,
 }
 
 impl LedState {
@@ -123,9 +125,9 @@ impl LedState {
     }
 
     /// A command wants the LED so; its result is told when that is so.
-    pub(crate) fn command(&mut self, led_on: bool, id: Option<String>) {
+    pub(crate) fn command(&mut self, led_on: bool, sender: Sender) {
         let order = self.order(led_on);
-        order.replies.push(id);
+        order.replies.push(sender);
         if order.replies.len() > MAX_REPLIES {
             let id = order.replies.remove(0);
             self.news.push_back(LedNews::Superseded(id));

@@ -36,10 +36,11 @@ pub use view::View;
 
 use uuid::Uuid;
 
+use command::ReplyTo;
 use delivery::Message;
 use handover::Handover;
 use lighting::RulesPatch;
-use link::{Ending, Inbound};
+use link::{Ending, Inbound, Offer, Refusal};
 use telemetry::{Loss, Record};
 use time::Clock;
 
@@ -161,6 +162,8 @@ pub enum Input {
         /// As it was found, where it could be read.
         seen: Option<bool>,
     },
+    /// What the broker offers in the session that stands next.
+    Offered(Offer),
     /// A session with the broker stands.
     LinkUp,
     /// It does not, or could not be made.
@@ -172,14 +175,32 @@ pub enum Input {
     },
     /// The broker has answered the publication or subscription with this token.
     Acked(u64),
+    /// The broker has taken the publication with this token, and nobody listens on its topic.
+    Unheard(u64),
+    /// The broker has refused the publication with this token.
+    PublicationRefused {
+        /// Which.
+        token: u64,
+        /// What kind of refusal it is.
+        refusal: Refusal,
+        /// The broker's reason, for a person.
+        why: String,
+    },
     /// The broker has refused the subscription with this token.
-    SubscriptionRefused(u64),
+    SubscriptionRefused {
+        /// Which.
+        token: u64,
+        /// The broker's reason, for a person; empty where it gave none.
+        why: String,
+    },
     /// Something came in on the commands topic.
     CommandReceived {
         /// As it came.
         payload: Vec<u8>,
         /// It was not sent now but kept by the broker.
         retained: bool,
+        /// Where the answer is wanted too: a topic of this device, and none of those that it has a use for.
+        reply_to: Option<ReplyTo>,
     },
     /// Something came in on the commands topic that was too large to be kept.
     CommandTooLarge {

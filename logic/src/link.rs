@@ -1,7 +1,7 @@
 //! What the ends of sessions say about the broker: how long to wait for the next try, what to hold back,
 //! and what to tell the operator.
 //!
-//! MQTT 3.1.1 has no word for "you may not do that": a broker acknowledges and drops, or closes the
+//! What a broker of MQTT 5 refuses with a reason is in `refusals`, and what it offers in `offer`. MQTT 3.1.1 has no word for "you may not do that": a broker acknowledges and drops, or closes the
 //! connection. From outside, an access list without one topic, a second client of our id and a broken
 //! line look alike. So this part remembers over several sessions what was left unanswered when they ended:
 //!
@@ -13,11 +13,17 @@
 //!   back for 30 s, then tried again, then held back for twice as long, up to an hour. Everything else goes on.
 //! - Sessions that are closed again and again with nothing unanswered look like a second client of our id.
 
+mod offer;
+mod refusals;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::backoff::{doubled, jittered};
 use super::delivery::Topic;
+pub use offer::Offer;
+pub use refusals::Refusal;
+use refusals::Refusals;
 
 /// An outage is over when the link has been up for so long; a shorter session is part of it.
 pub(crate) const HELD: Duration = Duration::from_secs(10);
@@ -141,6 +147,8 @@ pub(super) struct Sessions {
     gates: BTreeMap<Sent, Gate>,
     /// Subscriptions that the broker has refused, and not taken since.
     refused: BTreeSet<Inbound>,
+    /// What the broker refuses with a reason.
+    refusals: Refusals,
 }
 
 /// A topic that sessions died of.
@@ -171,6 +179,7 @@ impl Sessions {
             suspect_at: now,
             gates: BTreeMap::new(),
             refused: BTreeSet::new(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -180,6 +189,7 @@ impl Sessions {
         self.since = now;
         self.suspect_at = now + SUSPECT_AFTER + SUSPECT_SPREAD.mul_f64(random);
         self.answered.clear();
+        self.refusals.begin(now);
         self.last = None;
         self.useful = false;
     }
@@ -187,20 +197,37 @@ impl Sessions {
     /// A message goes out.
     pub(super) fn send(&mut self, sent: Sent) {
         self.last = Some(sent);
+        self.refusals.send(sent);
     }
 
     /// The broker has answered a message.
     pub(super) fn answer(&mut self, sent: Sent) {
         self.answered.insert(sent);
+        self.refusals.allow(sent);
         self.gates.remove(&sent);
         if let Sent::Subscribe(inbound) = sent {
             self.refused.remove(&inbound);
         }
     }
 
-    /// The broker has refused a subscription.
-    pub(super) fn refuse(&mut self, inbound: Inbound) {
-        self.refused.insert(inbound);
+    /// The broker has refused a message.
+    pub(super) fn refuse(&mut self, sent: Sent, refusal: Refusal, why: &str, now: Duration) {
+        self.answered.insert(sent);
+        self.gates.remove(&sent);
+        self.refusals.refuse(sent, refusal, why, now);
+        if let Sent::Subscribe(inbound) = sent {
+            self.refused.insert(inbound);
+        }
+    }
+
+    /// Somebody listens, as the broker says.
+    pub(super) fn is_heard(&mut self) {
+        self.refusals.is_heard();
+    }
+
+    /// Whether the broker has taken a record in this session.
+    pub(super) fn is_useful(&self) -> bool {
+        self.useful
     }
 
     /// The broker has taken a record.
@@ -281,6 +308,7 @@ impl Sessions {
     /// A try to connect made no session.
     pub(super) fn fail(&mut self, ending: Ending) {
         if ending == Ending::Lost {
+            self.refusals.broker_was_away();
             self.short /= 2;
             self.unwelcome = 0;
             (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
@@ -329,6 +357,7 @@ impl Sessions {
         for gate in self.gates.values_mut() {
             gate.opens_at.take_if(|at| now >= *at);
         }
+        self.refusals.tick(now);
         self.suspect.take_if(|_| now >= self.suspect_at);
         if now >= self.since + LONG {
             (self.closed, self.unheard, self.unexplained) = (0, 0, 0);
@@ -338,7 +367,7 @@ impl Sessions {
     /// Whether `sent` is not to go out for some time.
     pub(super) fn holds_back(&self, sent: Sent) -> bool {
         let gate = self.gates.get(&sent);
-        gate.is_some_and(|gate| gate.opens_at.is_some())
+        gate.is_some_and(|gate| gate.opens_at.is_some()) || self.refusals.holds_back(sent)
     }
 
     /// Whether `sent` is not to go out at this moment.
@@ -350,15 +379,25 @@ impl Sessions {
     pub(super) fn next_opening(&self) -> Option<Duration> {
         let suspect = self.suspect.map(|_| self.suspect_at);
         let gates = self.gates.values().filter_map(|gate| gate.opens_at);
-        gates.chain(suspect).min()
+        gates
+            .chain(suspect)
+            .chain(self.refusals.next_opening())
+            .min()
     }
 
     /// What the last sessions have in common; none, when it is nothing.
     pub(super) fn pattern(&self) -> Option<Pattern> {
         let blamed = |(sent, gate): (&Sent, &Gate)| (gate.sessions >= PATTERN).then_some(*sent);
         let held_back: Vec<Sent> = self.gates.iter().filter_map(blamed).collect();
+        let said: Vec<_> = self
+            .refusals
+            .in_force()
+            .map(|(sent, refusal, why)| (sent, refusal, why.to_owned()))
+            .collect();
         if !held_back.is_empty() {
             Some(Pattern::HeldBack(held_back))
+        } else if said.iter().any(|(_, _, why)| !why.is_empty()) {
+            Some(Pattern::Said(said))
         } else if self.unexplained >= PATTERN {
             Some(Pattern::SecondClient)
         } else if self.unheard >= PATTERN {
@@ -384,6 +423,8 @@ pub(crate) enum Pattern {
     Unheard,
     /// They were closed.
     Closed,
+    /// The broker refuses these, and says why.
+    Said(Vec<(Sent, Refusal, String)>),
     /// In the last one the broker refused these subscriptions.
     Refused(Vec<Inbound>),
 }
@@ -398,6 +439,20 @@ impl Pattern {
                     "the broker closes the connection after {}; check the broker's access list; \
                      the rest goes on, and this is tried again now and then",
                     each.join(", ")
+                )
+            }
+            Self::Said(all) => {
+                let each = all.iter().map(|(sent, refusal, why)| {
+                    let slower = match refusal {
+                        Refusal::Quota => "; this is sent more slowly",
+                        _ => "",
+                    };
+                    format!("{}: {why}{slower}", device.held_back(*sent))
+                });
+                let each: Vec<String> = each.collect();
+                format!(
+                    "the broker refuses {}; the rest goes on, and this is tried again now and then",
+                    each.join(", and ")
                 )
             }
             Self::Refused(inbound) => {

@@ -116,6 +116,13 @@ pub enum Event {
         /// Why, in words.
         why: String,
     },
+    /// Nobody listens to the readings, as the broker says; or somebody does again.
+    Heard {
+        /// Whether somebody does.
+        heard: bool,
+        /// Since when nobody did, RFC 3339.
+        since: String,
+    },
     /// The wall clock was set.
     Clock {
         /// How far it moved, in seconds; negative when it was set back.

@@ -3,6 +3,7 @@
 //! The controller makes it; it is published as `state`, shown by `nightlight status`, the status page and
 //! the demonstration. It is only looked at: nothing is decided by it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 use super::counters::Counters;
 use super::lighting::{Mode, Rules, RulesPatch};
+use super::link::Offer;
 use super::telemetry::{OutageReport, PlainNumber};
 use super::time::ClockState;
 use super::words;
@@ -75,6 +77,16 @@ pub struct View {
     pub last_seq: u64,
     /// Whether the link is up.
     pub link_up: bool,
+    /// Whether somebody listens to the readings; `None` while nobody can know.
+    #[serde(default)]
+    pub heard: Option<bool>,
+    /// What the broker of this session offers.
+    #[serde(default)]
+    pub mqtt: Option<Offer>,
+    /// Publications that the broker refused since the start, by its reason; `unheard` counts those that it took
+    /// and nobody listens to.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// Why the link is down, in words, and what is wrong with it though it is up; else empty.
     pub link_why: String,
     /// Whether the sensor gives readings.
@@ -114,6 +126,7 @@ impl View {
             interval_s: PlainNumber,
             backlog: u64,
             store_ok: bool,
+            heard: Option<bool>,
             clock: ClockState,
             version: &'a str,
         }
@@ -130,6 +143,7 @@ impl View {
             interval_s: PlainNumber(words::seconds(self.rules.interval)),
             backlog: self.backlog,
             store_ok: self.store_ok,
+            heard: self.heard,
             clock: self.clock,
             version: &self.version,
         };
@@ -195,6 +209,19 @@ impl fmt::Display for View {
             true if self.link_why.is_empty() => writeln!(f, "link      up, to {}", self.broker)?,
             true => writeln!(f, "link      up, to {}, but {}", self.broker, self.link_why)?,
             false => writeln!(f, "link      down, to {}: {}", self.broker, self.link_why)?,
+        }
+        if let Some(offer) = &self.mqtt {
+            writeln!(f, "          {offer}")?;
+        }
+        match self.heard {
+            Some(true) => writeln!(f, "heard     yes: somebody listens to the readings")?,
+            Some(false) => writeln!(f, "heard     no: nobody listens to the readings")?,
+            None => {}
+        }
+        if !self.refused.is_empty() {
+            let each = self.refused.iter();
+            let each: Vec<String> = each.map(|(why, count)| format!("{count} {why}")).collect();
+            writeln!(f, "refused   {} since the start", each.join(", "))?;
         }
         let backlog = words::counted(self.backlog, "record");
         match &self.backlog_oldest {

@@ -108,6 +108,12 @@ impl Control {
         self.decider.group_of(device).unwrap_or(device)
     }
 
+    /// How long a command may be on its way, in whole seconds.
+    pub fn expiry_s(&self) -> u32 {
+        let seconds = self.expiry_ms.max(0) as u64 / 1_000;
+        seconds.clamp(1, u32::MAX.into()) as u32
+    }
+
     /// These are switched by hand from now on, and no others.
     pub fn switch(
         &mut self,

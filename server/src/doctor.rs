@@ -131,9 +131,13 @@ async fn broker(report: &mut Report, config: &Config) {
         }
     };
     let ms = visit.took.as_millis();
-    report.say("good", &format!("broker {url}, in {ms} ms"));
+    let version = visit.terms.version;
+    report.say("good", &format!("broker {url}, in {ms} ms, MQTT {version}"));
     for ((topic, right), trip) in rights.iter().zip(visit.trips) {
-        let refused = matches!(trip, Trip::NotReadable | Trip::HungUpOnSubscribe);
+        let refused = matches!(
+            trip,
+            Trip::NotReadable | Trip::Taken | Trip::HungUpOnSubscribe
+        );
         match (right, trip) {
             (_, Trip::NotTried) => {
                 report.say("warn", &format!("topic {topic}: not tried for lack of time"));
@@ -143,7 +147,7 @@ async fn broker(report: &mut Report, config: &Config) {
                 report.say("fail", &format!("topic {topic}: the broker lets this user not read it; see its access list"));
             }
             (Right::Read, _) => report.say("good", &format!("topic {topic}: may be read")),
-            (Right::Write, Trip::CameBack) => report.say("good", &format!("topic {topic}: may be written")),
+            (Right::Write, Trip::CameBack | Trip::Taken) => report.say("good", &format!("topic {topic}: may be written")),
             // The server itself only writes it.
             (Right::Write, Trip::Lost | Trip::NotReadable | Trip::HungUpOnSubscribe) => report.say(
                 "warn",

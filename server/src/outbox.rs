@@ -19,31 +19,32 @@ pub struct Outbox {
 
 #[derive(Debug)]
 enum Out {
-    Publish {
-        topic: String,
-        retain: bool,
-        payload: String,
-    },
+    Publish(Message),
     Acknowledge(u16),
+}
+
+/// A publication of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Where to.
+    pub topic: String,
+    /// The broker keeps it.
+    pub retain: bool,
+    /// What.
+    pub payload: String,
+    /// With MQTT 5 the broker drops it when nobody has taken it after so many seconds.
+    pub expiry: Option<u32>,
 }
 
 impl Outbox {
     /// For acks and accounts, which have time.
-    pub fn publish(&mut self, topic: String, retain: bool, payload: String) {
-        self.rest.push_back(Out::Publish {
-            topic,
-            retain,
-            payload,
-        });
+    pub fn publish(&mut self, message: Message) {
+        self.rest.push_back(Out::Publish(message));
     }
 
     /// For commands and status, which have none.
-    pub fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
-        self.urgent.push_back(Out::Publish {
-            topic,
-            retain,
-            payload,
-        });
+    pub fn publish_first(&mut self, message: Message) {
+        self.urgent.push_back(Out::Publish(message));
     }
 
     /// The message with this packet id is kept. After the acks of what was in it.
@@ -55,12 +56,8 @@ impl Outbox {
     pub fn flush(&mut self, session: &mut Session) {
         while let Some(out) = self.urgent.front().or(self.rest.front()) {
             let taken = match out {
-                Out::Publish {
-                    topic,
-                    retain,
-                    payload,
-                } => {
-                    let taken = session.publish(topic, *retain, payload);
+                Out::Publish(message) => {
+                    let taken = session.publish(message);
                     self.unconfirmed += usize::from(taken);
                     taken
                 }

@@ -7,21 +7,21 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use rumqttc::{
-    Event, Incoming, LastWill, Publish, QoS, Request, Subscribe, SubscribeFilter,
-    SubscribeReasonCode,
-};
 use tokio::time::Instant;
 
+use crate::outbox::Message;
 use nightlight_common::config::Broker;
 use nightlight_common::mqtt::{
-    self, Avoid, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, Routes, TooLarge,
+    self, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, Publication, QoS, TooLarge,
+    Ways, Will, Wish,
 };
 
 /// Larger packets are passed over.
 const MAX_PACKET: usize = 1024 * 1024;
 /// Publications of the server that the broker has not confirmed.
 const IN_FLIGHT: u16 = 500;
+/// The broker says that the server is gone after so many seconds without it, not at each flap.
+const WILL_DELAY: u32 = 5;
 
 /// How to connect, and what earlier sessions learnt of it.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ pub struct Door {
     /// The broker.
     pub broker: Broker,
     plan: Plan,
-    routes: Routes,
-    avoid: Avoid,
+    ways: Ways,
 }
 
 /// What sessions are for.
@@ -50,7 +49,7 @@ pub enum Heard {
     /// It stands, and the subscriptions are on their way.
     Up,
     /// A message came.
-    Message(Publish),
+    Message(Publication),
     /// A message came that is too large to be a device's; it has to be acknowledged like any.
     TooLarge(TooLarge),
     /// The broker has confirmed a publication.
@@ -88,46 +87,43 @@ impl Door {
     /// None is opened yet.
     pub fn new(broker: Broker, plan: Plan) -> Self {
         Self {
-            routes: Routes::new(&broker),
-            avoid: Avoid::default(),
+            ways: Ways::new(&broker),
             broker,
             plan,
         }
     }
 
     /// Begins a session.
-    ///
-    /// # Errors
-    /// A file that is needed cannot be read, in words.
-    pub fn open(&mut self) -> Result<Session, String> {
-        let mut options = mqtt::options(&self.broker)?;
-        options.set_clean_session(self.plan.clean || self.avoid.starts_clean());
-        options.set_manual_acks(true);
-        options.set_inflight(IN_FLIGHT);
-        options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
-        if let Some(topic) = &self.plan.status_topic {
-            let will = LastWill::new(topic.clone(), "offline", QoS::AtLeastOnce, true);
-            options.set_last_will(will);
-        }
+    pub fn open(&mut self) -> Session {
+        let will = self.plan.status_topic.as_ref();
+        let wish = Wish {
+            clean: self.plan.clean,
+            session_expiry: (!self.plan.clean).then_some(self.broker.session_expiry),
+            manual_acks: true,
+            in_flight: IN_FLIGHT,
+            max_incoming: MAX_PACKET,
+            will: will.map(|topic| Will::new(topic, "offline", WILL_DELAY)),
+            ..Wish::new(&self.broker.client_id, self.broker.keep_alive)
+        };
         let (left_out, filters) = self
             .plan
             .filters
             .iter()
             .cloned()
-            .partition(|filter| self.avoid.leaves_out(filter));
-        Ok(Session {
-            stage: Stage::Opening(Box::pin(Exchange::open(self.routes.next_one(), options))),
+            .partition(|filter| self.ways.leaves_out(filter));
+        Session {
+            stage: Stage::Opening(Box::pin(self.ways.open(wish))),
             filters,
             left_out,
             subscribe_at: None,
             failed: None,
-        })
+        }
     }
 
     /// A session has ended: what it was like decides how the next one begins.
     pub fn ended(&mut self, session: &Session) {
         if let Stage::Open(exchange) = &session.stage {
-            Ended::of(exchange).teach(&mut self.routes, &mut self.avoid);
+            self.ways.ended(Ended::of(exchange));
         }
     }
 }
@@ -170,25 +166,27 @@ impl Session {
             }
         };
         match happened {
-            Ok(Happened::Event(Event::Incoming(Incoming::Publish(publish)))) => {
-                Heard::Message(publish)
+            Ok(Happened::Message(message)) => Heard::Message(message),
+            Ok(Happened::Published(_, said)) => {
+                if said.is_no() {
+                    tracing::warn!("the broker refused a message of the server: {said}");
+                }
+                Heard::Confirmed
             }
-            Ok(Happened::Event(Event::Incoming(Incoming::PubAck(_)))) => Heard::Confirmed,
-            Ok(Happened::Event(Event::Incoming(Incoming::SubAck(ack)))) => {
-                for (filter, code) in self.filters.iter().zip(&ack.return_codes) {
-                    match code {
-                        SubscribeReasonCode::Failure => tracing::warn!(
-                            "the broker refused the subscription to {filter:?}: no records will come on it; check the broker's access list"
+            Ok(Happened::Sent(_)) => Heard::Confirmed,
+            Ok(Happened::Subscribed(_, each)) => {
+                for (filter, said) in self.filters.iter().zip(&each) {
+                    match said.is_no() {
+                        true => tracing::warn!(
+                            "the broker refused the subscription to {filter:?}, so no records will come on it: {said}"
                         ),
-                        SubscribeReasonCode::Success(_) => {
-                            tracing::debug!("subscribed to {filter:?}");
-                        }
+                        false => tracing::debug!("subscribed to {filter:?}"),
                     }
                 }
                 Heard::Nothing
             }
             Ok(Happened::TooLarge(message)) => Heard::TooLarge(message),
-            Ok(Happened::Event(_) | Happened::Written) => Heard::Nothing,
+            Ok(Happened::Pong | Happened::Written) => Heard::Nothing,
             Err(error) => {
                 let heard = down(&error);
                 self.failed = Some(error);
@@ -206,15 +204,25 @@ impl Session {
     }
 
     /// Publishes with quality of service 1. False when there is no room now.
-    pub fn publish(&mut self, topic: &str, retain: bool, payload: &str) -> bool {
-        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
-        publish.retain = retain;
-        self.send(Request::Publish(publish))
+    pub fn publish(&mut self, message: &Message) -> bool {
+        let Message {
+            topic,
+            retain,
+            payload,
+            expiry,
+        } = message;
+        let mut publication = Publication::new(topic, QoS::AtLeastOnce, payload.clone());
+        publication.retain = *retain;
+        if payload.starts_with('{') {
+            publication = publication.json();
+        }
+        publication.about.expiry = *expiry;
+        self.send(|exchange| exchange.publish(0, publication))
     }
 
     /// Tells the broker that a message is kept. False when there is no room now.
     pub fn acknowledge(&mut self, pkid: u16) -> bool {
-        pkid == 0 || self.send(Request::PubAck(rumqttc::PubAck::new(pkid)))
+        pkid == 0 || self.send(|exchange| exchange.acknowledge(pkid))
     }
 
     /// Says goodbye, so that the broker does not publish the last will, and ends.
@@ -226,17 +234,13 @@ impl Session {
     }
 
     fn subscribe(&mut self) {
-        let filters: Vec<_> = self
-            .filters
-            .iter()
-            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce))
-            .collect();
+        let filters = self.filters.clone();
         if !filters.is_empty() {
-            self.send(Request::Subscribe(Subscribe::new_many(filters)));
+            self.send(|exchange| exchange.subscribe(0, &filters));
         }
     }
 
-    fn send(&mut self, request: Request) -> bool {
+    fn send(&mut self, say: impl FnOnce(&mut Exchange) -> Result<(), LinkError>) -> bool {
         let Stage::Open(exchange) = &mut self.stage else {
             return false;
         };
@@ -244,7 +248,7 @@ impl Session {
             return false;
         }
         // Taken, or never to be: told by `next`.
-        self.failed = exchange.send(request).err().or(self.failed.take());
+        self.failed = say(exchange).err().or(self.failed.take());
         true
     }
 }

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use rumqttc::Publish;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use nightlight_common::clock::Clock;
-use nightlight_common::mqtt::TooLarge;
+use nightlight_common::mqtt::{Publication, TooLarge};
 use nightlight_logic::backoff::{Backoff, jittered};
 
 use crate::account::Report;
@@ -25,7 +24,7 @@ use crate::decision::{Decider, Switches};
 use crate::keep;
 use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
 use crate::leases::{self, Leases};
-use crate::outbox::Outbox;
+use crate::outbox::{Message, Outbox};
 use crate::printer::Printer;
 use crate::service::Service;
 use crate::session::{Door, Heard, Plan, Session};
@@ -118,7 +117,7 @@ struct Inputs {
     switches: UnboundedReceiver<Switches>,
     leases: UnboundedReceiver<Leases>,
     /// What every one of several servers hears; none where there is one.
-    watched: Option<Receiver<Publish>>,
+    watched: Option<Receiver<Publication>>,
 }
 
 /// The running server.
@@ -263,15 +262,10 @@ impl Shell {
         self.sessions += 1;
         // What was handed over before belongs to no session any more.
         (self.waiting, self.waiting_bytes) = (0, 0);
-        match self.door.open() {
-            Ok(session) => {
-                self.link = Link::Up {
-                    session,
-                    since: None,
-                };
-            }
-            Err(why) => self.link_down(&why, true),
-        }
+        self.link = Link::Up {
+            session: self.door.open(),
+            since: None,
+        };
     }
 
     fn hear_broker(&mut self, heard: Heard) {
@@ -292,7 +286,7 @@ impl Shell {
         }
     }
 
-    fn take(&mut self, publish: &Publish) {
+    fn take(&mut self, publish: &Publication) {
         let Some((lane, device)) = self.topics.read(&publish.topic) else {
             self.out.acknowledge(publish.pkid);
             return;
@@ -363,7 +357,7 @@ impl Shell {
         fits.then(|| Told::State(text.to_owned()))
     }
 
-    fn records(&mut self, device: &str, lane: Lane, publish: &Publish) -> wire::Payload {
+    fn records(&mut self, device: &str, lane: Lane, publish: &Publication) -> wire::Payload {
         let payload = match self.inputs.watched {
             None => self.decide_by(device, lane, publish),
             // Decided about by what every server hears.
@@ -375,7 +369,7 @@ impl Shell {
     }
 
     /// Takes note of what a live message says about light and sensor.
-    fn decide_by(&mut self, device: &str, lane: Lane, publish: &Publish) -> wire::Payload {
+    fn decide_by(&mut self, device: &str, lane: Lane, publish: &Publication) -> wire::Payload {
         let now = self.clock.now();
         let payload = wire::read(&publish.payload, lane, now.synced.then_some(now.wall_ms));
         if let Some(works) = payload.sensor_ok {
@@ -404,7 +398,7 @@ impl Shell {
                 info!("the database is good again");
                 self.database_is_good = true;
                 // It was left for the database's sake, not for the broker's.
-                self.attempts = 0;
+                self.backoff.reset();
                 if let Link::Down { retry_at } = &mut self.link {
                     *retry_at = Instant::now();
                 }
@@ -495,7 +489,7 @@ impl Shell {
     }
 
     /// A message that every server hears: each knows what it says, and whoever decides about the device writes it.
-    fn watch(&mut self, publish: &Publish) {
+    fn watch(&mut self, publish: &Publication) {
         let Some((lane, device)) = self.topics.read(&publish.topic) else {
             return;
         };
@@ -530,7 +524,15 @@ impl Shell {
             self.printer.decided(&device, led_on);
             if let Some(command) = command {
                 self.stats.commands.fetch_add(1, Relaxed);
-                self.publish_first(self.topics.commands.of(&device), false, command);
+                let message = Message {
+                    topic: self.topics.commands.of(&device),
+                    retain: false,
+                    payload: command,
+                    expiry: Some(self.control.expiry_s()),
+                };
+                if self.is_up() {
+                    self.out.publish_first(message);
+                }
             }
         }
     }
@@ -566,13 +568,23 @@ impl Shell {
 
     fn publish(&mut self, topic: String, retain: bool, payload: String) {
         if self.is_up() {
-            self.out.publish(topic, retain, payload);
+            self.out.publish(Message {
+                topic,
+                retain,
+                payload,
+                expiry: None,
+            });
         }
     }
 
     fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
         if self.is_up() {
-            self.out.publish_first(topic, retain, payload);
+            self.out.publish_first(Message {
+                topic,
+                retain,
+                payload,
+                expiry: None,
+            });
         }
     }
 
@@ -686,7 +698,7 @@ fn status(payload: &[u8]) -> Option<Told> {
 }
 
 /// What every server hears; never, where there is one.
-async fn watched(messages: &mut Option<Receiver<Publish>>) -> Option<Publish> {
+async fn watched(messages: &mut Option<Receiver<Publication>>) -> Option<Publication> {
     match messages {
         Some(messages) => messages.recv().await,
         None => std::future::pending().await,

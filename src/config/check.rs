@@ -448,7 +448,21 @@ fn delivery(layers: &mut Layers) -> delivery::DeliverySettings {
         replay_rate: layers.number(&keys::DELIVERY_REPLAY_RATE, 0.0..=1_000_000.0),
         replay_jitter: layers.duration(&keys::DELIVERY_REPLAY_JITTER, Duration::ZERO..=HOUR),
         batch: layers.whole(&keys::DELIVERY_BATCH, 1..=1000) as usize,
+        require_listener: require_listener(layers, qos),
         durable_within: layers.duration(&keys::BACKLOG_DURABLE_WITHIN, 10 * MS..=HOUR),
         stalled_after: STALLED_AFTER,
     }
+}
+
+/// Of what nobody listens to, only MQTT 5 at QoS 1 tells.
+fn require_listener(layers: &mut Layers, qos: u8) -> bool {
+    let is_required = layers.flag(&keys::DELIVERY_REQUIRE_LISTENER);
+    let version = layers.text(&keys::BROKER_VERSION);
+    if is_required && (qos != 1 || version == "3.1.1") {
+        layers.warning(
+            &keys::DELIVERY_REQUIRE_LISTENER,
+            "has no effect: a broker tells whether somebody listens with MQTT 5 at QoS 1 alone; set delivery.qos = 1 and broker.version = \"auto\"",
+        );
+    }
+    is_required
 }

@@ -26,6 +26,8 @@ pub(super) static BROKER: broker::Keys = broker::Keys {
     cert_file: &BROKER_CERT_FILE,
     key_file: &BROKER_KEY_FILE,
     keep_alive: &BROKER_KEEP_ALIVE,
+    version: &BROKER_VERSION,
+    session_expiry: &BROKER_SESSION_EXPIRY,
 };
 
 keys! {
@@ -39,6 +41,8 @@ keys! {
     BROKER_CERT_FILE = "broker.cert_file", Text("");
     BROKER_KEY_FILE = "broker.key_file", Text("");
     BROKER_KEEP_ALIVE = "broker.keep_alive", Text("30s");
+    BROKER_VERSION = "broker.version", Text("auto");
+    BROKER_SESSION_EXPIRY = "broker.session_expiry", Text("7d");
 
     TOPICS_TELEMETRY = "topics.telemetry", Text("{id}/telemetry");
     TOPICS_HISTORY = "topics.history", Text("{id}/telemetry/history");
@@ -97,6 +101,7 @@ keys! {
     DELIVERY_REPLAY_RATE = "delivery.replay_rate", Number(200.0);
     DELIVERY_REPLAY_JITTER = "delivery.replay_jitter", Text("2s");
     DELIVERY_BATCH = "delivery.batch", Whole(1);
+    DELIVERY_REQUIRE_LISTENER = "delivery.require_listener", Flag(false);
 
     WEB_LISTEN = "web.listen", Text("");
     WEB_TOKEN_FILE = "web.token_file", Text("");

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::logic::{command, delivery, lighting, telemetry};
 pub use in_force::{RuleOrigins, RulesInForce};
-pub use nightlight_common::config::{Broker, Scheme, url};
+pub use nightlight_common::config::{Broker, Scheme, Speak, url};
 use nightlight_common::config::{Layers, on_one_line};
 pub use page::Page;
 
@@ -182,6 +182,22 @@ pub struct Topics {
     pub state: String,
     /// Availability.
     pub status: String,
+}
+
+impl Topics {
+    /// All of them.
+    pub fn all(&self) -> [&str; 8] {
+        [
+            &self.telemetry,
+            &self.history,
+            &self.events,
+            &self.commands,
+            &self.results,
+            &self.acks,
+            &self.state,
+            &self.status,
+        ]
+    }
 }
 
 /// The light sensor.

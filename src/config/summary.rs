@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Config, LedDriver, OnFull, Sensor, SensorDriver};
+use super::{Config, LedDriver, OnFull, Sensor, SensorDriver, Speak};
 use crate::logic::{command::Order, delivery::Confirm, lighting::FailSafe, lighting::Lease};
 use crate::logic::{lighting::Mode, telemetry::OutageReadings};
 use nightlight_common::config::values::in_words;
@@ -88,8 +88,13 @@ fn broker(config: &Config) -> String {
     });
     let (url, client_id) = (broker.url(), &broker.client_id);
     format!(
-        "{url} as {client_id}{user}{certificate}, keep alive {}",
-        in_words(broker.keep_alive)
+        "{url} as {client_id}{user}{certificate}, MQTT {}, keep alive {}, session kept for {}",
+        match broker.speak {
+            Speak::Auto => "5 or 3.1.1",
+            Speak::Only(version) => version.name(),
+        },
+        in_words(broker.keep_alive),
+        in_words(broker.session_expiry)
     )
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::Finding;
 use crate::cli::Exit;
 use crate::config::{Broker, Config};
+use nightlight_common::config::values::in_words;
 use nightlight_common::mqtt::visit::{Ask, Closed, Trip, visit};
+use nightlight_common::mqtt::{Terms, Version};
 use nightlight_logic::View;
 
 /// Shorter than the doctor's own patience, so that the broker's line says more.
@@ -23,6 +25,8 @@ struct Tried {
     topic: String,
     we_publish: bool,
     trip: Trip,
+    /// Why the broker refused it, where it said so.
+    said: Option<String>,
 }
 
 /// A real connection with the configured credentials, under another client id, and a round trip on every
@@ -57,13 +61,16 @@ pub fn broker(config: &Config, view: Option<&View>) -> Vec<Finding> {
         "broker",
         format!("{url} lets us in {who}, after {ms} ms"),
     )];
+    findings.push(Finding::ok("broker", offers(&visit.terms)));
+    let seen = visit.trips.into_iter().zip(visit.refusals);
     let tried: Vec<Tried> = topics
         .into_iter()
-        .zip(visit.trips)
-        .map(|((topic, we_publish), trip)| Tried {
+        .zip(seen)
+        .map(|((topic, we_publish), (trip, said))| Tried {
             topic,
             we_publish,
             trip,
+            said,
         })
         .collect();
     findings.extend(access(broker, &tried));
@@ -129,6 +136,38 @@ fn asks(config: &Config, view: Option<&View>) -> (Vec<(String, bool)>, Vec<Ask>)
     (all, asks)
 }
 
+/// What the broker offers, in one line.
+fn offers(terms: &Terms) -> String {
+    if terms.version == Version::V311 {
+        return "it speaks MQTT 3.1.1, which has no words for limits, nor for who listens".into();
+    }
+    let there = |is_there, what: &str| match is_there {
+        true => what.to_owned(),
+        false => format!("no {what}"),
+    };
+    let session = match terms.session_expiry {
+        Some(time) => format!("a session kept for {}", in_words(time)),
+        None => "a session kept as long as asked for".into(),
+    };
+    let packet = match terms.max_packet {
+        Some(bytes) => format!("packets of {bytes} bytes"),
+        None => "packets of any size".into(),
+    };
+    let mut offered = vec![
+        session,
+        format!("{} publications at a time", terms.receive_max),
+        packet,
+        format!("QoS up to {}", terms.max_qos),
+        there(terms.retain, "retained messages"),
+        there(terms.wildcards, "wildcards"),
+        there(terms.shared, "shared subscriptions"),
+    ];
+    if let Some(time) = terms.keep_alive {
+        offered.push(format!("keep alive {}", in_words(time)));
+    }
+    format!("it speaks MQTT 5 and offers: {}", offered.join(", "))
+}
+
 fn access(broker: &Broker, tried: &[Tried]) -> Vec<Finding> {
     // Where something of the same kind comes back, the rest would too.
     let comes_back = |we_publish| {
@@ -139,8 +178,15 @@ fn access(broker: &Broker, tried: &[Tried]) -> Vec<Finding> {
     let (mut findings, mut unknown) = (Vec::new(), Vec::new());
     for it in tried {
         let topic = &it.topic;
+        let said = it
+            .said
+            .as_ref()
+            .map_or(String::new(), |said| format!(": {said}"));
         let denied = match (it.trip, it.we_publish) {
-            (Trip::CameBack, _) => continue,
+            (Trip::CameBack, _) | (Trip::Taken, true) => continue,
+            (Trip::Denied, true) => {
+                format!("{topic}: the broker refuses what we publish there{said}")
+            }
             (Trip::Dropped, true) => {
                 format!("{topic}: what we publish is dropped, though the broker confirms it")
             }
@@ -150,15 +196,17 @@ fn access(broker: &Broker, tried: &[Tried]) -> Vec<Finding> {
             (Trip::Lost, true) if comes_back(true) => format!(
                 "{topic}: what we publish there does not come back, and elsewhere it does: the broker confirms and drops it, or does not let us read it"
             ),
-            (Trip::NotReadable, false) => {
-                format!("{topic}: the broker refuses our subscription")
+            (Trip::NotReadable | Trip::Taken, false) => {
+                format!("{topic}: the broker refuses our subscription{said}")
             }
             (Trip::HungUpOnSubscribe, false) => {
                 format!("{topic}: the broker ends the session when we subscribe there")
             }
-            (Trip::Lost | Trip::HungUpOnPublish, false) if comes_back(false) => format!(
-                "{topic}: nothing comes to us from there, and from others it does: the broker does not let us read it, or not publish there to try it"
-            ),
+            (Trip::Lost | Trip::Denied | Trip::HungUpOnPublish, false) if comes_back(false) => {
+                format!(
+                    "{topic}: nothing comes to us from there, and from others it does: the broker does not let us read it, or not publish there to try it"
+                )
+            }
             // Messages of others came: reading is what we need there.
             (Trip::Dropped, false) => continue,
             _ => {
@@ -226,6 +274,7 @@ mod tests {
                 topic: (*topic).to_owned(),
                 we_publish: *we_publish,
                 trip: *trip,
+                said: None,
             })
             .collect();
         let mut broker = Config::from_toml("", [])
@@ -251,7 +300,9 @@ mod tests {
             (Trip::Lost, true, "write"),
             (Trip::Dropped, true, "write"),
             (Trip::HungUpOnPublish, true, "write"),
+            (Trip::Denied, true, "write"),
             (Trip::Lost, false, "read"),
+            (Trip::Denied, false, "read"),
             (Trip::HungUpOnPublish, false, "read"),
             (Trip::NotReadable, false, "read"),
             (Trip::HungUpOnSubscribe, false, "read"),

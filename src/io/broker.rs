@@ -1,7 +1,6 @@
-//! The link: one MQTT session with the broker, over rumqttc's codec.
+//! The link: one MQTT session with the broker.
 //!
-//! Each try to connect gets a fresh socket and protocol state, and each session its own pairing of
-//! publications with packet ids: nothing outlives a connection, so no late acknowledgement can be taken
+//! Each try to connect gets a fresh socket and fresh packet ids: nothing outlives a connection, so no late acknowledgement can be taken
 //! for another. What was in flight when a session ends is the pure half's to publish again.
 //! It does not wait or try again by itself; `daemon.rs` asks for a session and hands on what it says.
 //!
@@ -10,37 +9,43 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use nightlight_common::mqtt::visit::is_probe;
 use nightlight_common::mqtt::{
-    Avoid, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, MAX_INCOMING, Routes,
-    TooLarge, options, until,
-};
-use rumqttc::{
-    Event, Incoming, LastWill, MqttOptions, Outgoing, Publish, QoS, Request, Subscribe,
-    SubscribeReasonCode,
+    About, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, Publication, QoS, Said,
+    Terms, TooLarge, Version, Ways, Will, Wish, until,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::config::{Broker, Config, Topics};
 use nightlight_logic::Input;
+use nightlight_logic::command::ReplyTo;
 use nightlight_logic::delivery::{MAX_CONTROL_IN_FLIGHT, Message, Topic};
-use nightlight_logic::link::{Ending, Inbound};
+use nightlight_logic::link::{Ending, Inbound, Offer, Refusal};
 
 /// Room for subscriptions and the like beside the publications in flight.
 const SPARE: usize = 48;
+/// Longer topics for an answer are not taken.
+const MAX_REPLY_TOPIC: usize = 1_024;
+/// What a publication has beside topic and payload, in bytes: header, lengths, packet id, what it is.
+const HEADERS: u32 = 5 + 2 + 2 + 1 + 32;
+/// The token of a subscription that was left out at first; delivery counts from 1.
+const LATE: u64 = 0;
+/// The broker says `offline` after so many seconds without us, not at each flap.
+const WILL_DELAY: u32 = 5;
 
 /// Makes sessions.
 #[derive(Debug)]
 pub struct Link {
     broker: Broker,
+    device_id: String,
     topics: Topics,
     server_status: Option<String>,
     window: usize,
     qos: u8,
-    routes: Routes,
-    avoid: Avoid,
+    ways: Ways,
 }
 
 impl Link {
@@ -48,43 +53,38 @@ impl Link {
     pub fn new(config: &Config) -> Self {
         Self {
             broker: config.broker.clone(),
+            device_id: config.device_id.clone(),
             topics: config.topics.clone(),
             server_status: config.server_status.clone(),
             window: config.delivery.window,
             qos: config.delivery.qos,
-            routes: Routes::new(&config.broker),
-            avoid: Avoid::default(),
+            ways: Ways::new(&config.broker),
         }
     }
 
     /// Begins a session; [`Session::next`] tells what becomes of it.
-    ///
-    /// # Errors
-    /// A file of the configuration cannot be read, in words.
-    pub fn connect(&mut self) -> Result<Session, String> {
-        let options = self.options()?;
-        let opening = Exchange::open(self.routes.next_one(), options);
+    pub fn connect(&mut self) -> Session {
+        let opening = self.ways.open(self.wish());
         let inbound = [&self.topics.commands, &self.topics.acks];
         let left_out = inbound
             .into_iter()
             .chain(&self.server_status)
-            .filter(|topic| self.avoid.leaves_out(topic))
+            .filter(|topic| self.ways.leaves_out(topic))
             .cloned()
             .collect();
-        Ok(Session {
+        Session {
             stage: Stage::Opening(Box::pin(opening)),
             topics: self.topics.clone(),
             server_status: self.server_status.clone(),
             left_out,
             subscribe_at: None,
-            on_the_way: VecDeque::new(),
-            subscribing: VecDeque::new(),
-            subscribed: HashMap::new(),
-            in_flight: HashMap::new(),
-            unwritten: VecDeque::new(),
+            subscribing: HashMap::new(),
+            to_tell: VecDeque::new(),
             failed: None,
+            below: format!("{}/", self.device_id),
+            is_5: false,
             too_large: 0,
-        })
+        }
     }
 
     /// A session has ended, however it did: what it was like decides how the next one begins.
@@ -95,22 +95,18 @@ impl Link {
             Stage::Over(None) => return,
             Stage::Over(Some(ended)) => ended.clone(),
         };
-        ended.teach(&mut self.routes, &mut self.avoid);
+        self.ways.ended(ended);
     }
 
-    fn options(&self) -> Result<MqttOptions, String> {
-        let mut options = options(&self.broker)?;
-        // At QoS 2 a kept session would remember packet ids that a fresh client uses anew.
-        options.set_clean_session(self.qos == 2 || self.avoid.starts_clean());
-        options.set_max_packet_size(MAX_INCOMING, MAX_INCOMING);
-        options.set_inflight((self.window + MAX_CONTROL_IN_FLIGHT + SPARE) as u16);
-        options.set_last_will(LastWill::new(
-            self.topics.status.clone(),
-            "offline",
-            QoS::AtLeastOnce,
-            true,
-        ));
-        Ok(options)
+    fn wish(&self) -> Wish {
+        Wish {
+            clean: false,
+            session_expiry: Some(self.broker.session_expiry),
+            will: Some(Will::new(&self.topics.status, "offline", WILL_DELAY)),
+            in_flight: (self.window + MAX_CONTROL_IN_FLIGHT + SPARE) as u16,
+            exactly_once: self.qos == 2,
+            ..Wish::new(&self.broker.client_id, self.broker.keep_alive)
+        }
     }
 }
 
@@ -122,15 +118,15 @@ pub struct Session {
     /// What to subscribe to later.
     left_out: Vec<String>,
     subscribe_at: Option<Instant>,
-    /// Tokens of publications that have no packet id yet, in order.
-    on_the_way: VecDeque<u64>,
-    /// Subscriptions that have none, in order: the token of one that was asked for, and the topic.
-    subscribing: VecDeque<(Option<u64>, String)>,
-    subscribed: HashMap<u16, (Option<u64>, String)>,
-    in_flight: HashMap<u16, u64>,
-    /// Tokens at QoS 0, confirmed when the network has what was taken.
-    unwritten: VecDeque<u64>,
+    /// The topic that each subscription asked for.
+    subscribing: HashMap<u64, String>,
+    /// What is to be told before anything else.
+    to_tell: VecDeque<Input>,
     failed: Option<String>,
+    /// The device id and a slash.
+    below: String,
+    /// The broker speaks MQTT 5, which has reasons.
+    is_5: bool,
     /// Messages that were passed over.
     too_large: u64,
 }
@@ -149,10 +145,19 @@ impl Session {
             1 => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,
         };
-        let mut publish = Publish::new(self.topic(message.topic), qos, message.payload);
-        publish.retain = message.retain;
-        self.on_the_way.push_back(message.token);
-        self.send(Request::Publish(publish), "a publication was not taken");
+        let (topic, correlation) = match message.reply_to {
+            Some(ReplyTo { topic, correlation }) => (topic, correlation),
+            None => (self.topic(message.topic).to_owned(), None),
+        };
+        let mut publication = Publication::new(topic, qos, message.payload);
+        publication.about.correlation = correlation.map(Into::into);
+        if message.topic != Topic::Status {
+            publication = publication.json();
+        }
+        publication.retain = message.retain;
+        self.send("a publication was not taken", |exchange| {
+            exchange.publish(message.token, publication)
+        });
     }
 
     /// Takes a subscription; it goes out with the next [`Session::next`].
@@ -167,10 +172,10 @@ impl Session {
         };
         if self.left_out.contains(&topic) {
             // Answered for the broker: what is left out is nothing that it denies.
-            self.unwritten.push_back(token);
+            self.to_tell.push_back(Input::Acked(token));
             return;
         }
-        self.send_subscription(Some(token), topic);
+        self.send_subscription(token, topic);
     }
 
     /// What happens next on the link. Cancel-safe. After a `LinkDown` the session is over.
@@ -185,12 +190,14 @@ impl Session {
             let happened = match &mut self.stage {
                 Stage::Opening(opening) => match opening.await {
                     Ok(exchange) => {
+                        let offer = self.offer(exchange.terms());
                         self.stage = Stage::Open(Box::new(exchange));
                         self.subscribe_at = match self.left_out.is_empty() {
                             true => None,
                             false => Some(Instant::now() + LEAVE_OUT_FOR),
                         };
-                        return Input::LinkUp;
+                        self.to_tell.push_back(Input::LinkUp);
+                        return Input::Offered(offer);
                     }
                     Err(error) => {
                         let ending = match error.is_refusal() {
@@ -201,10 +208,8 @@ impl Session {
                     }
                 },
                 Stage::Open(exchange) => {
-                    if exchange.is_written()
-                        && let Some(token) = self.unwritten.pop_front()
-                    {
-                        return Input::Acked(token);
+                    if let Some(input) = self.to_tell.pop_front() {
+                        return input;
                     }
                     tokio::select! {
                         biased;
@@ -212,7 +217,7 @@ impl Session {
                         () = until(self.subscribe_at) => {
                             self.subscribe_at = None;
                             for topic in std::mem::take(&mut self.left_out) {
-                                self.send_subscription(None, topic);
+                                self.send_subscription(LATE, topic);
                             }
                             continue;
                         }
@@ -224,9 +229,7 @@ impl Session {
                 }
             };
             let input = match happened {
-                Ok(Happened::Event(event)) => self.translate(event),
-                Ok(Happened::TooLarge(message)) => self.pass_over(&message),
-                Ok(Happened::Written) => None,
+                Ok(happened) => self.translate(happened),
                 Err(error) => {
                     let ending = match error.is_end() {
                         true => Ending::Closed,
@@ -274,74 +277,117 @@ impl Session {
         (*topic == self.topics.commands).then_some(Input::CommandTooLarge { bytes: *bytes })
     }
 
-    fn translate(&mut self, event: Event) -> Option<Input> {
-        match event {
-            Event::Outgoing(Outgoing::Publish(pkid)) => {
-                let token = self.on_the_way.pop_front()?;
-                match pkid {
-                    0 => self.unwritten.push_back(token),
-                    _ => drop(self.in_flight.insert(pkid, token)),
-                }
-                None
-            }
-            Event::Outgoing(Outgoing::Subscribe(pkid)) => {
-                let subscription = self.subscribing.pop_front()?;
-                self.subscribed.insert(pkid, subscription);
-                None
-            }
-            Event::Incoming(Incoming::PubAck(ack)) => {
-                self.in_flight.remove(&ack.pkid).map(Input::Acked)
-            }
-            Event::Incoming(Incoming::PubComp(ack)) => {
-                self.in_flight.remove(&ack.pkid).map(Input::Acked)
-            }
-            Event::Incoming(Incoming::SubAck(ack)) => {
-                let (token, topic) = self.subscribed.remove(&ack.pkid)?;
-                match ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    true => token.map(Input::SubscriptionRefused),
-                    false => {
+    fn translate(&mut self, happened: Happened) -> Option<Input> {
+        match happened {
+            Happened::Published(token, said) => Some(answer(token, &said)),
+            Happened::Sent(token) => Some(Input::Acked(token)),
+            Happened::Subscribed(token, said) => {
+                let topic = self.subscribing.remove(&token);
+                let refused = said.iter().find(|said| said.is_no());
+                match refused {
+                    Some(said) => {
+                        debug!("the subscription to {topic:?} is refused: {said}");
+                        let is_said = self.is_5;
+                        let why = if is_said {
+                            said.to_string()
+                        } else {
+                            String::new()
+                        };
+                        (token != LATE).then_some(Input::SubscriptionRefused { token, why })
+                    }
+                    None => {
                         debug!("subscribed to {topic:?}");
-                        token.map(Input::Acked)
+                        (token != LATE).then_some(Input::Acked(token))
                     }
                 }
             }
+            Happened::TooLarge(message) => self.pass_over(&message),
             // Whoever probes an access list is no server, and no sign of one.
-            Event::Incoming(Incoming::Publish(publish)) if is_probe(&publish.payload) => {
-                debug!("a probe on {:?}", publish.topic);
+            Happened::Message(message) if is_probe(&message.payload) => {
+                debug!("a probe on {:?}", message.topic);
                 None
             }
-            Event::Incoming(Incoming::Publish(publish)) => {
-                let payload = publish.payload.to_vec();
-                let retained = publish.retain;
-                if publish.topic == self.topics.commands {
-                    Some(Input::CommandReceived { payload, retained })
-                } else if publish.topic == self.topics.acks {
+            Happened::Message(message) => {
+                let payload = message.payload.to_vec();
+                let retained = message.retain;
+                if message.topic == self.topics.commands {
+                    let reply_to = self.reply_to(message.about);
+                    Some(Input::CommandReceived {
+                        payload,
+                        retained,
+                        reply_to,
+                    })
+                } else if message.topic == self.topics.acks {
                     Some(Input::ServerAcked(payload))
-                } else if self.server_status.as_ref() == Some(&publish.topic) {
+                } else if self.server_status.as_ref() == Some(&message.topic) {
                     Some(Input::ServerStatus { payload, retained })
                 } else {
-                    debug!(topic = publish.topic, "not asked for");
+                    debug!(topic = message.topic, "not asked for");
                     None
                 }
             }
-            _ => None,
+            Happened::Pong | Happened::Written => None,
         }
     }
 
-    fn send_subscription(&mut self, token: Option<u64>, topic: String) {
-        let subscribe = Subscribe::new(topic.clone(), QoS::AtLeastOnce);
-        self.subscribing.push_back((token, topic));
-        self.send(
-            Request::Subscribe(subscribe),
-            "a subscription was not taken",
-        );
+    /// Where the sender wants the answer: below the device's own id, and on no topic that has a use already, so
+    /// that nobody has the device write what he may not write himself.
+    fn reply_to(&self, about: About) -> Option<ReplyTo> {
+        let topic = about.response_topic?;
+        let is_own = topic
+            .strip_prefix(&self.below)
+            .is_some_and(|rest| !rest.is_empty());
+        let is_plain = !topic.contains(['+', '#', '\0']) && topic.len() <= MAX_REPLY_TOPIC;
+        if !is_own || !is_plain || self.topics.all().contains(&topic.as_str()) {
+            debug!(
+                "no answer on {topic:?}: only below {:?}, and without wildcards",
+                self.below
+            );
+            return None;
+        }
+        let correlation = about.correlation.map(|data| data.to_vec());
+        Some(ReplyTo { topic, correlation })
     }
 
-    fn send(&mut self, request: Request, failed: &str) {
+    fn send_subscription(&mut self, token: u64, topic: String) {
+        self.send("a subscription was not taken", |exchange| {
+            exchange.subscribe(token, std::slice::from_ref(&topic))
+        });
+        self.subscribing.insert(token, topic);
+    }
+
+    fn send(&mut self, failed: &str, say: impl FnOnce(&mut Exchange) -> Result<(), LinkError>) {
         if let Stage::Open(exchange) = &mut self.stage
-            && let Err(error) = exchange.send(request)
+            && let Err(error) = say(exchange)
         {
             self.failed = Some(format!("{failed}: {error}"));
+        }
+    }
+
+    /// What the broker offers, as far as it concerns what is published.
+    fn offer(&mut self, terms: &Terms) -> Offer {
+        self.is_5 = terms.version == Version::V5;
+        let seconds = |time: Duration| time.as_secs();
+        let Topics {
+            telemetry,
+            history,
+            events,
+            ..
+        } = &self.topics;
+        let longest = [telemetry, history, events]
+            .map(String::len)
+            .into_iter()
+            .max();
+        let overhead = HEADERS + longest.unwrap_or_default() as u32;
+        Offer {
+            version: terms.version.name().into(),
+            session_expiry_s: terms.session_expiry.map(seconds),
+            receive_max: terms.receive_max,
+            max_packet: terms.max_packet,
+            max_qos: terms.max_qos,
+            retain: terms.retain,
+            keep_alive_s: terms.keep_alive.map(seconds),
+            max_payload: terms.max_packet.map(|bytes| bytes.saturating_sub(overhead)),
         }
     }
 
@@ -354,5 +400,24 @@ impl Session {
             Topic::State => &self.topics.state,
             Topic::Status => &self.topics.status,
         }
+    }
+}
+
+/// What the broker's reason for a publication is to the pure half.
+fn answer(token: u64, said: &Said) -> Input {
+    let refusal = match said.code {
+        0x10 => return Input::Unheard(token),
+        0x00..=0x7f => return Input::Acked(token),
+        0x87 | 0x90 => Refusal::Denied,
+        0x97 => Refusal::Quota,
+        0x99 => Refusal::Payload,
+        0x95 => Refusal::TooLarge,
+        _ => Refusal::Unclear,
+    };
+    let why = said.to_string();
+    Input::PublicationRefused {
+        token,
+        refusal,
+        why,
     }
 }

@@ -78,6 +78,7 @@ fn obey(device: &mut Device, payload: &[u8], retained: bool) {
     device.give(Input::CommandReceived {
         payload: payload.to_vec(),
         retained,
+        reply_to: None,
     });
     let after = device.picture();
     let results = &device.results[told..];
@@ -415,6 +416,7 @@ fn settings(flags: u8) -> Settings {
             replay_jitter: Duration::ZERO,
             batch: 1,
             durable_within: Duration::from_secs(1),
+            require_listener: false,
             stalled_after: Duration::from_secs(10),
         },
         device: DeviceInfo::default(),

@@ -20,6 +20,7 @@ mod link;
 mod manual;
 mod oversize;
 mod page;
+mod reasons;
 mod sessions;
 mod signals;
 mod stage;

@@ -63,6 +63,7 @@ pub fn settings() -> Settings {
             replay_jitter: Duration::from_secs(2),
             batch: 1,
             durable_within: Duration::from_secs(1),
+            require_listener: false,
             stalled_after: Duration::from_secs(10),
         },
         device: device_info(),
@@ -533,7 +534,11 @@ impl World {
 
     pub fn command_bytes(&mut self, payload: Vec<u8>, retained: bool) {
         if self.session {
-            self.hand_over(Input::CommandReceived { payload, retained });
+            self.hand_over(Input::CommandReceived {
+                payload,
+                retained,
+                reply_to: None,
+            });
             self.carry_out();
         }
     }
@@ -921,7 +926,10 @@ impl World {
             return;
         }
         let answer = match self.refuses_subscriptions {
-            true => Input::SubscriptionRefused(token),
+            true => Input::SubscriptionRefused {
+                token,
+                why: String::new(),
+            },
             false => Input::Acked(token),
         };
         if !self.broker_mute {
@@ -1029,6 +1037,7 @@ impl World {
             let command = Input::CommandReceived {
                 payload,
                 retained: false,
+                reply_to: None,
             };
             self.schedule_on_link(self.latency * 2, command);
         }

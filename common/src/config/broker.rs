@@ -11,9 +11,14 @@ use std::time::Duration;
 
 use super::url::BrokerUrl;
 use super::{Key, Layers};
+use crate::mqtt::Version;
 
 /// The longest that fits into the 16 bits of MQTT.
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
+
+/// A session that the broker forgets sooner does not outlive a restart.
+const SHORTEST_EXPIRY: Duration = Duration::from_secs(60);
+const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The keys that say how.
 #[derive(Debug)]
@@ -34,6 +39,10 @@ pub struct Keys {
     pub key_file: &'static Key,
     /// `broker.keep_alive`
     pub keep_alive: &'static Key,
+    /// `broker.version`
+    pub version: &'static Key,
+    /// `broker.session_expiry`
+    pub session_expiry: &'static Key,
 }
 
 /// How to reach the broker.
@@ -61,6 +70,29 @@ pub struct Broker {
     pub key_file: Option<PathBuf>,
     /// MQTT keep alive: 1 s to 18 h.
     pub keep_alive: Duration,
+    /// The version of MQTT.
+    pub speak: Speak,
+    /// How long a broker of MQTT 5 keeps our session, and what waits in it, when we are gone: 1 min to 10 years.
+    pub session_expiry: Duration,
+}
+
+/// Which version of MQTT is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speak {
+    /// 5, and 3.1.1 with a broker that does not know it.
+    Auto,
+    /// This one alone.
+    Only(Version),
+}
+
+impl Speak {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Only(version) => version.name(),
+        }
+    }
 }
 
 impl Broker {
@@ -164,6 +196,16 @@ pub fn broker(layers: &mut Layers, keys: &Keys, own_id: &str) -> Broker {
         cert_file,
         key_file,
         keep_alive: layers.duration(keys.keep_alive, Duration::from_secs(1)..=LONGEST_KEEP_ALIVE),
+        speak: layers.choice(
+            keys.version,
+            &[
+                ("auto", Speak::Auto),
+                ("5", Speak::Only(Version::V5)),
+                ("3.1.1", Speak::Only(Version::V311)),
+            ],
+            "",
+        ),
+        session_expiry: layers.duration(keys.session_expiry, SHORTEST_EXPIRY..=LONGEST_EXPIRY),
     }
 }
 

@@ -14,7 +14,7 @@ pub mod unknown;
 pub mod url;
 pub mod values;
 
-pub use broker::{Broker, Scheme};
+pub use broker::{Broker, Scheme, Speak};
 pub use layers::Layers;
 
 /// A key and what it is when nobody sets it.

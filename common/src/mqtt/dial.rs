@@ -120,7 +120,8 @@ impl Race {
     }
 }
 
-async fn attempt(address: SocketAddr) -> (SocketAddr, io::Result<TcpStream>) {
+/// TCP to one address, in its time.
+pub(super) async fn attempt(address: SocketAddr) -> (SocketAddr, io::Result<TcpStream>) {
     debug!("{address}: connecting");
     let begun = Instant::now();
     let tried = match tokio::time::timeout(TCP_TIMEOUT, TcpStream::connect(address)).await {

@@ -1,14 +1,15 @@
-//! Packets to and from the broker over one line: rumqttc's codec and protocol state, our own socket.
+//! Packets to and from the broker over one line: our own socket and packet ids, and a codec for either version.
 //!
 //! rumqttc's event loop keeps its socket to itself, and one option of it has to be set again and again:
-//! see `acknowledge_at_once` below and docs/decisions/0016. Nothing here waits but [`Exchange::open`]
-//! and [`Exchange::next`]; both are cancel-safe, the latter because all state is in the struct. What is
-//! to be sent goes out with the next call, in one write, after what came in has been handed on: a
-//! command moves the LED before its receipt is written.
+//! see `acknowledge_at_once` below and docs/decisions/0016; its protocol state of MQTT 5 loses count
+//! (docs/decisions/0030). Nothing here waits but [`Exchange::next`] and `greet`; the former is cancel-safe,
+//! because all state is in the struct. What is to be sent goes out with the next call, in one write, after what
+//! came in has been handed on: a command moves the LED before its receipt is written.
 //!
 //! Daemon, server and `doctor` all have their sessions here; what they subscribe to, publish and conclude
 //! is theirs.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -18,19 +19,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use rumqttc::{
-    Connect, ConnectReturnCode, Disconnect, Event, MqttOptions, MqttState, Packet, PingReq,
-    Request, StateError,
-};
+use rumqttc::QoS;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::dial::Race;
 use super::framing::{Frame, Framing, TooLarge};
-use super::handshake::{Line, Stream, handshake};
-use super::route::Route;
+use super::handshake::{Line, Stream};
+use super::ids::{Answer, Ids, Unasked};
+use super::packet::{Connect, Incoming, Outgoing, Publication, Said, Will};
+use super::terms::{Terms, Version};
 use super::words::LinkError;
 
 /// Larger packets are not sent; a batch of records is far below.
@@ -47,22 +45,84 @@ const DEAD_AFTER: f64 = 2.5;
 /// The answer to a ping waits behind a packet that is on its way: while so much of it comes in a
 /// keep-alive, the peer lives.
 const MIN_PROGRESS: usize = 4 * 1024;
+/// A broker has so long to free the packet ids of an earlier connection, and may send so many messages
+/// meanwhile.
+const RELEASE_WITHIN: Duration = Duration::from_secs(10);
+const MOST_MEANWHILE: usize = 1_000;
+/// The reason of MQTT 5 for a packet that is too large.
+const PACKET_TOO_LARGE: u8 = 0x95;
+
+/// How a session is to be.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// The MQTT client id.
+    pub client_id: String,
+    /// To be asked for; a broker of MQTT 5 may want another one.
+    pub keep_alive: Duration,
+    /// The broker forgets what it kept of the session before.
+    pub clean: bool,
+    /// The broker is to keep the session so long; none for as long as the connection. With 3.1.1 any is for ever.
+    pub session_expiry: Option<Duration>,
+    /// For when we go without a goodbye.
+    pub will: Option<Will>,
+    /// Larger packets are passed over.
+    pub max_incoming: usize,
+    /// Most publications and subscriptions that the broker has not answered.
+    pub in_flight: u16,
+    /// Something will be published at QoS 2.
+    pub exactly_once: bool,
+    /// Messages are acknowledged with [`Exchange::acknowledge`].
+    pub manual_acks: bool,
+}
+
+impl Wish {
+    /// An ordinary session for this client, without a will.
+    pub fn new(client_id: impl Into<String>, keep_alive: Duration) -> Self {
+        Self {
+            client_id: client_id.into(),
+            keep_alive,
+            clean: true,
+            session_expiry: None,
+            will: None,
+            max_incoming: super::MAX_INCOMING,
+            in_flight: 100,
+            exactly_once: false,
+            manual_acks: false,
+        }
+    }
+}
 
 /// What happened in a session.
 #[derive(Debug, PartialEq)]
 pub enum Happened {
-    /// A packet came in, or one was taken.
-    Event(Event),
+    /// A message came in.
+    Message(Publication),
     /// A publication came in that was too large to be kept. It is acknowledged, unless acknowledging is
     /// the owner's.
     TooLarge(TooLarge),
+    /// The broker has answered the publication with this token; or it was too large to be sent (0x95).
+    Published(u64, Said),
+    /// The network has the publication with this token, at QoS 0: nobody will confirm it.
+    Sent(u64),
+    /// The broker has answered the subscription with this token, filter by filter.
+    Subscribed(u64, Vec<Said>),
+    /// The broker has answered a ping.
+    Pong,
     /// The network has all that was taken.
     Written,
 }
 
 /// One session's packets.
 pub struct Exchange {
-    state: MqttState,
+    version: Version,
+    terms: Terms,
+    ids: Ids,
+    happened: VecDeque<Happened>,
+    /// Tokens at QoS 0 that the network may not have.
+    unwritten: VecDeque<u64>,
+    /// Publications beyond what the broker takes at a time: each goes out when another is answered.
+    parked: VecDeque<(u64, Publication)>,
+    manual_acks: bool,
     stream: Box<dyn Stream>,
     socket: OwnedFd,
     chunk: Box<[u8]>,
@@ -76,12 +136,13 @@ pub struct Exchange {
     more_to_read: bool,
     keep_alive: Duration,
     ping_at: Instant,
+    /// A ping has no answer.
+    await_pong: bool,
     /// Bytes that came in since the last ping.
     progress: usize,
     /// When the last packet was at its end.
     heard_at: Instant,
     dead_after: Duration,
-    max_inflight: u16,
     /// Where the broker is.
     address: Option<SocketAddr>,
     opened_at: Instant,
@@ -90,105 +151,136 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Goes the whole way to the broker: name, TCP, TLS, WebSocket, CONNECT and CONNACK. An address of
-    /// several that fails anywhere on it leaves the others their turn.
+    /// Says CONNECT in this version and waits for the answer. A broker that answers in the words of 3.1.1 is
+    /// spoken to in 3.1.1.
     ///
     /// # Errors
-    /// What failed on the way, or the broker's refusal.
-    pub async fn open(route: Route, options: MqttOptions) -> Result<Self, LinkError> {
-        let host = route.host.clone();
-        let addresses = route.addresses().await.map_err(LinkError::Configured)?;
-        let mut race = Race::new(addresses);
-        while let Some((address, tcp)) = race.next().await {
-            match Self::enter(address, tcp, &host, &options).await {
-                Ok(exchange) => return Ok(exchange),
-                Err(error @ LinkError::Refused(_)) => return Err(error),
-                Err(error) => {
-                    debug!("{address}: {error}");
-                    race.failed.push((address, error));
-                }
-            }
-        }
-        Err(LinkError::Unreachable(race.failed))
-    }
-
-    async fn enter(
-        address: SocketAddr,
-        tcp: TcpStream,
-        host: &str,
-        options: &MqttOptions,
-    ) -> Result<Self, LinkError> {
-        let until = Instant::now() + TIMEOUT;
-        let line = tokio::time::timeout_at(until, handshake(address, tcp, host, options));
-        let line = line.await.map_err(|_| match options.transport() {
-            rumqttc::Transport::Ws => LinkError::Timeout("WebSocket"),
-            _ => LinkError::Timeout("TLS"),
-        })??;
-        debug!("{address}: CONNECT as {:?}", options.client_id());
-        let greeted = tokio::time::timeout_at(until, Self::greet(line, options));
-        let mut exchange = greeted.await.map_err(|_| LinkError::Timeout("MQTT"))??;
-        exchange.address = Some(address);
-        Ok(exchange)
-    }
-
-    async fn greet(
+    /// The broker's refusal, or what came in its place.
+    pub(super) async fn greet(
         Line { stream, socket }: Line,
-        options: &MqttOptions,
+        version: Version,
+        wish: &Wish,
+        login: Option<&(String, String)>,
     ) -> Result<Self, LinkError> {
         let now = Instant::now();
         let mut exchange = Self {
-            state: MqttState::new(options.inflight(), options.manual_acks()),
+            version,
+            terms: Terms::new(version),
+            ids: Ids::new(0, 0, false),
+            happened: VecDeque::new(),
+            unwritten: VecDeque::new(),
+            parked: VecDeque::new(),
+            manual_acks: wish.manual_acks,
             stream,
             socket,
             chunk: vec![0; CHUNK].into(),
-            inbound: Framing::new(options.max_packet_size()),
+            inbound: Framing::new(version, wish.max_incoming),
             outbound: BytesMut::new(),
             unflushed: false,
             unacknowledged: false,
             more_to_read: false,
-            keep_alive: options.keep_alive(),
-            ping_at: now + options.keep_alive(),
+            keep_alive: wish.keep_alive,
+            ping_at: now,
+            await_pong: false,
             progress: 0,
             heard_at: now,
-            dead_after: options.keep_alive().mul_f64(DEAD_AFTER) + TIMEOUT,
-            max_inflight: options.inflight(),
+            dead_after: Duration::ZERO,
             address: None,
             opened_at: now,
             stuck_at: None,
         };
-        let mut connect = Connect::new(options.client_id());
-        connect.keep_alive = options
-            .keep_alive()
-            .as_secs()
-            .try_into()
-            .unwrap_or(u16::MAX);
-        connect.clean_session = options.clean_session();
-        connect.last_will = options.last_will();
-        connect.login = options.credentials();
-        exchange.write(Packet::Connect(connect))?;
+        let until = now + TIMEOUT;
+        let greeting = tokio::time::timeout_at(until, exchange.introduce(wish, login));
+        let session_present = greeting.await.map_err(|_| LinkError::Timeout("MQTT"))??;
+        let release = session_present && wish.exactly_once;
+        exchange.ids = Ids::new(wish.in_flight, exchange.terms.receive_max, release);
+        if release {
+            let until = Instant::now() + RELEASE_WITHIN;
+            let released = tokio::time::timeout_at(until, exchange.release());
+            released.await.map_err(|_| LinkError::Unreleased)??;
+        }
+        let now = Instant::now();
+        (exchange.opened_at, exchange.heard_at) = (now, now);
+        // The broker's is a limit; to be there more often is allowed.
+        if let Some(wanted) = exchange.terms.keep_alive.filter(|it| !it.is_zero()) {
+            exchange.keep_alive = exchange.keep_alive.min(wanted);
+        }
+        exchange.ping_at = now + exchange.keep_alive;
+        exchange.dead_after = exchange.keep_alive.mul_f64(DEAD_AFTER) + TIMEOUT;
+        Ok(exchange)
+    }
+
+    /// CONNECT and CONNACK. Tells whether the broker knows our session.
+    async fn introduce(
+        &mut self,
+        wish: &Wish,
+        login: Option<&(String, String)>,
+    ) -> Result<bool, LinkError> {
+        let seconds = |time: Duration| time.as_secs();
+        let expiry = wish.session_expiry.map_or(0, seconds);
+        let connect = Connect {
+            client_id: &wish.client_id,
+            keep_alive: seconds(wish.keep_alive).try_into().unwrap_or(u16::MAX),
+            clean: wish.clean,
+            session_expiry: expiry.try_into().unwrap_or(u32::MAX - 1),
+            login,
+            will: wish.will.as_ref(),
+        };
+        self.version.connect(&connect, &mut self.outbound)?;
+        self.has_to_write();
         loop {
-            match exchange.inbound.next()? {
-                None => poll_fn(|context| exchange.poll_line(context))
+            match self.inbound.next()? {
+                None => poll_fn(|context| self.poll_line(context))
                     .await
-                    .map_err(|error| LinkError::from(error).before_greeting())?,
-                Some(Frame::Packet(Packet::ConnAck(ack)))
-                    if ack.code == ConnectReturnCode::Success =>
-                {
-                    let kept = ack.session_present;
-                    debug!("CONNACK: the broker knows our session: {kept}");
-                    exchange.heard_at = Instant::now();
-                    return Ok(exchange);
+                    .map_err(LinkError::before_greeting)?,
+                Some(Frame::Packet(Incoming::ConnAck(greeting))) if !greeting.said.is_no() => {
+                    let kept = greeting.session_present;
+                    self.terms = greeting.terms;
+                    self.version = self.terms.version;
+                    self.inbound.speak(self.version);
+                    debug!(
+                        "CONNACK: MQTT {}; the broker knows our session: {kept}",
+                        self.version
+                    );
+                    return Ok(kept);
                 }
-                Some(Frame::Packet(Packet::ConnAck(ack))) => {
-                    return Err(LinkError::Refused(ack.code));
+                Some(Frame::Packet(Incoming::ConnAck(greeting))) => {
+                    return Err(LinkError::Refused(greeting.said));
                 }
-                Some(_) => {
-                    return Err(LinkError::Protocol(
-                        "what answers does not greet as an MQTT broker: check the port in broker.url".into(),
-                    ));
+                Some(Frame::Packet(Incoming::Disconnect(said))) => {
+                    return Err(LinkError::Refused(said));
                 }
+                Some(_) => return Err(LinkError::NotABroker),
             }
         }
+    }
+
+    /// Has the broker free the packet ids that it may remember.
+    async fn release(&mut self) -> Result<(), LinkError> {
+        let ids: Vec<u16> = self.ids.to_release().collect();
+        for pkid in ids {
+            self.write(&Outgoing::PubRel(pkid))?;
+        }
+        while self.ids.is_releasing() {
+            match self.inbound.next()? {
+                Some(frame) => self.take_in(frame)?,
+                None => poll_fn(|context| self.poll_line(context)).await?,
+            }
+            if self.happened.len() > MOST_MEANWHILE {
+                return Err(LinkError::Unreleased);
+            }
+        }
+        Ok(())
+    }
+
+    /// This is where the broker is.
+    pub(super) fn is_at(&mut self, address: SocketAddr) {
+        self.address = Some(address);
+    }
+
+    /// What the broker offers.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// Where the broker is, and how long the session has stood.
@@ -203,30 +295,90 @@ impl Exchange {
 
     /// Whether a publication can be taken now.
     pub fn has_room(&self) -> bool {
-        self.state.collision.is_none()
-            && self.state.inflight() < self.max_inflight
-            && self.outbound.len() < MAX_OUTGOING
+        self.ids.has_room() && self.parked.is_empty() && self.outbound.len() < MAX_OUTGOING
     }
 
     /// Whether nothing more has come so far.
     pub fn is_idle(&self) -> bool {
-        self.state.events.is_empty() && self.inbound.is_empty() && !self.more_to_read
+        self.happened.is_empty() && self.inbound.is_empty() && !self.more_to_read
     }
 
-    /// Takes a packet to be sent; it goes out with the next call of [`Exchange::next`].
+    /// Takes a publication, which `token` names; it goes out with the next call of [`Exchange::next`], as far as
+    /// the broker's limits let it: without a flag or a quality of service that it does not have, and not before
+    /// the broker has room for it.
     ///
     /// # Errors
-    /// The packet is too large, or the protocol does not allow it now.
-    pub fn send(&mut self, request: Request) -> Result<(), LinkError> {
-        // rumqttc parks one publication when its packet id is still in use; a second would replace it.
-        let is_publication = matches!(request, Request::Publish(_));
-        if is_publication && self.state.collision.is_some() {
-            return Err(StateError::InvalidState.into());
+    /// It cannot be written.
+    pub fn publish(&mut self, token: u64, mut publication: Publication) -> Result<(), LinkError> {
+        publication.qos = match (publication.qos, self.terms.max_qos) {
+            (QoS::AtMostOnce, _) | (_, 0) => QoS::AtMostOnce,
+            (QoS::ExactlyOnce, 2..) => QoS::ExactlyOnce,
+            _ => QoS::AtLeastOnce,
+        };
+        publication.retain &= self.terms.retain;
+        let limit = self.terms.max_packet.unwrap_or(u32::MAX);
+        let limit = MAX_OUTGOING.min(limit.try_into().unwrap_or(usize::MAX));
+        if self.version.size(&publication) > limit {
+            let said = Said::new(PACKET_TOO_LARGE);
+            self.happened.push_back(Happened::Published(token, said));
+            return Ok(());
         }
-        match self.state.handle_outgoing_packet(request)? {
-            Some(packet) => self.write(packet),
-            None => Ok(()),
+        if publication.qos == QoS::AtMostOnce {
+            self.unwritten.push_back(token);
+            self.version.publish(publication, &mut self.outbound)?;
+            self.has_to_write();
+            return Ok(());
         }
+        self.parked.push_back((token, publication));
+        self.unpark()
+    }
+
+    /// Sends what there is room for at the broker.
+    fn unpark(&mut self) -> Result<(), LinkError> {
+        while let Some((token, publication)) = self.parked.front() {
+            let Some(pkid) = self.ids.publish(*token, publication.qos) else {
+                break;
+            };
+            let Some((_, mut publication)) = self.parked.pop_front() else {
+                break;
+            };
+            publication.pkid = pkid;
+            self.version.publish(publication, &mut self.outbound)?;
+            self.has_to_write();
+        }
+        Ok(())
+    }
+
+    /// Takes a subscription to these filters, at QoS 1.
+    ///
+    /// # Errors
+    /// There is no room, or it cannot be written.
+    pub fn subscribe(&mut self, token: u64, filters: &[String]) -> Result<(), LinkError> {
+        let pkid = self.ids.subscribe(token).ok_or(LinkError::NoRoom)?;
+        self.write(&Outgoing::Subscribe(pkid, filters))
+    }
+
+    /// Takes the receipt of a message, with manual acknowledgements.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn acknowledge(&mut self, pkid: u16) -> Result<(), LinkError> {
+        match self.ids.is_received(pkid) {
+            true => self.write(&Outgoing::PubRec(pkid)),
+            false => self.write(&Outgoing::PubAck(pkid)),
+        }
+    }
+
+    /// Asks the broker for a sign of life.
+    ///
+    /// # Errors
+    /// The last such question has no answer.
+    pub fn ping(&mut self) -> Result<(), LinkError> {
+        if self.await_pong {
+            return Err(LinkError::Silent);
+        }
+        self.await_pong = true;
+        self.write(&Outgoing::PingReq)
     }
 
     /// Whether the network has all that was taken.
@@ -242,22 +394,19 @@ impl Exchange {
         // Packets that have been read already must not keep everything else from running.
         tokio::task::consume_budget().await;
         loop {
-            if let Some(event) = self.state.events.pop_front() {
-                return Ok(Happened::Event(event));
+            if let Some(happened) = self.happened.pop_front() {
+                self.hand_on(&happened)?;
+                return Ok(happened);
             }
-            match self.inbound.next()? {
-                Some(Frame::Packet(packet)) => {
-                    self.heard_at = Instant::now();
-                    if let Some(answer) = self.state.handle_incoming_packet(packet)? {
-                        self.write(answer)?;
-                    }
-                    continue;
-                }
-                Some(Frame::TooLarge(publication)) => {
-                    self.pass_over(&publication)?;
-                    return Ok(Happened::TooLarge(publication));
-                }
-                None => {}
+            if self.is_written()
+                && let Some(token) = self.unwritten.pop_front()
+            {
+                return Ok(Happened::Sent(token));
+            }
+            if let Some(frame) = self.inbound.next()? {
+                self.heard_at = Instant::now();
+                self.take_in(frame)?;
+                continue;
             }
             let stuck_at = self.stuck_at;
             let dead_at = self.heard_at + self.dead_after;
@@ -271,7 +420,7 @@ impl Exchange {
                     }
                 }
                 () = tokio::time::sleep_until(dead_at) => return Err(LinkError::Silent),
-                () = tokio::time::sleep_until(ping_at) => self.ping()?,
+                () = tokio::time::sleep_until(ping_at) => self.ping_in_time()?,
                 () = until(stuck_at) => {
                     // There may have been progress meanwhile.
                     if self.stuck_at.is_some_and(|at| Instant::now() >= at) {
@@ -282,49 +431,116 @@ impl Exchange {
         }
     }
 
-    /// Answers a publication that was not kept as if it had been.
-    fn pass_over(&mut self, publication: &TooLarge) -> Result<(), LinkError> {
-        self.heard_at = Instant::now();
-        let at = self.state.events.len();
-        let packet = Packet::Publish(publication.as_publish());
-        if let Some(answer) = self.state.handle_incoming_packet(packet)? {
-            self.write(answer)?;
+    /// A message is acknowledged when it is handed on, not before.
+    fn hand_on(&mut self, happened: &Happened) -> Result<(), LinkError> {
+        let (qos, pkid) = match happened {
+            Happened::Message(message) => (message.qos, message.pkid),
+            Happened::TooLarge(message) => (message.qos, message.pkid),
+            _ => return Ok(()),
+        };
+        match qos {
+            QoS::AtMostOnce => Ok(()),
+            _ if self.manual_acks => Ok(()),
+            QoS::AtLeastOnce => self.write(&Outgoing::PubAck(pkid)),
+            QoS::ExactlyOnce => self.write(&Outgoing::PubRec(pkid)),
         }
-        // It did not come in as an event; what was answered is one.
-        self.state.events.remove(at);
+    }
+
+    fn take_in(&mut self, frame: Frame) -> Result<(), LinkError> {
+        let packet = match frame {
+            Frame::Packet(packet) => packet,
+            Frame::TooLarge(message) => {
+                if self.is_new(message.qos, message.pkid)? {
+                    self.happened.push_back(Happened::TooLarge(message));
+                }
+                return Ok(());
+            }
+        };
+        let answer = match packet {
+            Incoming::Publish(message) => {
+                if self.is_new(message.qos, message.pkid)? {
+                    self.happened.push_back(Happened::Message(message));
+                }
+                return Ok(());
+            }
+            Incoming::PubRel(pkid) => {
+                self.ids.released(pkid);
+                return self.write(&Outgoing::PubComp(pkid));
+            }
+            Incoming::PingResp => {
+                self.await_pong = false;
+                self.happened.push_back(Happened::Pong);
+                return Ok(());
+            }
+            Incoming::Disconnect(said) => return Err(LinkError::Ended(said)),
+            Incoming::ConnAck(_) => return Err(LinkError::Protocol("a second CONNACK".into())),
+            Incoming::SubAck(pkid, said) => {
+                let answer = self.ids.sub_ack(pkid);
+                if let Ok(Answer::Subscribed(token)) = answer {
+                    self.happened.push_back(Happened::Subscribed(token, said));
+                }
+                answer.map_err(|Unasked| unasked(pkid))?;
+                return Ok(());
+            }
+            Incoming::PubAck(pkid, said) => (pkid, self.ids.pub_ack(pkid, said)),
+            Incoming::PubRec(pkid, said) => (pkid, self.ids.pub_rec(pkid, said)),
+            Incoming::PubComp(pkid) => (pkid, self.ids.pub_comp(pkid)),
+        };
+        let (pkid, answer) = answer;
+        match answer.map_err(|Unasked| unasked(pkid))? {
+            Answer::Release => self.write(&Outgoing::PubRel(pkid))?,
+            Answer::Published(token, said) => {
+                self.happened.push_back(Happened::Published(token, said));
+                self.unpark()?;
+            }
+            Answer::Subscribed(_) | Answer::Freed => {}
+        }
         Ok(())
     }
 
-    fn ping(&mut self) -> Result<(), LinkError> {
+    /// Whether a message did not come before. At QoS 2 one that did is answered again, and no more.
+    fn is_new(&mut self, qos: QoS, pkid: u16) -> Result<bool, LinkError> {
+        if qos != QoS::ExactlyOnce || self.ids.received(pkid) {
+            return Ok(true);
+        }
+        if !self.manual_acks {
+            self.write(&Outgoing::PubRec(pkid))?;
+        }
+        Ok(false)
+    }
+
+    fn ping_in_time(&mut self) -> Result<(), LinkError> {
         self.ping_at = Instant::now() + self.keep_alive;
         let progress = std::mem::take(&mut self.progress);
         if self.inbound.is_within_packet() && progress >= MIN_PROGRESS {
-            self.state.await_pingresp = false;
+            self.await_pong = false;
         }
-        self.send(Request::PingReq(PingReq))
+        self.ping()
     }
 
     /// Says goodbye and waits until the broker hangs up, so that it has surely heard.
     pub async fn close(mut self) -> Result<(), LinkError> {
-        self.send(Request::Disconnect(Disconnect))?;
+        self.write(&Outgoing::Disconnect)?;
         loop {
             self.inbound.clear();
             poll_fn(|context| self.poll_line(context)).await?;
         }
     }
 
-    fn write(&mut self, packet: Packet) -> Result<(), LinkError> {
-        packet
-            .write(&mut self.outbound, MAX_OUTGOING)
-            .map_err(StateError::from)?;
+    fn write(&mut self, packet: &Outgoing<'_>) -> Result<(), LinkError> {
+        self.version.write(packet, &mut self.outbound)?;
+        self.has_to_write();
+        Ok(())
+    }
+
+    fn has_to_write(&mut self) {
         self.stuck_at
             .get_or_insert_with(|| Instant::now() + TIMEOUT);
-        Ok(())
     }
 
     /// Writes what can be written and reads what there is; ready when something was read, or all
     /// was written.
-    fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StateError>> {
+    fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let was_written = self.is_written();
         self.poll_write(context)?;
         if self.outbound.len() < MOST_UNWRITTEN
@@ -363,11 +579,11 @@ impl Exchange {
         Ok(())
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StateError>> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let mut chunk = ReadBuf::new(&mut self.chunk);
         ready!(Pin::new(&mut self.stream).poll_read(context, &mut chunk))?;
         if chunk.filled().is_empty() {
-            return Poll::Ready(Err(StateError::ConnectionAborted));
+            return Poll::Ready(Err(LinkError::Closed));
         }
         self.inbound.take(chunk.filled());
         self.progress = self.progress.saturating_add(chunk.filled().len());
@@ -386,6 +602,12 @@ impl Exchange {
             let _ = rustix::net::sockopt::set_tcp_quickack(&self.socket, true);
         }
     }
+}
+
+fn unasked(pkid: u16) -> LinkError {
+    LinkError::Protocol(format!(
+        "the broker breaks the protocol: it answers what was not asked (packet id {pkid})"
+    ))
 }
 
 /// Never, without a time.

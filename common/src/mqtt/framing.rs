@@ -4,9 +4,13 @@
 //! A broker keeps what it could not deliver and sends it again in the next session; to hang up on a large
 //! packet would keep us away for as long as the broker has it.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
+use rumqttc::QoS;
 use rumqttc::mqttbytes::Error as PacketError;
-use rumqttc::{Packet, Publish, QoS, StateError};
+
+use super::dialect;
+use super::packet::Incoming;
+use super::terms::Version;
 
 /// Less than this is on its way in a moment, and says nothing about a packet that did not come to its end.
 const SMALL: usize = 16 * 1024;
@@ -14,6 +18,7 @@ const SMALL: usize = 16 * 1024;
 /// The bytes of one session that came in and are not a packet yet.
 #[derive(Debug)]
 pub(super) struct Framing {
+    version: Version,
     inbound: BytesMut,
     /// Larger packets are not kept.
     limit: usize,
@@ -23,7 +28,7 @@ pub(super) struct Framing {
 /// What came.
 #[derive(Debug, PartialEq)]
 pub(super) enum Frame {
-    Packet(Packet),
+    Packet(Incoming),
     TooLarge(TooLarge),
 }
 
@@ -38,7 +43,7 @@ pub struct TooLarge {
     pub qos: QoS,
     /// 0 at QoS 0.
     pub pkid: u16,
-    /// Of the whole packet.
+    /// Of the packet, without what only MQTT 5 says of it.
     pub bytes: usize,
 }
 
@@ -50,12 +55,18 @@ struct Passing {
 }
 
 impl Framing {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(version: Version, limit: usize) -> Self {
         Self {
+            version,
             inbound: BytesMut::new(),
             limit,
             passing: None,
         }
+    }
+
+    /// What follows is in this version.
+    pub(super) fn speak(&mut self, version: Version) {
+        self.version = version;
     }
 
     pub(super) fn take(&mut self, bytes: &[u8]) {
@@ -80,7 +91,7 @@ impl Framing {
     pub(super) fn unfinished(&self) -> Option<TooLarge> {
         match &self.passing {
             Some(passing) => Some(passing.head.clone()),
-            None => Head::read(&self.inbound)
+            None => Head::read(self.version, &self.inbound)
                 .ok()?
                 .map(|head| head.publication)
                 .filter(|publication| publication.bytes > SMALL),
@@ -91,19 +102,24 @@ impl Framing {
     ///
     /// # Errors
     /// It is no packet.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, StateError> {
+    pub(super) fn next(&mut self) -> Result<Option<Frame>, PacketError> {
         if self.passing.is_none() {
-            match Packet::read(&mut self.inbound, self.limit) {
-                Ok(packet) => return Ok(Some(Frame::Packet(packet))),
-                Err(PacketError::InsufficientBytes(_)) => return Ok(None),
-                Err(PacketError::PayloadSizeLimitExceeded(_)) => {}
-                Err(error) => return Err(error.into()),
+            let Some(head) = dialect::Head::read(&self.inbound)? else {
+                return Ok(None);
+            };
+            if head.rest <= self.limit {
+                if self.inbound.len() < head.whole() {
+                    return Ok(None);
+                }
+                let frame = self.inbound.split_to(head.whole());
+                return Ok(Some(Frame::Packet(self.version.read(frame, head)?)));
             }
-            let Some(head) = Head::read(&self.inbound)? else {
+            let left = head.whole();
+            let Some(head) = Head::read(self.version, &self.inbound)? else {
                 return Ok(None);
             };
             self.passing = Some(Passing {
-                left: head.publication.bytes,
+                left,
                 head: head.publication,
             });
         }
@@ -130,28 +146,15 @@ impl Head {
     ///
     /// # Errors
     /// This is no publication.
-    fn read(bytes: &[u8]) -> Result<Option<Self>, PacketError> {
-        let Some((first, rest)) = bytes.split_first() else {
-            return Ok(None);
-        };
-        if first >> 4 != 3 {
+    fn read(version: Version, bytes: &[u8]) -> Result<Option<Self>, PacketError> {
+        if let Some(first) = bytes.first().filter(|first| *first >> 4 != 3) {
             return Err(PacketError::InvalidPacketType(first >> 4));
         }
-        let mut length = 0;
-        let mut of_length = 0;
-        loop {
-            let Some(byte) = rest.get(of_length) else {
-                return Ok(None);
-            };
-            length |= usize::from(byte & 0x7f) << (7 * of_length);
-            of_length += 1;
-            match byte & 0x80 {
-                0 => break,
-                _ if of_length == 4 => return Err(PacketError::MalformedRemainingLength),
-                _ => {}
-            }
-        }
-        let mut body = &rest[of_length..];
+        let Some(head) = dialect::Head::read(bytes)? else {
+            return Ok(None);
+        };
+        let (first, length) = (head.first, head.rest);
+        let mut body = &bytes[head.bytes..];
         let qos = match first >> 1 & 3 {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
@@ -176,12 +179,19 @@ impl Head {
                 Some(pkid) => pkid,
             },
         };
+        let mut properties = 0;
+        if version == Version::V5 {
+            let Some((of_length, length)) = dialect::length(body)? else {
+                return Ok(None);
+            };
+            properties = of_length + length;
+        }
         let publication = TooLarge {
             topic: String::from_utf8_lossy(topic).into_owned(),
             retain: first & 1 == 1,
             qos,
             pkid,
-            bytes: 1 + of_length + length,
+            bytes: head.whole().saturating_sub(properties),
         };
         Ok(Some(Self { publication }))
     }
@@ -191,16 +201,6 @@ fn number(bytes: &mut &[u8]) -> Option<u16> {
     let (number, rest) = bytes.split_first_chunk::<2>()?;
     *bytes = rest;
     Some(u16::from_be_bytes(*number))
-}
-
-impl TooLarge {
-    /// The same without its payload: what the protocol's state has to see to answer it.
-    pub(super) fn as_publish(&self) -> Publish {
-        let mut publish = Publish::new(self.topic.clone(), self.qos, Bytes::new());
-        publish.retain = self.retain;
-        publish.pkid = self.pkid;
-        publish
-    }
 }
 
 /// What sessions that ended within one large publication teach the next one: the broker would send it
@@ -260,18 +260,21 @@ impl Avoid {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::packet::Publication;
     use super::*;
+
+    const VERSION: Version = Version::V5;
 
     const LIMIT: usize = 1_000;
 
-    fn bytes_of(publish: &Publish) -> Vec<u8> {
+    fn bytes_of(version: Version, publish: &Publication) -> Vec<u8> {
         let mut bytes = BytesMut::new();
-        publish.write(&mut bytes).unwrap();
+        version.publish(publish.clone(), &mut bytes).unwrap();
         bytes.to_vec()
     }
 
-    fn publish(qos: QoS, length: usize) -> Publish {
-        let mut publish = Publish::new("pi/commands", qos, vec![b'x'; length]);
+    fn publish(qos: QoS, length: usize) -> Publication {
+        let mut publish = Publication::new("pi/commands", qos, vec![b'x'; length]);
         publish.pkid = if qos == QoS::AtMostOnce { 0 } else { 77 };
         publish
     }
@@ -279,14 +282,17 @@ mod tests {
     #[test]
     fn a_large_packet_is_passed_over_and_the_one_behind_it_is_whole() {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
-            for step in [1, 7, 4_096, 100_000] {
+            for (version, step) in [Version::V311, Version::V5]
+                .into_iter()
+                .flat_map(|version| [1, 7, 4_096, 100_000].map(|step| (version, step)))
+            {
                 let mut large = publish(qos, 50_000);
                 large.retain = true;
                 let good = publish(QoS::AtLeastOnce, 10);
-                let mut all = bytes_of(&large);
-                let bytes = all.len();
-                all.extend(bytes_of(&good));
-                let mut framing = Framing::new(LIMIT);
+                let mut all = bytes_of(version, &large);
+                let bytes = all.len() - usize::from(version == Version::V5);
+                all.extend(bytes_of(version, &good));
+                let mut framing = Framing::new(version, LIMIT);
                 let (mut frames, mut most) = (Vec::new(), 0);
                 for part in all.chunks(step) {
                     framing.take(part);
@@ -306,7 +312,7 @@ mod tests {
                     frames,
                     [
                         Frame::TooLarge(expected),
-                        Frame::Packet(Packet::Publish(good))
+                        Frame::Packet(Incoming::Publish(good))
                     ]
                 );
                 assert!(most <= LIMIT, "{most} bytes kept");
@@ -317,8 +323,8 @@ mod tests {
 
     #[test]
     fn what_is_not_at_its_end_is_known_by_its_head() {
-        let mut framing = Framing::new(LIMIT);
-        let large = bytes_of(&publish(QoS::AtLeastOnce, 50_000));
+        let mut framing = Framing::new(VERSION, LIMIT);
+        let large = bytes_of(VERSION, &publish(QoS::AtLeastOnce, 50_000));
         framing.take(&large[..3]);
         assert_eq!(framing.next().unwrap(), None);
         assert_eq!(framing.unfinished(), None);
@@ -333,7 +339,7 @@ mod tests {
     #[test]
     fn only_publications_may_be_large() {
         for first in [0x40, 0x90, 0x20, 0xd0] {
-            let mut framing = Framing::new(LIMIT);
+            let mut framing = Framing::new(VERSION, LIMIT);
             framing.take(&[first, 0xff, 0xff, 0xff, 0x7f]);
             assert!(framing.next().is_err());
         }
@@ -341,7 +347,7 @@ mod tests {
             [0x36, 0xff, 0xff, 0xff, 0x7f, 0, 1, b't', 0, 1],
             [0x32, 0xff, 0xff, 0xff, 0x7f, 0, 1, b't', 0, 0],
         ] {
-            let mut framing = Framing::new(LIMIT);
+            let mut framing = Framing::new(VERSION, LIMIT);
             framing.take(&body);
             assert!(framing.next().is_err());
         }
@@ -373,7 +379,7 @@ mod tests {
         fn no_bytes_panic_or_pile_up(parts in prop::collection::vec(
             prop::collection::vec(prop_oneof![Just(0x30), Just(0xff), Just(0x7f), any::<u8>()], 0..40), 0..20,
         )) {
-            let mut framing = Framing::new(LIMIT);
+            let mut framing = Framing::new(VERSION, LIMIT);
             for part in parts {
                 framing.take(&part);
                 let _ = framing.unfinished();

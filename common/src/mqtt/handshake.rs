@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use async_tungstenite::tungstenite::Error as SocketError;
 use async_tungstenite::tungstenite::client::IntoClientRequest;
 use async_tungstenite::tungstenite::http::HeaderValue;
 use rumqttc::tokio_rustls::TlsConnector;
-use rumqttc::{MqttOptions, TlsConfiguration, Transport};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -15,6 +16,7 @@ use tracing::debug;
 use ws_stream_tungstenite::WsStream;
 
 use super::words::LinkError;
+use crate::config::{Broker, Scheme};
 
 /// What a WebSocket carries is named so (MQTT 3.1.1, section 6).
 const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("mqtt");
@@ -40,19 +42,18 @@ pub(super) async fn handshake(
     address: SocketAddr,
     tcp: TcpStream,
     host: &str,
-    options: &MqttOptions,
+    broker: &Broker,
+    tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Line, LinkError> {
     tcp.set_nodelay(true)?;
     let socket = tcp.as_fd().try_clone_to_owned()?;
-    let (url, _) = options.broker_address();
-    let stream = match options.transport() {
-        Transport::Tls(tls) => encrypted(address, host, &tls, tcp).await?,
-        Transport::Ws => web_socket(address, &url, Box::new(tcp)).await?,
-        Transport::Wss(tls) => {
-            let below = encrypted(address, host, &tls, tcp).await?;
-            web_socket(address, &url, below).await?
-        }
-        _ => Box::new(tcp),
+    let below: Box<dyn Stream> = match tls {
+        Some(tls) => encrypted(address, host, tls, tcp).await?,
+        None => Box::new(tcp),
+    };
+    let stream = match broker.scheme {
+        Scheme::Mqtt | Scheme::Mqtts => below,
+        Scheme::Ws | Scheme::Wss => web_socket(address, &broker.url(), below).await?,
     };
     Ok(Line { stream, socket })
 }
@@ -60,12 +61,9 @@ pub(super) async fn handshake(
 async fn encrypted(
     address: SocketAddr,
     host: &str,
-    tls: &TlsConfiguration,
+    config: &Arc<ClientConfig>,
     tcp: TcpStream,
 ) -> Result<Box<dyn Stream>, LinkError> {
-    let TlsConfiguration::Rustls(config) = tls else {
-        return Err(LinkError::Tls("TLS has no configuration".into()));
-    };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
         LinkError::Tls(format!(
             "{host:?} is no name that a certificate can have: check broker.url"

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, Error, RootCertStore};
 
+use super::access::read;
 use crate::config::Broker;
 
 /// How to speak TLS with this broker; the files are read now.
@@ -23,7 +24,9 @@ pub(super) fn client(broker: &Broker) -> Result<Arc<ClientConfig>, String> {
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
             let (cert, file) = (cert.display(), key.display());
-            let key = PrivateKeyDer::from_pem_file(key)
+            let key = read(key)
+                .map_err(PemError::Io)
+                .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
                 .map_err(|error| format!("no private key in {file} (broker.key_file): {error}"))?;
             builder
                 .with_client_auth_cert(chain, key)
@@ -60,7 +63,8 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
+    read(file)
+        .map_err(PemError::Io)
+        .and_then(|pem| CertificateDer::pem_slice_iter(&pem).collect())
         .map_err(|error| format!("no certificate in {}: {error}", file.display()))
 }

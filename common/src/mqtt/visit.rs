@@ -1,23 +1,23 @@
 //! A guest at the broker: is it there, does it let us in, and what does its access list let us do?
 //!
-//! Another client id than the daemon's, which the broker would throw out; a clean session; no will. With
-//! MQTT 3.1.1 an acknowledgement says nothing about rights: brokers confirm what they deny, and drop it.
-//! So each topic gets a publication of ours, not retained, and what counts is whether it comes back.
+//! Another client id than the daemon's, which the broker would throw out; a clean session; no will. With MQTT 5
+//! a broker says what it denies. With 3.1.1 an acknowledgement says nothing about rights: brokers confirm what they
+//! deny, and drop it. So each topic gets a publication of ours, not retained, and what counts is whether it comes back.
 //! `doctor` calls it and judges.
 
 use std::time::{Duration, Instant};
 
-use rumqttc::{
-    Event, Incoming, PingReq, Publish, QoS, Request, Subscribe, SubscribeFilter,
-    SubscribeReasonCode,
-};
+use rumqttc::QoS;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant as Deadline;
 use uuid::Uuid;
 
-use super::exchange::{Exchange, Happened};
+use super::GOODBYE;
+use super::exchange::{Exchange, Happened, Wish};
+use super::packet::{Publication, Said};
+use super::terms::{Terms, Version};
+use super::ways::Ways;
 use super::words::LinkError;
-use super::{GOODBYE, Routes, options};
 use crate::config::Broker;
 
 /// After the last acknowledgement, publications have so long to come back.
@@ -58,6 +58,10 @@ pub enum Trip {
     Lost,
     /// The broker refused the subscription, so nobody can know.
     NotReadable,
+    /// The broker refused the publication, with a reason.
+    Denied,
+    /// The broker refused the subscription, and says that it takes what we publish.
+    Taken,
     /// The broker ended the session when we subscribed.
     HungUpOnSubscribe,
     /// The broker ended the session when we published.
@@ -73,6 +77,10 @@ pub struct Visit {
     pub took: Duration,
     /// In the order of what was asked.
     pub trips: Vec<Trip>,
+    /// Why the broker refused it, where it did and said so; in the same order.
+    pub refusals: Vec<Option<String>>,
+    /// What the broker offers.
+    pub terms: Terms,
 }
 
 /// What is published: consumers ignore it (docs/protocol.md).
@@ -95,9 +103,9 @@ pub fn is_probe(payload: &[u8]) -> bool {
 /// [`Closed`], in words for a person.
 pub async fn visit(broker: &Broker, topics: &[Ask], patience: Duration) -> Result<Visit, Closed> {
     let until = Deadline::now() + patience;
-    let mut routes = Routes::new(broker);
+    let mut ways = Ways::new(broker);
     let begun = Instant::now();
-    let exchange = enter(broker, &mut routes, until).await?;
+    let exchange = enter(&mut ways, until).await?;
     let took = begun.elapsed();
     let mut guest = Guest {
         exchange,
@@ -109,7 +117,7 @@ pub async fn visit(broker: &Broker, topics: &[Ask], patience: Duration) -> Resul
             if matches!(error, Over::Time) {
                 break;
             }
-            let Ok(exchange) = enter(broker, &mut routes, until).await else {
+            let Ok(exchange) = enter(&mut ways, until).await else {
                 break;
             };
             guest.exchange = exchange;
@@ -117,21 +125,26 @@ pub async fn visit(broker: &Broker, topics: &[Ask], patience: Duration) -> Resul
     }
     guest.listen().await;
     let trips = guest.tried.iter().map(Tried::trip).collect();
+    let said = |tried: &Tried| tried.said.as_ref().map(Said::to_string);
+    let refusals = guest.tried.iter().map(said).collect();
+    let terms = guest.exchange.terms().clone();
     // A broker that does not close after that is no worse for it.
     let _ = tokio::time::timeout(GOODBYE, guest.exchange.close()).await;
-    Ok(Visit { took, trips })
+    Ok(Visit {
+        took,
+        trips,
+        refusals,
+        terms,
+    })
 }
 
-async fn enter(broker: &Broker, routes: &mut Routes, until: Deadline) -> Result<Exchange, Closed> {
-    let mut options = options(broker).map_err(Closed::Configured)?;
-    options.set_client_id(format!("nl-doctor-{:08x}", fastrand::u32(..)));
-    options.set_clean_session(true);
+async fn enter(ways: &mut Ways, until: Deadline) -> Result<Exchange, Closed> {
+    let client_id = format!("nl-doctor-{:08x}", fastrand::u32(..));
     // No ping but ours.
-    options.set_keep_alive(KEEP_ALIVE);
-    options.set_max_packet_size(super::MAX_INCOMING, super::MAX_INCOMING);
-    let opening = Exchange::open(routes.next_one(), options);
+    let opening = ways.open(Wish::new(client_id, KEEP_ALIVE));
     match tokio::time::timeout_at(until, opening).await {
         Ok(Ok(exchange)) => Ok(exchange),
+        Ok(Err(LinkError::File(why))) => Err(Closed::Configured(why)),
         Ok(Err(error)) if error.is_refusal() => Err(Closed::Refused(error.to_string())),
         Ok(Err(error)) => Err(Closed::Unreachable(error.to_string())),
         Err(_) => Err(Closed::Unreachable("it does not answer in time".into())),
@@ -150,6 +163,8 @@ struct Tried {
     stage: Stage,
     came_back: bool,
     others_came: bool,
+    /// Why the broker refused it.
+    said: Option<Said>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -157,6 +172,8 @@ enum Stage {
     Before,
     Subscribing,
     NotReadable,
+    Denied,
+    Taken,
     Publishing,
     Published,
     HungUpOnSubscribe,
@@ -188,6 +205,7 @@ impl Tried {
             stage: Stage::Before,
             came_back: false,
             others_came: false,
+            said: None,
         }
     }
 
@@ -197,6 +215,8 @@ impl Tried {
             Stage::Published if self.others_came => Trip::Dropped,
             Stage::Published => Trip::Lost,
             Stage::NotReadable => Trip::NotReadable,
+            Stage::Denied => Trip::Denied,
+            Stage::Taken => Trip::Taken,
             Stage::HungUpOnSubscribe => Trip::HungUpOnSubscribe,
             Stage::HungUpOnPublish => Trip::HungUpOnPublish,
             Stage::Before | Stage::Subscribing | Stage::Publishing => Trip::NotTried,
@@ -211,6 +231,7 @@ impl Guest {
         if let Err(Over::Session) = done {
             self.tried[at].stage = match self.tried[at].stage {
                 Stage::Publishing => Stage::HungUpOnPublish,
+                Stage::Denied => Stage::Denied,
                 _ => Stage::HungUpOnSubscribe,
             };
         }
@@ -220,27 +241,50 @@ impl Guest {
     async fn subscribe_and_publish(&mut self, at: usize) -> Result<(), Over> {
         let topic = self.tried[at].topic.clone();
         self.tried[at].stage = Stage::Subscribing;
-        let filter = SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce);
-        let subscribe = Subscribe::new_many([filter]);
-        self.exchange.send(Request::Subscribe(subscribe))?;
-        let granted = loop {
-            if let Some(Incoming::SubAck(ack)) = self.next().await? {
-                break !ack.return_codes.contains(&SubscribeReasonCode::Failure);
+        let token = at as u64;
+        self.exchange
+            .subscribe(token, std::slice::from_ref(&topic))?;
+        let refused = loop {
+            if let Happened::Subscribed(_, said) = self.next().await? {
+                break said.into_iter().find(Said::is_no);
             }
         };
-        if !granted {
+        let is_readable = refused.is_none();
+        if !is_readable {
             self.tried[at].stage = Stage::NotReadable;
-            return Ok(());
+            self.tried[at].said = refused;
+            if self.exchange.terms().version == Version::V311 {
+                return Ok(());
+            }
         }
-        self.tried[at].stage = Stage::Publishing;
+        if is_readable {
+            self.tried[at].stage = Stage::Publishing;
+        }
         let payload = self.tried[at].payload.clone();
-        let publish = Publish::new(topic, QoS::AtLeastOnce, payload);
-        self.exchange.send(Request::Publish(publish))?;
-        while !matches!(self.next().await?, Some(Incoming::PubAck(_))) {}
-        // mosquitto may confirm what it denies and only then hang up: that is still about this topic.
-        self.exchange.send(Request::PingReq(PingReq))?;
-        while !matches!(self.next().await?, Some(Incoming::PingResp)) {}
-        self.tried[at].stage = Stage::Published;
+        let publication = Publication::new(topic, QoS::AtLeastOnce, payload);
+        self.exchange.publish(token, publication)?;
+        loop {
+            match self.next().await? {
+                Happened::Published(_, said) if said.is_no() => {
+                    self.tried[at].stage = Stage::Denied;
+                    self.tried[at].said = Some(said);
+                    break;
+                }
+                // With MQTT 5 the broker's word is enough where we cannot read it.
+                Happened::Published(..) if !is_readable => {
+                    self.tried[at].stage = Stage::Taken;
+                    return Ok(());
+                }
+                Happened::Published(..) | Happened::Sent(_) => break,
+                _ => {}
+            }
+        }
+        // mosquitto may answer what it denies and only then hang up: that is still about this topic.
+        self.exchange.ping()?;
+        while self.next().await? != Happened::Pong {}
+        if self.tried[at].stage == Stage::Publishing {
+            self.tried[at].stage = Stage::Published;
+        }
         Ok(())
     }
 
@@ -255,21 +299,19 @@ impl Guest {
         }
     }
 
-    /// The next packet; what came back is noted.
-    async fn next(&mut self) -> Result<Option<Incoming>, Over> {
+    /// What happens next; what came back is noted.
+    async fn next(&mut self) -> Result<Happened, Over> {
         let happened = tokio::time::timeout_at(self.until, self.exchange.next()).await;
-        let Happened::Event(Event::Incoming(packet)) = happened.map_err(|_| Over::Time)?? else {
-            return Ok(None);
-        };
-        if let Incoming::Publish(publish) = &packet
-            && let Some(tried) = self.tried.iter_mut().find(|it| it.topic == publish.topic)
+        let happened = happened.map_err(|_| Over::Time)??;
+        if let Happened::Message(message) = &happened
+            && let Some(tried) = self.tried.iter_mut().find(|it| it.topic == message.topic)
         {
-            match publish.payload == tried.payload {
+            match message.payload == tried.payload {
                 true => tried.came_back = true,
                 false => tried.others_came = true,
             }
         }
-        Ok(Some(packet))
+        Ok(happened)
     }
 }
 

@@ -8,20 +8,35 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use rumqttc::mqttbytes::Error as PacketError;
-use rumqttc::{ConnectReturnCode, StateError};
 use rustls::{AlertDescription, CertificateError, PeerIncompatible};
 
 use nightlight_logic::time::rfc3339;
+
+use super::packet::Said;
+use super::reasons::meaning;
+use super::terms::Version;
 
 /// Why there is no session, or no more.
 #[derive(Debug)]
 pub enum LinkError {
     /// The broker is there and refuses us.
-    Refused(ConnectReturnCode),
+    Refused(Said),
+    /// The broker ended the session, and said why.
+    Ended(Said),
+    /// The broker speaks neither this version nor, where another was tried too, any.
+    NotSpoken(Version, bool),
+    /// What answered CONNECT is no broker.
+    NotABroker,
+    /// The broker does not free the packet ids of an earlier connection.
+    Unreleased,
+    /// Something was to be sent while the broker had too much to answer.
+    NoRoom,
     /// No address led to a session; what each said.
     Unreachable(Vec<(SocketAddr, LinkError)>),
-    /// Nothing can be tried: a name, or a file of the configuration.
+    /// Nothing can be tried: the name.
     Configured(String),
+    /// Nothing can be tried: a file of the configuration.
+    File(String),
     /// An address did not answer: what was waited for.
     Timeout(&'static str),
     /// The broker closed the connection before it said anything.
@@ -43,10 +58,12 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Whether the connection was closed from the other end.
+    /// Whether the connection was closed from the other end, for what we are or did.
     pub fn is_end(&self) -> bool {
         match self {
             Self::Closed => true,
+            // The broker goes, is busy or has a plan of its own: that is none of our doing.
+            Self::Ended(said) => !matches!(said.code, 0x00 | 0x89 | 0x8b | 0x8d | 0x98 | 0xa0),
             Self::Io(error) => is_end(error),
             _ => false,
         }
@@ -62,22 +79,71 @@ impl LinkError {
 
     /// Whether the broker refused us: trying again soon is no use.
     pub fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused(
-                ConnectReturnCode::BadUserNamePassword
-                    | ConnectReturnCode::NotAuthorized
-                    | ConnectReturnCode::BadClientId
-                    | ConnectReturnCode::RefusedProtocolVersion
-            )
-        )
+        let code = self.refused_with();
+        matches!(code, Some(0x84..=0x87 | 0x8a | 0x8c | 0x95 | 0x9c | 0x9d))
+            || matches!(self, Self::File(_) | Self::NotSpoken(..))
+    }
+
+    /// The reason of the broker's refusal.
+    pub(super) fn refused_with(&self) -> Option<u8> {
+        match self {
+            Self::Refused(said) => Some(said.code),
+            _ => None,
+        }
+    }
+
+    /// Whether another version of MQTT may be taken.
+    pub(super) fn may_be_the_version(&self) -> bool {
+        match self {
+            Self::Refused(said) => matches!(said.code, 0x81 | 0x82 | 0x84),
+            Self::NoGreeting | Self::NotABroker | Self::Protocol(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether an address answered CONNECT with nothing.
+    pub(super) fn is_silent_greeting(&self) -> bool {
+        self.any(&|error| matches!(error, Self::Timeout("MQTT")))
+    }
+
+    /// Whether the broker did not free packet ids.
+    pub(super) fn is_unreleased(&self) -> bool {
+        self.any(&|error| matches!(error, Self::Unreleased))
+    }
+
+    fn any(&self, is: &dyn Fn(&Self) -> bool) -> bool {
+        match self {
+            Self::Unreachable(tried) => tried.iter().any(|(_, error)| error.any(is)),
+            error => is(error),
+        }
     }
 }
 
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
-            Self::Refused(code) => refusal(*code),
+            Self::Refused(said) => return refusal(said, f),
+            Self::Ended(said) => {
+                f.write_str("the broker ended the session: ")?;
+                return because(said, f);
+            }
+            Self::NotSpoken(Version::V5, _) => {
+                "the broker does not speak MQTT 5: set broker.version to \"auto\""
+            }
+            Self::NotSpoken(Version::V311, true) => {
+                "the broker does not speak MQTT 3.1.1, and not 5 either: check the port in broker.url"
+            }
+            Self::NotSpoken(Version::V311, false) => {
+                "the broker does not speak MQTT 3.1.1: set broker.version to \"auto\""
+            }
+            Self::NotABroker => {
+                "what answers does not greet as an MQTT broker: check the port in broker.url"
+            }
+            Self::Unreleased => {
+                "the broker does not free the packet ids of the session before: the next one begins without what \
+                 the broker kept for us"
+            }
+            Self::NoRoom => "the broker does not confirm what it took long ago",
             Self::Unreachable(tried) => return unreachable(tried, f),
             Self::Timeout(what) => {
                 return write!(f, "the broker did not answer in time ({what})");
@@ -95,7 +161,7 @@ impl fmt::Display for LinkError {
                     "no WebSocket at the broker: {why}; check the port and the path in broker.url"
                 );
             }
-            Self::Configured(why) | Self::Protocol(why) | Self::Tls(why) => why,
+            Self::Configured(why) | Self::File(why) | Self::Protocol(why) | Self::Tls(why) => why,
             Self::Io(error) if is_end(error) => "the broker closed the connection",
             Self::Io(error) => match error.kind() {
                 ErrorKind::ConnectionRefused => {
@@ -122,19 +188,41 @@ fn is_end(error: &io::Error) -> bool {
     )
 }
 
-fn refusal(code: ConnectReturnCode) -> &'static str {
-    match code {
-        ConnectReturnCode::BadUserNamePassword => {
+fn refusal(said: &Said, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let text = match said.code {
+        0x85 => "the broker refused the client id: check broker.client_id",
+        0x86 => {
             "the broker refused the user name or password: check broker.username and broker.password_file"
         }
-        ConnectReturnCode::NotAuthorized => {
+        0x87 => {
             "the broker says: not authorised; check broker.username, broker.password_file and its access list"
         }
-        ConnectReturnCode::BadClientId => {
-            "the broker refused the client id: check broker.client_id"
+        0x88 => "the broker is there but says that it takes nobody now",
+        _ => {
+            f.write_str("the broker refused the session: ")?;
+            return because(said, f);
         }
-        ConnectReturnCode::RefusedProtocolVersion => "the broker does not speak MQTT 3.1.1",
-        _ => "the broker is there but says that it takes nobody now",
+    };
+    f.write_str(text)?;
+    quoted(said, f)
+}
+
+/// The meaning of a reason, its code, and the broker's own words.
+fn because(said: &Said, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{} (0x{:02x})", meaning(said.code), said.code)?;
+    quoted(said, f)
+}
+
+fn quoted(said: &Said, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match &said.words {
+        Some(words) => write!(f, "; in its words: {words:?}"),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        because(self, f)
     }
 }
 
@@ -170,20 +258,10 @@ impl From<io::Error> for LinkError {
     }
 }
 
-impl From<StateError> for LinkError {
-    fn from(error: StateError) -> Self {
+impl From<PacketError> for LinkError {
+    fn from(error: PacketError) -> Self {
         match error {
-            StateError::Io(error) => error.into(),
-            StateError::AwaitPingResp => Self::Silent,
-            StateError::ConnectionAborted => Self::Closed,
-            StateError::Deserialization(PacketError::OutgoingPacketTooLarge {
-                pkt_size, ..
-            }) => Self::Protocol(format!(
-                "a message of {pkt_size} bytes is too large to send"
-            )),
-            StateError::CollisionTimeout | StateError::InvalidState => {
-                Self::Protocol("the broker does not confirm what it took long ago".into())
-            }
+            PacketError::Io(error) => error.into(),
             other => Self::Protocol(format!("the broker breaks the protocol: {other}")),
         }
     }

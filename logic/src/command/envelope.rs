@@ -29,6 +29,26 @@ pub struct Command {
     pub seq: Option<i64>,
     /// How long it holds the LED.
     pub lease: Option<Duration>,
+    /// Where its sender wants the answer too.
+    pub reply_to: Option<ReplyTo>,
+}
+
+/// Where the sender of a command wants the answer, besides the results topic (MQTT 5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// A topic of this device's own.
+    pub topic: String,
+    /// What the answer has to carry.
+    pub correlation: Option<Vec<u8>>,
+}
+
+/// Who is to hear what became of a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// The sender's name for it.
+    pub id: Option<String>,
+    /// Where the answer is wanted too.
+    pub reply_to: Option<ReplyTo>,
 }
 
 /// What a command asks.
@@ -59,6 +79,14 @@ pub struct CommandOrder {
 }
 
 impl Command {
+    /// Who is to hear what became of it.
+    pub fn sender(&self) -> Sender {
+        Sender {
+            id: self.id.clone(),
+            reply_to: self.reply_to.clone(),
+        }
+    }
+
     pub(super) fn order(&self) -> CommandOrder {
         CommandOrder {
             seq: self.seq,
@@ -111,6 +139,7 @@ pub fn parse(payload: &[u8], settings: &CommandSettings) -> Result<Command, Inva
                 expires_at: None,
                 seq: None,
                 lease: None,
+                reply_to: None,
             });
         }
     }
@@ -140,6 +169,7 @@ fn envelope(fields: &Map<String, Value>, id: Option<String>) -> Result<Command, 
             None => None,
             Some(value) => Some(duration(value).ok_or("lease is not a duration such as \"30s\"")?),
         },
+        reply_to: None,
     })
 }
 

@@ -42,7 +42,7 @@ impl Queue {
 
     fn receive(&mut self, payload: &[u8], retained: bool, now: Now, clock_known: bool) {
         self.queue
-            .receive(payload, retained, now, clock_known, &mut self.timers);
+            .receive(payload, retained, None, now, clock_known, &mut self.timers);
     }
 
     fn advance(&mut self, now: Now) {
@@ -59,7 +59,11 @@ fn decisions(commands: &mut Queue) -> Vec<String> {
     std::iter::from_fn(|| commands.queue.poll())
         .map(|decision| match decision {
             Decision::Obey(command) => format!("obey {:?}", command.action),
-            Decision::Refuse { id, result, .. } => {
+            Decision::Refuse {
+                sender: Sender { id, .. },
+                result,
+                ..
+            } => {
                 format!("{:?} {}", result, id.unwrap_or_default())
             }
             Decision::Missing { from, to } => format!("missing {from}..{to}"),

@@ -35,6 +35,7 @@ struct Announced {
     sensor_ok: bool,
     backlog: bool,
     store_ok: bool,
+    heard: Option<bool>,
 }
 
 impl Announcer {
@@ -70,6 +71,7 @@ impl Controller {
             sensor_ok: self.lighting.sensor_ok(),
             backlog: self.delivery.backlog() > 0,
             store_ok: self.delivery.store_ok(),
+            heard: self.delivery.heard(),
         };
         if self.announcer.is_due(current, now.boot, &mut self.timers) {
             let payload = self.view(now).announcement().into_bytes();
@@ -116,6 +118,13 @@ impl Controller {
             run: self.run_info.run,
             last_seq: self.recorder.last_seq(),
             link_up: self.delivery.is_up(),
+            heard: self.delivery.heard(),
+            mqtt: self.delivery.offer().cloned(),
+            refused: self
+                .delivery
+                .refused_so_far()
+                .map(|(refusal, count)| (refusal.name().to_owned(), count))
+                .collect(),
             link_why: self.link_why(),
             sensor_ok: self.lighting.sensor_ok(),
             sensor_why: self.lighting.sensor_why().to_owned(),

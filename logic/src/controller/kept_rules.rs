@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Controller;
 use crate::command::Outcome;
+use crate::command::Sender;
 use crate::lighting::{Rules, RulesPatch};
 use crate::time::Now;
 use crate::timers::{Timer, Timers};
@@ -72,7 +73,7 @@ impl KeptRules {
 
 impl Controller {
     /// A command sets rules.
-    pub(super) fn set(&mut self, id: Option<String>, patch: &RulesPatch, persist: bool, now: Now) {
+    pub(super) fn set(&mut self, sender: Sender, patch: &RulesPatch, persist: bool, now: Now) {
         let least = self.lighting.settings().least_interval;
         let rules = patch.over(self.lighting.settings().rules());
         let checked = rules.check(least).and_then(|()| match persist {
@@ -81,13 +82,13 @@ impl Controller {
         });
         let kept = match checked {
             Ok(kept) => kept,
-            Err(why) => return self.finish(id, "set", Outcome::Rejected, &why, now),
+            Err(why) => return self.finish(sender, "set", Outcome::Rejected, &why, now),
         };
         self.set_rules(rules, now);
         if let Some(kept) = kept {
             self.kept_rules.keep(kept);
         }
-        self.finish(id, "set", Outcome::Applied, "", now);
+        self.finish(sender, "set", Outcome::Applied, "", now);
     }
 
     /// What earlier runs kept.

@@ -5,7 +5,7 @@ use crate::delivery::Topic;
 use crate::link::{Ending, HELD, Pattern};
 use crate::outage::Cause;
 use crate::telemetry::{Body, Event, OutageReport};
-use crate::time::{Now, Stamp};
+use crate::time::{Now, Stamp, rfc3339};
 use crate::timers::Timer;
 use crate::{Level, Output, words};
 
@@ -26,6 +26,8 @@ pub(super) struct LinkReports {
     /// It was reported that the link is up again.
     up: bool,
     pattern: Option<Pattern>,
+    /// Since when nobody listens to the readings, as was reported.
+    unheard_since: Option<Stamp>,
 }
 
 impl LinkReports {
@@ -35,6 +37,7 @@ impl LinkReports {
             reasons: Vec::new(),
             up: false,
             pattern: None,
+            unheard_since: None,
         }
     }
 
@@ -120,6 +123,32 @@ impl Controller {
         self.outputs.push_back(Output::Disconnect);
         let why = "the broker has not confirmed a publication in time: connecting again";
         self.link_down(why, Ending::Stalled, now);
+    }
+
+    /// That nobody listens is told once, and that it is over.
+    pub(super) fn report_hearing(&mut self, now: Now) {
+        let unheard_since = self.link.unheard_since;
+        let heard = match self.delivery.heard() {
+            Some(heard) if heard == unheard_since.is_some() => heard,
+            _ => return,
+        };
+        let boot_id = self.run_info.boot_id;
+        let stamp = unheard_since.unwrap_or_else(|| self.clock.stamp(now));
+        let since = rfc3339(self.clock.claim(stamp, boot_id).0);
+        let (level, text) = match heard {
+            false => (
+                Level::Warn,
+                "nobody listens to the readings: the broker takes them and hands them to no one"
+                    .into(),
+            ),
+            true => (
+                Level::Info,
+                format!("somebody listens to the readings again; nobody did since {since}"),
+            ),
+        };
+        self.log(level, text);
+        self.link.unheard_since = (!heard).then_some(stamp);
+        self.record(Body::Event(Event::Heard { heard, since }), now);
     }
 
     /// The link has been up for long enough: it has held, if the broker answers.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Controller;
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, Sender};
 use crate::telemetry::{Body, Event};
 use crate::time::Now;
 use crate::timers::{Timer, Timers};
@@ -66,9 +66,9 @@ impl SensorPolling {
     }
 
     /// The command gets the next reading. Gives back its id where too many wait already.
-    pub(super) fn read_for(&mut self, command: Command) -> Result<(), Option<String>> {
+    pub(super) fn read_for(&mut self, command: Command) -> Result<(), Sender> {
         if self.read_now.len() >= MAX_READ_NOW {
-            return Err(command.id);
+            return Err(command.sender());
         }
         self.read_now.push(command);
         Ok(())
@@ -111,7 +111,7 @@ impl Controller {
         self.report_sensor(now);
         self.apply(change);
         for command in std::mem::take(&mut self.sensor.read_now) {
-            self.reply(command.id, Outcome::Applied, "", Some(light));
+            self.reply(command.sender(), Outcome::Applied, "", Some(light));
         }
     }
 
@@ -156,7 +156,7 @@ impl Controller {
         self.report_sensor(now);
         self.apply(change);
         for command in std::mem::take(&mut self.sensor.read_now) {
-            self.reply(command.id, Outcome::Rejected, why, None);
+            self.reply(command.sender(), Outcome::Rejected, why, None);
         }
     }
 }

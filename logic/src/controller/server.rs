@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Controller;
-use crate::command::{Action, Command, Decision, Outcome};
+use crate::command::{Action, Command, Decision, Outcome, Sender};
 use crate::delivery::Topic;
 use crate::lighting::{Authority, Change, Lighting, Mode};
 use crate::outage::Cause;
@@ -87,9 +87,13 @@ impl Controller {
                 self.server_alive(now);
                 self.obey(command, now);
             }
-            Decision::Refuse { id, result, reason } => {
+            Decision::Refuse {
+                sender,
+                result,
+                reason,
+            } => {
                 self.commands_refused += 1;
-                self.reply(id, result, &reason, None);
+                self.reply(sender, result, &reason, None);
             }
             Decision::Missing { from, to } => {
                 let reason = format!("commands {from} to {to} never came");
@@ -104,7 +108,7 @@ impl Controller {
             Action::Led(_) if self.lighting.settings().mode == Mode::Local => {
                 self.commands_refused += 1;
                 let reason = "mode is local: the Pi alone decides";
-                self.reply(command.id, Outcome::Rejected, reason, None);
+                self.reply(command.sender(), Outcome::Rejected, reason, None);
             }
             Action::Led(led_on) => {
                 let why = match &command.id {
@@ -112,33 +116,33 @@ impl Controller {
                     Some(id) => format!("command {}", id.replace(char::is_control, "\u{fffd}")),
                     None => "command".to_owned(),
                 };
-                let Command { lease, .. } = command;
+                let lease = command.lease;
                 let timers = &mut self.timers;
                 let change = self.lighting.command(*led_on, lease, why, now.boot, timers);
                 self.apply(change);
-                self.led.command(*led_on, command.id);
+                self.led.command(*led_on, command.sender());
             }
             Action::ReadNow => match self.sensor.read_for(command) {
                 Ok(()) => {
                     self.begin_reading(now);
                 }
-                Err(id) => {
+                Err(sender) => {
                     self.commands_refused += 1;
                     let reason = "the sensor has not answered those before it";
-                    self.reply(id, Outcome::Rejected, reason, None);
+                    self.reply(sender, Outcome::Rejected, reason, None);
                 }
             },
-            Action::Set { patch, persist } => self.set(command.id.clone(), patch, *persist, now),
+            Action::Set { patch, persist } => self.set(command.sender(), patch, *persist, now),
             Action::Reboot if !self.allow_reboot => {
                 let reason = "not allowed here; the key commands.allow_reboot allows it";
-                self.finish(command.id, "reboot", Outcome::Rejected, reason, now);
+                self.finish(command.sender(), "reboot", Outcome::Rejected, reason, now);
             }
             Action::Reboot => {
-                self.finish(command.id, "reboot", Outcome::Applied, "", now);
+                self.finish(command.sender(), "reboot", Outcome::Applied, "", now);
                 self.stop(Exit::Reboot, now);
             }
             Action::Restart => {
-                self.finish(command.id, "restart", Outcome::Applied, "", now);
+                self.finish(command.sender(), "restart", Outcome::Applied, "", now);
                 self.stop(Exit::Restart, now);
             }
         }
@@ -147,7 +151,7 @@ impl Controller {
     /// The end of an instruction to the device: the sender is told, and it is recorded.
     pub(super) fn finish(
         &mut self,
-        id: Option<String>,
+        sender: Sender,
         name: &str,
         result: Outcome,
         reason: &str,
@@ -156,8 +160,8 @@ impl Controller {
         if result == Outcome::Rejected {
             self.commands_refused += 1;
         }
-        self.command_event(id.clone(), name, result, reason, now);
-        self.reply(id, result, reason, None);
+        self.command_event(sender.id.clone(), name, result, reason, now);
+        self.reply(sender, result, reason, None);
     }
 
     pub(super) fn command_event(
@@ -179,7 +183,7 @@ impl Controller {
 
     pub(super) fn reply(
         &mut self,
-        id: Option<String>,
+        sender: Sender,
         result: Outcome,
         reason: &str,
         light: Option<f64>,
@@ -197,6 +201,7 @@ impl Controller {
             #[serde(skip_serializing_if = "Option::is_none")]
             light: Option<PlainNumber>,
         }
+        let Sender { id, reply_to } = sender;
         let reply = Reply {
             id,
             result,
@@ -207,6 +212,9 @@ impl Controller {
         };
         self.counters.command(result);
         let payload = serde_json::to_vec(&reply).unwrap_or_default();
+        if let Some(reply_to) = reply_to {
+            self.delivery.publish_reply(reply_to, payload.clone());
+        }
         self.delivery
             .publish_control(Topic::Results, payload, false);
     }

@@ -66,7 +66,9 @@ impl Controller {
             _ if self.stopping.is_none() => true,
             Input::LedWritten { .. } | Input::LedFailed { .. } => !self.is_storing_last(),
             Input::Acked(_)
-            | Input::SubscriptionRefused(_)
+            | Input::Unheard(_)
+            | Input::PublicationRefused { .. }
+            | Input::SubscriptionRefused { .. }
             | Input::Stored { .. }
             | Input::StoreFailed(_)
             | Input::BacklogOpened(_)

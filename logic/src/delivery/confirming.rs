@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::unanswered::Contents;
 use super::{Confirm, Delivery, InFlight};
-use crate::link::Sent;
+use crate::link::{Refusal, Sent};
 use crate::timers::{Timer, Timers};
 use crate::{Key, Level, Output};
 
@@ -20,6 +20,17 @@ const LATE: Duration = Duration::from_secs(5);
 impl Delivery {
     /// The broker has confirmed a publication; tokens of an earlier session are unknown and ignored.
     pub fn acked(&mut self, token: u64, now: Duration, timers: &mut Timers) {
+        self.answered(token, true, now, timers);
+    }
+
+    /// The same, with what it says about listeners.
+    pub(super) fn answered(
+        &mut self,
+        token: u64,
+        is_heard: bool,
+        now: Duration,
+        timers: &mut Timers,
+    ) {
         let Some(InFlight { sent, contents, .. }) = self.unanswered.answer(token) else {
             return;
         };
@@ -27,9 +38,16 @@ impl Delivery {
         if is_record {
             self.sessions.carry();
         }
+        if is_record && self.is_history_in_vain() {
+            // The network has it, no more; the disk keeps it.
+            return;
+        }
         // At QoS 0 it says no more than that the network has it.
-        if !is_record || self.settings.qos > 0 {
+        if !is_record || self.settings.qos > 0 && !self.confirms_nothing() {
             self.sessions.answer(sent);
+            if is_record {
+                self.hear(sent, is_heard, now);
+            }
         }
         self.poison
             .confirmed(&self.keys_of(&contents), sent, now, timers);
@@ -41,11 +59,14 @@ impl Delivery {
     }
 
     /// The broker has answered a subscription, and will send nothing for it.
-    pub fn subscription_refused(&mut self, token: u64, now: Duration, timers: &mut Timers) {
+    pub fn subscription_refused(&mut self, token: u64, why: &str, now: Duration) {
         let subscription = self.unanswered.get(token).map(|message| message.sent);
         if let Some(Sent::Subscribe(inbound)) = subscription {
-            self.acked(token, now, timers);
-            self.sessions.refuse(inbound);
+            self.unanswered.answer(token);
+            let sent = Sent::Subscribe(inbound);
+            self.sessions.refuse(sent, Refusal::Denied, why, now);
+            // To be tried again, in its time.
+            self.to_subscribe.push(inbound);
         }
     }
 

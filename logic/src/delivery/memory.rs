@@ -142,6 +142,17 @@ impl Memory {
         }
     }
 
+    /// The broker has refused the entry: it waits again, as history. False when it is not here.
+    pub(super) fn take_back(&mut self, seq: u64) -> bool {
+        self.make_history(seq);
+        let Some(pending) = self.get_mut(seq) else {
+            return false;
+        };
+        pending.state = DeliveryState::Waiting;
+        self.next_history = self.next_history.min(seq);
+        true
+    }
+
     /// The broker has the record since `now`, and the server is to ack it. False when it is not here.
     pub(super) fn await_server_ack(&mut self, seq: u64, now: Duration) -> bool {
         let pending = self.get_mut(seq);

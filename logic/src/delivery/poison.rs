@@ -22,10 +22,10 @@ use crate::link::{Ending, Sent};
 use crate::telemetry::{Loss, Record};
 use crate::time::Clock;
 use crate::timers::{Timer, Timers};
-use crate::{Entry, Key, Level, Output};
+use crate::{Entry, Key};
 
 /// Why a record is given up.
-const REFUSED: &str = "refused";
+pub(super) const REFUSED: &str = "refused";
 /// In flight when so many sessions were closed, and not confirmed between: a suspect.
 const SESSIONS: u32 = 3;
 /// At least so many sessions must be closed in trials of a record.
@@ -128,6 +128,47 @@ impl Poison {
         }
     }
 
+    /// The broker has refused a publication with these records, and said why: a trial of one of them is over.
+    pub(super) fn refused(&mut self, keys: &[Key], now: Duration, timers: &mut Timers) {
+        if self
+            .on_trial
+            .take_if(|(key, _)| keys.contains(key))
+            .is_some()
+        {
+            timers.set(Timer::Trial, now + TRIAL_PAUSE);
+        }
+    }
+
+    /// One record more was refused without a reason. Gives how often it was.
+    pub(super) fn refused_without_reason(&mut self, key: Key) -> u32 {
+        if self.seen.len() >= MAX_SEEN {
+            self.seen.pop_last();
+        }
+        let times = self.seen.entry(key).or_default();
+        *times += 1;
+        *times
+    }
+
+    /// The record is set back: others go first.
+    pub(super) fn set_aside(&mut self, key: Key) {
+        self.suspects.remove(&key);
+        if self.cases.len() < MAX_CASES {
+            self.cases.entry(key).or_default();
+        }
+    }
+
+    /// One of these records is to blame: they go one at a time.
+    pub(super) fn suspect(&mut self, keys: &[Key]) {
+        self.suspects.extend(keys);
+    }
+
+    /// Nothing more is held against the record.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.seen.remove(&key);
+        self.suspects.remove(&key);
+        self.cases.remove(&key);
+    }
+
     /// Whether a record is set back, until its next trial.
     pub(super) fn is_set_back(&self, key: Key) -> bool {
         self.cases.contains_key(&key)
@@ -176,7 +217,7 @@ impl Delivery {
     pub(super) fn max_in_flight(&self) -> usize {
         match self.is_on_probation() {
             true => 1,
-            false => self.window.size(),
+            false => self.window.size().min(self.receive_max()),
         }
     }
 
@@ -205,7 +246,8 @@ impl Delivery {
             let case = self.poison.cases.get(&key);
             if case.is_some_and(|case| case.is_beyond_chance() && case.others > 0) {
                 self.poison.cases.remove(&key);
-                self.give_up(key, clock);
+                let why = "the broker closes the connection whenever it gets it, and takes others";
+                self.give_up(key, why, clock);
             }
             return;
         }
@@ -310,29 +352,7 @@ impl Delivery {
         }
     }
 
-    /// A gap takes the place of the record, in memory or on the disk.
-    fn give_up(&mut self, key: Key, clock: &Clock) {
-        let is_own = self.own(key.seq) == key;
-        let in_memory = is_own.then(|| self.memory.get(key.seq)).flatten();
-        let found = in_memory.or(self.replay.get(key)).cloned();
-        let Some(Entry::Record(record)) = found else {
-            return;
-        };
-        let text = format!(
-            "the broker closes the connection whenever it gets record {} of run {}, and takes others: \
-             it is kept as a dead letter and reported as lost",
-            record.seq, record.run
-        );
-        self.orders.push_back(Output::Log(Level::Warn, text));
-        self.orders
-            .push_back(Output::KeepDeadLetter(record.wire(clock, true)));
-        self.deliveries.refused += 1;
-        if !is_own || !self.memory.give_up(key.seq, REFUSED) {
-            self.give_up_on_disk(&record, is_own);
-        }
-    }
-
-    fn give_up_on_disk(&mut self, record: &Record, is_own: bool) {
+    pub(super) fn give_up_on_disk(&mut self, record: &Record, is_own: bool) {
         if is_own {
             self.memory.remove(record.seq);
         }

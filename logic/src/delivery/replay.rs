@@ -175,6 +175,7 @@ impl Replay {
     pub(super) fn next_batch(
         &mut self,
         most: usize,
+        most_bytes: usize,
         clock: &Clock,
         is_set_back: impl Fn(Key) -> bool,
     ) -> Option<Batch> {
@@ -187,6 +188,15 @@ impl Replay {
             if batch.keys.len() >= most || batch.payload.len() >= MAX_BATCH_BYTES {
                 next = key;
                 break;
+            }
+            if most_bytes < usize::MAX && !batch.keys.is_empty() {
+                let mut object = Vec::new();
+                replayed.entry.write_wire(clock, &mut object);
+                // With the comma and the brackets of an array.
+                if batch.payload.len() + object.len() + 3 > most_bytes {
+                    next = key;
+                    break;
+                }
             }
             batch.add(key, &replayed.entry, clock);
             replayed.state = DeliveryState::InFlight;
@@ -319,6 +329,23 @@ impl Replay {
     pub(super) fn get_waiting(&self, key: Key) -> Option<&Entry> {
         let replayed = self.page.get(key)?;
         (replayed.state == DeliveryState::Waiting).then_some(&replayed.entry)
+    }
+
+    /// The broker has refused the record: it waits again. One that is not read back waits when it is.
+    pub(super) fn take_back(&mut self, key: Key) {
+        self.ahead.remove(&key);
+        if let Some(replayed) = self.page.get_mut(key)
+            && replayed.state == DeliveryState::InFlight
+        {
+            replayed.state = DeliveryState::Waiting;
+            self.waiting += 1;
+            self.next = self.next.min(key);
+        }
+    }
+
+    /// A gap is on the disk, perhaps in front of all that was read: it is read when the rest is through.
+    pub(super) fn look_back(&mut self) {
+        self.passed_over = true;
     }
 
     /// The record was published alone.
@@ -469,7 +496,7 @@ mod tests {
     fn batches_are_in_order_and_pass_over_what_is_set_back() {
         let mut replay = page(10);
         let set_back = |key: Key| key.seq == 2;
-        let mut next = |most| keys(replay.next_batch(most, &clock(), set_back));
+        let mut next = |most| keys(replay.next_batch(most, usize::MAX, &clock(), set_back));
         assert_eq!(next(4), [1, 3, 4, 5]);
         assert_eq!(next(1), [6]);
         assert_eq!(next(99), [7, 8, 9, 10]);
@@ -492,9 +519,15 @@ mod tests {
         assert_eq!(replay.read_on(), Some((Some(key(1, 2)), 254)));
         let entries = (3..=5).map(|seq| (key(1, seq), entry(seq))).collect();
         assert!(replay.read(entries, true, |_, _| false));
-        assert_eq!(keys(replay.next_batch(99, &clock(), |_| false)), [1, 2, 5]);
+        assert_eq!(
+            keys(replay.next_batch(99, usize::MAX, &clock(), |_| false)),
+            [1, 2, 5]
+        );
         replay.send_again(since);
-        assert_eq!(keys(replay.next_batch(99, &clock(), |_| false)), [3, 4]);
+        assert_eq!(
+            keys(replay.next_batch(99, usize::MAX, &clock(), |_| false)),
+            [3, 4]
+        );
     }
 
     #[test]

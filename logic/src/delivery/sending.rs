@@ -26,12 +26,20 @@ impl Delivery {
                 topic,
                 payload,
                 retain,
+                reply_to,
             }) = next.and_then(|place| self.control.remove(place))
             else {
                 break;
             };
-            let qos = 1;
-            self.publish(topic, payload, qos, retain, Contents::Control, now);
+            let token = self.take_off(Sent::Publish(topic), Contents::Control, now);
+            self.orders.push_back(Output::Publish(Message {
+                token,
+                topic,
+                payload,
+                qos: 1,
+                retain,
+                reply_to,
+            }));
         }
     }
 
@@ -75,6 +83,7 @@ impl Delivery {
     pub(super) fn may_replay(&self) -> bool {
         let is_held_back = self.sessions.must_wait(Sent::Publish(Topic::History));
         !is_held_back
+            && !self.is_history_in_vain()
             && (self.replay.can_read()
                 || self.page_waits()
                 || self.is_disk_read() && self.memory_waits())
@@ -150,7 +159,8 @@ impl Delivery {
         let poison = &self.poison;
         let is_set_back = |key: Key| poison.is_set_back(key);
         let most = self.max_batch();
-        let batch = self.replay.next_batch(most, clock, is_set_back);
+        let most_bytes = self.max_payload();
+        let batch = self.replay.next_batch(most, most_bytes, clock, is_set_back);
         self.read_on(timers);
         let Some(batch) = batch else {
             return 0;
@@ -207,26 +217,14 @@ impl Delivery {
             Topic::History => self.deliveries.replayed += records,
             _ => self.deliveries.published += records,
         }
-        let qos = self.settings.qos;
-        self.publish(topic, payload, qos, false, contents, now);
-    }
-
-    fn publish(
-        &mut self,
-        topic: Topic,
-        payload: Vec<u8>,
-        qos: u8,
-        retain: bool,
-        contents: Contents,
-        now: Duration,
-    ) {
         let token = self.take_off(Sent::Publish(topic), contents, now);
         self.orders.push_back(Output::Publish(Message {
             token,
             topic,
             payload,
-            qos,
-            retain,
+            qos: self.settings.qos,
+            retain: false,
+            reply_to: None,
         }));
     }
 

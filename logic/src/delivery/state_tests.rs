@@ -137,7 +137,11 @@ impl OneRecord {
     fn give(&mut self, event: &str) {
         match event {
             "published" if self.is_on_disk => {
-                assert!(self.replay.next_batch(9, &clock(), |_| false).is_some());
+                assert!(
+                    self.replay
+                        .next_batch(9, usize::MAX, &clock(), |_| false)
+                        .is_some()
+                );
             }
             "published" => self.memory.sent(1),
             "broker has it" => {

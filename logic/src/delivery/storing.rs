@@ -78,7 +78,10 @@ impl Delivery {
     pub fn stored(&mut self, records: u64, lost: u64) {
         self.disk.is_writing = false;
         self.disk.failed = false;
-        self.disk.writing_gaps.clear();
+        if !self.disk.writing_gaps.is_empty() {
+            self.disk.writing_gaps.clear();
+            self.replay.look_back();
+        }
         // What was handed over to be discarded since then is still in that number.
         self.disk.records = records.saturating_sub(std::mem::take(&mut self.disk.discarding));
         if lost > 0 {

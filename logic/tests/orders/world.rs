@@ -460,6 +460,7 @@ impl World {
         self.tell(Input::CommandReceived {
             payload: payload.to_vec(),
             retained: false,
+            reply_to: None,
         });
     }
 
@@ -800,6 +801,7 @@ fn settings(variant: Variant) -> Settings {
             batch: variant.batch,
             durable_within: DURABLE_WITHIN,
             stalled_after: Duration::from_secs(10),
+            require_listener: false,
         },
         device: DeviceInfo {
             device: "pi".into(),

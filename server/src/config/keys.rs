@@ -28,6 +28,8 @@ pub(super) static BROKER: broker::Keys = broker::Keys {
     cert_file: &BROKER_CERT_FILE,
     key_file: &BROKER_KEY_FILE,
     keep_alive: &BROKER_KEEP_ALIVE,
+    version: &BROKER_VERSION,
+    session_expiry: &BROKER_SESSION_EXPIRY,
 };
 
 keys! {
@@ -40,6 +42,8 @@ keys! {
     BROKER_KEY_FILE = "broker.key_file", Text("");
     BROKER_KEEP_ALIVE = "broker.keep_alive", Text("30s");
     BROKER_SHARED = "broker.shared", Text("");
+    BROKER_VERSION = "broker.version", Text("auto");
+    BROKER_SESSION_EXPIRY = "broker.session_expiry", Text("7d");
 
     DATABASE_URL = "database.url", Text("sqlite:///var/lib/nightlight-server/nightlight.db");
     DATABASE_PASSWORD_FILE = "database.password_file", Text("");

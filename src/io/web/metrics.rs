@@ -167,6 +167,21 @@ fn now(text: &mut Text, view: &View) {
     );
     let lost = view.last_outage.as_ref().and_then(|last| last.lost);
     text.known("last_outage_lost_records", "Records that the last outage lost; absent before the first and at QoS 0, where nobody knows.", lost);
+    text.known(
+        "heard",
+        "Whether somebody listens to the readings; absent while nobody can know.",
+        view.heard.map(u8::from),
+    );
+    text.known(
+        "broker_receive_maximum",
+        "Most publications that the broker takes before it has answered one; absent before it said so.",
+        view.mqtt.as_ref().map(|offer| offer.receive_max),
+    );
+    text.known(
+        "broker_maximum_packet_bytes",
+        "The largest packet that the broker takes; absent where any is taken.",
+        view.mqtt.as_ref().and_then(|offer| offer.max_packet),
+    );
     text.gauge(
         "last_seq",
         "The number of the newest record of this run.",
@@ -271,6 +286,16 @@ fn counted(text: &mut Text, view: &View) {
         "results_dropped_total",
         "Results that a flood of commands left no room for.",
         view.results_dropped,
+    );
+    let refused = view.refused.iter();
+    text.each(
+        (
+            "refused_publications_total",
+            "counter",
+            "Publications that the broker refused, by its reason, and those that nobody listens to.",
+        ),
+        "reason",
+        refused.map(|(reason, count)| (reason.as_str(), *count)),
     );
     text.counter(
         "store_commits_total",

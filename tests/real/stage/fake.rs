@@ -1,5 +1,6 @@
-//! A scripted broker on loopback: it speaks as much of MQTT 3.1.1 as the program needs, and does to each
-//! packet what a script says, so that a broker can be wrong in an exact way at an exact moment.
+//! A scripted broker on loopback: it speaks as much of MQTT 3.1.1 as the program needs, and of 5 where a script
+//! greets in it, and does to each packet what a script says, so that a broker can be wrong in an exact way at an
+//! exact moment.
 //!
 //! The script gets each packet with the number of its connection (from 0) and gives acts; [`answer`] is
 //! what a broker in order would do. Everything published is noted, whether or not it was confirmed.
@@ -25,6 +26,8 @@ pub enum Packet {
     Connect {
         clean: bool,
         client_id: String,
+        /// 4 is MQTT 3.1.1, 5 is 5.
+        level: u8,
     },
     Publish(Publish),
     Subscribe {
@@ -49,6 +52,8 @@ pub struct Publish {
     pub qos: u8,
     pub retain: bool,
     pub pkid: u16,
+    /// Of MQTT 5, without their length.
+    pub properties: Vec<u8>,
 }
 
 /// What the broker does.
@@ -101,6 +106,35 @@ pub fn answer(packet: &Packet) -> Vec<Act> {
         Packet::Disconnect => vec![Act::Close],
         Packet::Publish(_) | Packet::Other(_) => vec![],
     }
+}
+
+/// A greeting of MQTT 5 with these properties.
+pub fn connack5(present: bool, code: u8, properties: &[u8]) -> Act {
+    let of = properties.len() as u8;
+    let head = [0x20, of + 3, u8::from(present), code, of];
+    Act::Send([&head, properties].concat())
+}
+
+/// What a broker of MQTT 5 in order does, when it has this to offer.
+pub fn answer5(packet: &Packet, properties: &[u8]) -> Vec<Act> {
+    match packet {
+        Packet::Connect { .. } => vec![connack5(false, 0, properties)],
+        Packet::Subscribe { pkid, filters, .. } => vec![suback5(*pkid, &vec![1; *filters])],
+        other => answer(other),
+    }
+}
+
+/// An answer of MQTT 5 to a subscription.
+pub fn suback5(pkid: u16, codes: &[u8]) -> Act {
+    let [high, low] = pkid.to_be_bytes();
+    let head = [0x90, 3 + codes.len() as u8, high, low, 0];
+    Act::Send([&head, codes].concat())
+}
+
+/// An answer of MQTT 5 to a publication at QoS 1, with a reason.
+pub fn puback5(pkid: u16, code: u8) -> Act {
+    let [high, low] = pkid.to_be_bytes();
+    Act::Send(vec![0x40, 3, high, low, code])
 }
 
 /// 0 is yes; 4 is a bad user name or password, 5 is not authorised.
@@ -222,10 +256,23 @@ fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
-    while let Some(packet) = next_packet(&mut stream, over) {
+    let mut is_5 = false;
+    while let Some(packet) = next_packet(&mut stream, is_5, over) {
         let acts = script(connection, &packet);
+        if let (Packet::Connect { level: 5, .. }, Some(Act::Send(greeting))) =
+            (&packet, acts.first())
+        {
+            // The short greeting is one of 3.1.1, and so is what follows.
+            is_5 = greeting.get(1).is_some_and(|length| *length > 2);
+        }
         if let Packet::Publish(publish) = &packet {
-            let answers = [puback(publish.pkid), pubrec(publish.pkid)];
+            let pkid = publish.pkid;
+            let answers = [
+                puback(pkid),
+                pubrec(pkid),
+                puback5(pkid, 0),
+                puback5(pkid, 0x10),
+            ];
             let confirmed = publish.qos == 0 || answers.iter().any(|answer| acts.contains(answer));
             notes.lock().expect("sound").came.push(Came {
                 connection,
@@ -256,7 +303,7 @@ fn serve(
 }
 
 /// The next packet; `None` when the connection or the broker is over.
-fn next_packet(stream: &mut TcpStream, over: &AtomicBool) -> Option<Packet> {
+fn next_packet(stream: &mut TcpStream, is_5: bool, over: &AtomicBool) -> Option<Packet> {
     let mut first = [0];
     fill(stream, &mut first, over)?;
     let (mut length, mut shift) = (0, 0);
@@ -271,15 +318,24 @@ fn next_packet(stream: &mut TcpStream, over: &AtomicBool) -> Option<Packet> {
     }
     let mut body = vec![0; length];
     fill(stream, &mut body, over)?;
-    parse(first[0], &body)
+    parse(first[0], &body, is_5)
 }
 
-fn parse(first: u8, body: &[u8]) -> Option<Packet> {
+fn parse(first: u8, body: &[u8], is_5: bool) -> Option<Packet> {
     Some(match first >> 4 {
-        1 => Packet::Connect {
-            clean: body.get(7)? & 2 != 0,
-            client_id: text(body, 10)?.0,
-        },
+        1 => {
+            let level = *body.get(6)?;
+            let at = if level == 5 {
+                behind_properties(body, 10)?
+            } else {
+                10
+            };
+            Packet::Connect {
+                clean: body.get(7)? & 2 != 0,
+                client_id: text(body, at)?.0,
+                level,
+            }
+        }
         3 => {
             let qos = first >> 1 & 3;
             let (topic, mut at) = text(body, 0)?;
@@ -288,25 +344,33 @@ fn parse(first: u8, body: &[u8]) -> Option<Packet> {
                 pkid = number(body, at)?;
                 at += 2;
             }
+            let mut properties = Vec::new();
+            if is_5 {
+                let behind = behind_properties(body, at)?;
+                properties = body.get(at + 1..behind)?.to_vec();
+                at = behind;
+            }
             Packet::Publish(Publish {
                 topic,
                 payload: body.get(at..)?.to_vec(),
                 qos,
                 retain: first & 1 != 0,
                 pkid,
+                properties,
             })
         }
         6 => Packet::PubRel {
             pkid: number(body, 0)?,
         },
         8 => {
-            let (mut at, mut filters) = (2, 0);
+            let begin = if is_5 { behind_properties(body, 2)? } else { 2 };
+            let (mut at, mut filters) = (begin, 0);
             while at < body.len() {
                 at = text(body, at)?.1 + 1;
                 filters += 1;
             }
             let pkid = number(body, 0)?;
-            let first = text(body, 2)?.0;
+            let first = text(body, begin)?.0;
             Packet::Subscribe {
                 first,
                 pkid,
@@ -317,6 +381,11 @@ fn parse(first: u8, body: &[u8]) -> Option<Packet> {
         14 => Packet::Disconnect,
         other => Packet::Other(other),
     })
+}
+
+/// Ours are shorter than 128 bytes.
+fn behind_properties(body: &[u8], at: usize) -> Option<usize> {
+    Some(at + 1 + usize::from(*body.get(at)?))
 }
 
 fn number(body: &[u8], at: usize) -> Option<u16> {

@@ -1,10 +1,14 @@
-//! The exchange against a peer of a few lines, over a pipe in memory.
+//! The exchange against a peer of a few lines, over a pipe in memory, in both versions.
 
 use proptest::prelude::*;
-use rumqttc::{ConnAck, Incoming, Outgoing, PubAck, PubComp, PubRec, PubRel, Publish, QoS};
+use rumqttc::QoS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+
+const BOTH: [Version; 2] = [Version::V311, Version::V5];
+const PING: [u8; 2] = [0xc0, 0];
+const GOODBYE: [u8; 2] = [0xe0, 0];
 
 fn line() -> (Line, DuplexStream) {
     let (stream, peer) = duplex(4_096);
@@ -13,27 +17,50 @@ fn line() -> (Line, DuplexStream) {
     (Line { stream, socket }, peer)
 }
 
-fn options() -> MqttOptions {
-    let mut options = MqttOptions::new("pi", "nowhere", 1);
-    options.set_keep_alive(Duration::from_secs(60));
-    options
+fn wish() -> Wish {
+    Wish {
+        max_incoming: 10_000,
+        ..Wish::new("pi", Duration::from_secs(60))
+    }
 }
 
-fn bytes_of(packet: &Packet) -> Vec<u8> {
+/// An answer to a publication, with a packet id and nothing else.
+fn ack(kind: u8, pkid: u16) -> [u8; 4] {
+    let [high, low] = pkid.to_be_bytes();
+    let flags = if kind == 6 { 2 } else { 0 };
+    [kind << 4 | flags, 2, high, low]
+}
+
+fn bytes_of(version: Version, publication: &Publication) -> Vec<u8> {
     let mut bytes = BytesMut::new();
-    packet.write(&mut bytes, MAX_OUTGOING).unwrap();
+    version.publish(publication.clone(), &mut bytes).unwrap();
     bytes.to_vec()
 }
 
-async fn greeted() -> (Exchange, DuplexStream) {
+/// A greeting with these properties; 3.1.1 has none.
+fn greeting(version: Version, present: bool, properties: &[u8]) -> Vec<u8> {
+    let head = [u8::from(present), 0];
+    match version {
+        Version::V311 => [&[0x20, 2][..], &head].concat(),
+        Version::V5 => {
+            let of = properties.len() as u8;
+            [&[0x20, of + 3][..], &head, &[of], properties].concat()
+        }
+    }
+}
+
+async fn greeted_as(version: Version, properties: &[u8], wish: &Wish) -> (Exchange, DuplexStream) {
     let (line, mut peer) = line();
-    let ack = ConnAck::new(ConnectReturnCode::Success, false);
-    peer.write_all(&bytes_of(&Packet::ConnAck(ack)))
+    peer.write_all(&greeting(version, false, properties))
         .await
         .unwrap();
-    let exchange = Exchange::greet(line, &options()).await.unwrap();
+    let exchange = Exchange::greet(line, version, wish, None).await.unwrap();
     heard(&mut peer).await;
     (exchange, peer)
+}
+
+async fn greeted(version: Version) -> (Exchange, DuplexStream) {
+    greeted_as(version, &[], &wish()).await
 }
 
 /// What the peer can read at once.
@@ -53,83 +80,250 @@ fn on_paused_time<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
-fn publish(qos: QoS, payload: &[u8]) -> Publish {
-    Publish::new("pi/commands", qos, payload)
+fn publish(qos: QoS, payload: &[u8]) -> Publication {
+    Publication::new("pi/commands", qos, payload.to_vec())
 }
 
 #[test]
 fn a_refusal_is_told_and_nothing_else_is_taken_for_a_welcome() {
     on_paused_time(async {
+        for (version, refusal) in [
+            (Version::V311, &[0x20, 2, 0, 5][..]),
+            (Version::V5, &[0x20, 2, 0, 5]),
+            (Version::V5, &[0x20, 3, 0, 0x87, 0]),
+            (Version::V5, &[0xe0, 1, 0x87]),
+        ] {
+            let (line, mut peer) = line();
+            peer.write_all(refusal).await.unwrap();
+            let refused = Exchange::greet(line, version, &wish(), None).await;
+            assert!(refused.err().unwrap().is_refusal());
+            let (line, mut peer) = self::line();
+            peer.write_all(&[0xd0, 0]).await.unwrap();
+            let odd = Exchange::greet(line, version, &wish(), None).await;
+            assert!(matches!(odd, Err(LinkError::NotABroker)));
+            let (line, peer) = self::line();
+            drop(peer);
+            let none = Exchange::greet(line, version, &wish(), None).await;
+            assert!(matches!(none, Err(LinkError::NoGreeting)));
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_greets_in_3_1_1_is_spoken_to_in_3_1_1() {
+    on_paused_time(async {
         let (line, mut peer) = line();
-        let refusal = ConnAck::new(ConnectReturnCode::NotAuthorized, false);
-        peer.write_all(&bytes_of(&Packet::ConnAck(refusal)))
+        peer.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+        let mut exchange = Exchange::greet(line, Version::V5, &wish(), None)
             .await
             .unwrap();
-        let refused = Exchange::greet(line, &options()).await;
-        assert!(refused.err().unwrap().is_refusal());
-        let (line, mut peer) = self::line();
-        peer.write_all(&bytes_of(&Packet::PingResp)).await.unwrap();
-        let odd = Exchange::greet(line, &options()).await;
-        assert!(matches!(odd, Err(LinkError::Protocol(_))));
-        let (line, peer) = self::line();
-        drop(peer);
-        let none = Exchange::greet(line, &options()).await;
-        assert!(matches!(none, Err(LinkError::NoGreeting)));
+        heard(&mut peer).await;
+        assert_eq!(exchange.terms(), &Terms::new(Version::V311));
+        let mut message = publish(QoS::AtLeastOnce, b"reading");
+        exchange.publish(1, message.clone()).unwrap();
+        assert_eq!(exchange.next().await.unwrap(), Happened::Written);
+        message.pkid = 1;
+        assert_eq!(heard(&mut peer).await, bytes_of(Version::V311, &message));
     });
 }
 
 #[test]
 fn a_command_is_handed_on_before_its_receipt_is_written() {
-    on_paused_time(async {
-        let (mut exchange, mut peer) = greeted().await;
-        let mut command = publish(QoS::AtLeastOnce, b"{}");
-        command.pkid = 7;
-        peer.write_all(&bytes_of(&Packet::Publish(command)))
-            .await
-            .unwrap();
-        let event = exchange.next().await.unwrap();
-        assert!(matches!(
-            event,
-            Happened::Event(Event::Incoming(Incoming::Publish(_)))
-        ));
-        assert!(!exchange.is_written());
-        let receipt = bytes_of(&Packet::PubAck(PubAck::new(7)));
-        while !exchange.is_written() {
-            exchange.next().await.unwrap();
-        }
-        assert_eq!(heard(&mut peer).await, receipt);
-    });
+    for version in BOTH {
+        on_paused_time(async {
+            let (mut exchange, mut peer) = greeted(version).await;
+            let mut command = publish(QoS::AtLeastOnce, b"{}");
+            command.pkid = 7;
+            peer.write_all(&bytes_of(version, &command)).await.unwrap();
+            let event = exchange.next().await.unwrap();
+            assert_eq!(event, Happened::Message(command));
+            assert!(!exchange.is_written());
+            while !exchange.is_written() {
+                exchange.next().await.unwrap();
+            }
+            assert_eq!(heard(&mut peer).await, ack(4, 7));
+        });
+    }
 }
 
 #[test]
 fn what_is_taken_leaves_in_one_write_and_each_has_its_packet_id() {
+    for version in BOTH {
+        on_paused_time(async {
+            let (mut exchange, mut peer) = greeted(version).await;
+            let mut expected = Vec::new();
+            for pkid in 1..=3 {
+                let mut message = publish(QoS::AtLeastOnce, b"reading");
+                exchange.publish(u64::from(pkid), message.clone()).unwrap();
+                message.pkid = pkid;
+                expected.extend(bytes_of(version, &message));
+            }
+            assert_eq!(exchange.next().await.unwrap(), Happened::Written);
+            assert_eq!(heard(&mut peer).await, expected);
+            // Answered out of order, each names its own.
+            for pkid in [2, 3, 1] {
+                peer.write_all(&ack(4, pkid)).await.unwrap();
+                let answered = Happened::Published(pkid.into(), Said::new(0));
+                assert_eq!(exchange.next().await.unwrap(), answered);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_limit_of_the_broker_is_kept() {
     on_paused_time(async {
-        let (mut exchange, mut peer) = greeted().await;
-        let mut expected = Vec::new();
-        for pkid in 1..=3 {
-            let mut message = publish(QoS::AtLeastOnce, b"reading");
-            exchange.send(Request::Publish(message.clone())).unwrap();
-            message.pkid = pkid;
-            expected.extend(bytes_of(&Packet::Publish(message)));
-            let event = exchange.next().await.unwrap();
-            let taken = Event::Outgoing(Outgoing::Publish(pkid));
-            assert_eq!(event, Happened::Event(taken));
+        // Receive maximum 2, maximum packet size 100, no retained messages, keep alive 5 s.
+        let properties = [0x21, 0, 2, 0x27, 0, 0, 0, 100, 0x25, 0, 0x13, 0, 5];
+        let (mut exchange, mut peer) = greeted_as(Version::V5, &properties, &wish()).await;
+        let large = publish(QoS::AtLeastOnce, &[b'x'; 100]);
+        exchange.publish(9, large).unwrap();
+        let refused = Happened::Published(9, Said::new(PACKET_TOO_LARGE));
+        assert_eq!(exchange.next().await.unwrap(), refused);
+        for token in 1..=2 {
+            assert!(exchange.has_room());
+            let mut message = publish(QoS::ExactlyOnce, b"x");
+            message.retain = true;
+            exchange.publish(token, message).unwrap();
         }
+        assert!(!exchange.has_room());
+        // A third one waits until another is answered.
+        exchange
+            .publish(3, publish(QoS::AtLeastOnce, b"x"))
+            .unwrap();
+        // What is below the maximum QoS of no answer does not count.
+        exchange.publish(4, publish(QoS::AtMostOnce, b"x")).unwrap();
         assert_eq!(exchange.next().await.unwrap(), Happened::Written);
-        assert_eq!(heard(&mut peer).await, expected);
+        assert_eq!(exchange.next().await.unwrap(), Happened::Sent(4));
+        let bytes = heard(&mut peer).await;
+        assert_eq!(bytes[0], 0x34, "not retained");
+        assert_eq!(bytes.last(), Some(&b'x'));
+        assert_eq!(bytes.len(), 19 + 19 + 17, "the third one waits");
+        peer.write_all(&[0x50, 3, 0, 1, 0x87]).await.unwrap();
+        let denied = Happened::Published(1, Said::new(0x87));
+        assert_eq!(exchange.next().await.unwrap(), denied);
+        assert_eq!(exchange.next().await.unwrap(), Happened::Written);
+        assert_eq!(heard(&mut peer).await[0], 0x32);
+        let began = Instant::now();
+        assert!(matches!(exchange.next().await, Ok(Happened::Written)));
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert_eq!(heard(&mut peer).await, PING);
+    });
+}
+
+#[test]
+fn without_any_quality_of_service_nothing_is_confirmed() {
+    on_paused_time(async {
+        let (mut exchange, mut peer) = greeted_as(Version::V5, &[0x24, 0], &wish()).await;
+        exchange
+            .publish(1, publish(QoS::ExactlyOnce, b"x"))
+            .unwrap();
+        assert_eq!(exchange.next().await.unwrap(), Happened::Written);
+        assert_eq!(exchange.next().await.unwrap(), Happened::Sent(1));
+        assert_eq!(heard(&mut peer).await[0], 0x30);
+    });
+}
+
+#[test]
+fn packet_ids_of_an_earlier_connection_are_released_first() {
+    for version in BOTH {
+        on_paused_time(async {
+            let (line, mut peer) = line();
+            let wish = Wish {
+                exactly_once: true,
+                in_flight: 3,
+                ..wish()
+            };
+            let broker = async {
+                let connect = heard(&mut peer).await;
+                peer.write_all(&greeting(version, true, &[])).await.unwrap();
+                let released = heard(&mut peer).await;
+                let expected: Vec<u8> = (1..=3).flat_map(|pkid| ack(6, pkid)).collect();
+                assert_eq!(released, expected);
+                // A command that had waited comes between.
+                let mut command = publish(QoS::AtLeastOnce, b"{}");
+                command.pkid = 2;
+                peer.write_all(&ack(7, 1)).await.unwrap();
+                peer.write_all(&bytes_of(version, &command)).await.unwrap();
+                for pkid in [3, 2] {
+                    peer.write_all(&ack(7, pkid)).await.unwrap();
+                }
+                connect
+            };
+            let greet = Exchange::greet(line, version, &wish, None);
+            let (exchange, connect) = tokio::join!(greet, broker);
+            let mut exchange = exchange.unwrap();
+            // The session of before is asked for.
+            assert_eq!(connect[9] & 2, 2, "clean, as this wish is");
+            let command = exchange.next().await.unwrap();
+            assert!(matches!(command, Happened::Message(_)), "{command:?}");
+            exchange
+                .publish(1, publish(QoS::ExactlyOnce, b"x"))
+                .unwrap();
+            assert_eq!(exchange.next().await.unwrap(), Happened::Written);
+            let bytes = heard(&mut peer).await;
+            assert_eq!(bytes[..4], ack(4, 2), "its receipt, after it was handed on");
+            // PUBREC, PUBREL, PUBCOMP.
+            peer.write_all(&ack(5, 1)).await.unwrap();
+            assert_eq!(exchange.next().await.unwrap(), Happened::Written);
+            assert_eq!(heard(&mut peer).await, ack(6, 1));
+            peer.write_all(&ack(7, 1)).await.unwrap();
+            let done = Happened::Published(1, Said::new(0));
+            assert_eq!(exchange.next().await.unwrap(), done);
+        });
+    }
+}
+
+#[test]
+fn a_broker_that_frees_no_packet_id_is_left() {
+    on_paused_time(async {
+        let (line, mut peer) = line();
+        let wish = Wish {
+            exactly_once: true,
+            ..wish()
+        };
+        peer.write_all(&greeting(Version::V5, true, &[]))
+            .await
+            .unwrap();
+        let began = Instant::now();
+        let left = Exchange::greet(line, Version::V5, &wish, None).await;
+        assert!(left.err().unwrap().is_unreleased());
+        assert_eq!(began.elapsed(), RELEASE_WITHIN);
+    });
+}
+
+#[test]
+fn a_broker_that_says_why_it_ends_the_session_is_heard() {
+    on_paused_time(async {
+        for (goodbye, is_our_doing, word) in [
+            (&[0xe0, 1, 0x8e][..], true, "another client"),
+            (&[0xe0, 0], false, "0x00"),
+            (&[0xe0, 2, 0x8b, 0], false, "shuts down"),
+            (
+                &[0xe0, 6, 0x97, 4, 0x1f, 0, 1, b'!'],
+                true,
+                "in its words: \"!\"",
+            ),
+        ] {
+            let (mut exchange, mut peer) = greeted(Version::V5).await;
+            peer.write_all(goodbye).await.unwrap();
+            let over = exchange.next().await.unwrap_err();
+            assert_eq!(over.is_end(), is_our_doing, "{over}");
+            assert!(over.to_string().contains(word), "{over}");
+        }
     });
 }
 
 #[test]
 fn a_call_that_is_dropped_loses_nothing() {
     on_paused_time(async {
-        let (mut exchange, mut peer) = greeted().await;
+        let (mut exchange, mut peer) = greeted(Version::V5).await;
         let (mut read, mut sent) = (Vec::new(), Vec::new());
         for n in 0..200_u16 {
             let mut message = publish(QoS::AtLeastOnce, &[b'x'; 100]);
-            exchange.send(Request::Publish(message.clone())).unwrap();
+            exchange.publish(n.into(), message.clone()).unwrap();
             message.pkid = n % 100 + 1;
-            sent.extend(bytes_of(&Packet::Publish(message)));
+            sent.extend(bytes_of(Version::V5, &message));
             // Dropped at once wherever it waits; the pipe is full now and then.
             for _ in 0..3 {
                 let _ = tokio::time::timeout(Duration::ZERO, exchange.next()).await;
@@ -138,10 +332,7 @@ fn a_call_that_is_dropped_loses_nothing() {
                 read.extend(heard(&mut peer).await);
             }
             if n >= 50 {
-                let ack = PubAck::new((n - 50) % 100 + 1);
-                peer.write_all(&bytes_of(&Packet::PubAck(ack)))
-                    .await
-                    .unwrap();
+                peer.write_all(&ack(4, (n - 50) % 100 + 1)).await.unwrap();
             }
         }
         while read.len() < sent.len() {
@@ -155,9 +346,9 @@ fn a_call_that_is_dropped_loses_nothing() {
 #[test]
 fn a_peer_that_takes_nothing_is_given_up() {
     on_paused_time(async {
-        let (mut exchange, _peer) = greeted().await;
+        let (mut exchange, _peer) = greeted(Version::V5).await;
         let message = publish(QoS::AtLeastOnce, &[b'x'; 9_000]);
-        exchange.send(Request::Publish(message)).unwrap();
+        exchange.publish(1, message).unwrap();
         let began = Instant::now();
         let over = loop {
             if let Err(error) = exchange.next().await {
@@ -172,7 +363,7 @@ fn a_peer_that_takes_nothing_is_given_up() {
 #[test]
 fn a_peer_that_is_silent_is_asked_and_given_up() {
     on_paused_time(async {
-        let (mut exchange, mut peer) = greeted().await;
+        let (mut exchange, mut peer) = greeted(Version::V5).await;
         let began = Instant::now();
         let over = loop {
             if let Err(error) = exchange.next().await {
@@ -181,73 +372,74 @@ fn a_peer_that_is_silent_is_asked_and_given_up() {
         };
         assert!(matches!(over, LinkError::Silent), "{over}");
         assert_eq!(began.elapsed(), Duration::from_secs(120));
-        assert_eq!(heard(&mut peer).await, bytes_of(&Packet::PingReq));
+        assert_eq!(heard(&mut peer).await, PING);
     });
 }
 
 #[test]
 fn a_peer_that_hangs_up_ends_it_and_close_waits_for_that() {
     on_paused_time(async {
-        let (mut exchange, peer) = greeted().await;
+        let (mut exchange, peer) = greeted(Version::V5).await;
         drop(peer);
         let over = exchange.next().await.unwrap_err();
         assert!(matches!(over, LinkError::Closed), "{over}");
-        let (exchange, mut peer) = greeted().await;
+        let (exchange, mut peer) = greeted(Version::V5).await;
         let broker = async {
             let goodbye = heard(&mut peer).await;
             drop(peer);
             goodbye
         };
         let (_, goodbye) = tokio::join!(exchange.close(), broker);
-        assert_eq!(goodbye, bytes_of(&Packet::Disconnect));
+        assert_eq!(goodbye, GOODBYE);
     });
 }
 
-/// A publication that is too large for [`options`].
-fn large(qos: QoS) -> (Vec<u8>, u16) {
+/// A publication that is too large for [`wish`].
+fn large(version: Version, qos: QoS) -> (Vec<u8>, u16) {
     let mut large = publish(qos, &[b'x'; 100_000]);
     large.pkid = if qos == QoS::AtMostOnce { 0 } else { 9 };
-    let pkid = large.pkid;
-    (bytes_of(&Packet::Publish(large)), pkid)
+    (bytes_of(version, &large), large.pkid)
 }
 
 #[test]
 fn a_packet_too_large_is_answered_and_the_command_behind_it_arrives() {
-    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+    let all = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+    let all = BOTH.map(|version| all.map(|qos| (version, qos)));
+    for (version, qos) in all.into_iter().flatten() {
         on_paused_time(async {
-            let (mut exchange, mut peer) = greeted().await;
-            let (bytes, pkid) = large(qos);
+            let (mut exchange, mut peer) = greeted(version).await;
+            let (bytes, pkid) = large(version, qos);
             let broker = async {
                 peer.write_all(&bytes).await.unwrap();
                 match qos {
                     QoS::AtMostOnce => {}
                     QoS::AtLeastOnce => {
-                        let receipt = bytes_of(&Packet::PubAck(PubAck::new(pkid)));
-                        assert_eq!(heard(&mut peer).await, receipt);
+                        assert_eq!(heard(&mut peer).await, ack(4, pkid));
                     }
                     QoS::ExactlyOnce => {
-                        let receipt = bytes_of(&Packet::PubRec(PubRec::new(pkid)));
-                        assert_eq!(heard(&mut peer).await, receipt);
-                        let release = bytes_of(&Packet::PubRel(PubRel::new(pkid)));
-                        peer.write_all(&release).await.unwrap();
-                        let done = bytes_of(&Packet::PubComp(PubComp::new(pkid)));
-                        assert_eq!(heard(&mut peer).await, done);
+                        assert_eq!(heard(&mut peer).await, ack(5, pkid));
+                        peer.write_all(&ack(6, pkid)).await.unwrap();
+                        assert_eq!(heard(&mut peer).await, ack(7, pkid));
                     }
                 }
                 let command = publish(QoS::AtMostOnce, b"{}");
-                peer.write_all(&bytes_of(&Packet::Publish(command)))
-                    .await
-                    .unwrap();
+                peer.write_all(&bytes_of(version, &command)).await.unwrap();
             };
             let session = async {
                 let mut passed = 0;
                 loop {
                     match exchange.next().await.unwrap() {
                         Happened::TooLarge(it) => {
-                            assert_eq!((it.topic.as_str(), it.bytes), ("pi/commands", bytes.len()));
+                            assert_eq!(
+                                (it.topic.as_str(), it.bytes),
+                                (
+                                    "pi/commands",
+                                    bytes.len() - usize::from(version == Version::V5)
+                                )
+                            );
                             passed += 1;
                         }
-                        Happened::Event(Event::Incoming(Incoming::Publish(it))) => {
+                        Happened::Message(it) => {
                             assert_eq!(it.payload.as_ref(), b"{}");
                             return passed;
                         }
@@ -266,7 +458,7 @@ fn a_packet_that_comes_slowly_has_the_time_of_a_silent_peer_and_no_more() {
     on_paused_time(async {
         // So much a second, and after how many seconds it is over.
         for (rate, limits) in [(1, 100..=121), (5_000, 165..=175)] {
-            let (mut exchange, mut peer) = greeted().await;
+            let (mut exchange, mut peer) = greeted(Version::V5).await;
             let began = Instant::now();
             let broker = async {
                 // 256 MB, which never come.
@@ -307,15 +499,16 @@ proptest! {
 
     #[test]
     fn no_bytes_of_a_broker_panic(
+        is_v5 in any::<bool>(),
         kind in 0..16_u8,
         flags in 0..16_u8,
         body in proptest::collection::vec(prop_oneof![0..4_u8, any::<u8>()], 0..24),
         rest in proptest::collection::vec(any::<u8>(), 0..24),
     ) {
         on_paused_time(async {
-            let (mut exchange, mut peer) = greeted().await;
+            let (mut exchange, mut peer) = greeted(BOTH[usize::from(is_v5)]).await;
             for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
-                exchange.send(Request::Publish(publish(qos, b"x"))).unwrap();
+                exchange.publish(1, publish(qos, b"x")).unwrap();
             }
             peer.write_all(&[kind << 4 | flags, body.len() as u8]).await.unwrap();
             peer.write_all(&body).await.unwrap();
