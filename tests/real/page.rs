@@ -96,7 +96,11 @@ fn faults(schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
         }
     }
     for (name, inner) in object {
-        match schema["properties"].get(name) {
+        let named = schema["properties"].get(name);
+        let others = schema
+            .get("additionalProperties")
+            .filter(|schema| schema.is_object());
+        match named.or(others) {
             Some(schema) => faults(schema, inner, &format!("{at}/{name}"), found),
             None => found.push(format!("{at}/{name} is not in docs/status.schema.json")),
         }
