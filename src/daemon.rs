@@ -1,8 +1,9 @@
 //! The loop: wait for one thing, hand it to the controller, carry out what comes back.
 //!
 //! The only place that joins the two halves. It decides nothing, and waits for nothing but its inputs: the
-//! sensor, the LED, the backlog and the session live beside it and answer with inputs; what the session needs of the
-//! disk (password, certificates) it reads there as well. `main.rs` and `demo/agent.rs` call it.
+//! sensor, the LED and the backlog live beside it and answer with inputs, the session has no more of it than a socket
+//! that is polled, and what a session needs of the disk (password, certificates) is read beside it too. `main.rs`
+//! calls it.
 
 use std::future::Future;
 use std::task::Poll;

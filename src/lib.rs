@@ -42,7 +42,7 @@
 //! - `blocking-tasks` writes kept rules and dead letters; `runtime` what a restart goes on with.
 //! - `page` serves the live page, where `web.listen` asks for it; its visitors meet the loop only in a few
 //!   questions a second.
-//! - `lock`, `rules`, `socket` and `lookup` do one thing that may block, and end.
+//! - `lock`, `rules`, `socket`, `lookup` and `files` (password and certificates) do one thing that may block, and end.
 //!
 //! # A stop, and a restart
 //!
