@@ -185,7 +185,7 @@ impl Controller {
         match (self.delivery.is_up(), pattern) {
             (true, pattern) => pattern.unwrap_or_default(),
             (false, None) => self.link.why.clone(),
-            (false, Some(pattern)) => format!("{}. {pattern}", self.link.why),
+            (false, Some(pattern)) => format!("{}; {pattern}", self.link.why),
         }
     }
 
