@@ -119,7 +119,7 @@ impl Agent {
             .create(true)
             .open(self.folder.join(LOG))
             .map_err(cannot)?;
-        let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+        let mut command = program().map_err(cannot)?;
         // What is set for the user's own nightlight is not for this one.
         for (name, _) in std::env::vars_os() {
             let is_ours = name.to_string_lossy().starts_with("NIGHTLIGHT_");
@@ -251,6 +251,20 @@ async fn watch_agent(backlog: PathBuf, show: watch::Sender<Option<View>>) {
 /// A path as TOML text: what JSON escapes, TOML reads.
 fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+/// This program. `DEMO_RUNNER` names what it is run by, as an emulator and its options: a system that cannot start
+/// the program by itself could not start a second one either.
+fn program() -> io::Result<Command> {
+    let itself = std::env::current_exe()?;
+    let runner = std::env::var("DEMO_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(runner) = words.next() else {
+        return Ok(Command::new(itself));
+    };
+    let mut command = Command::new(runner);
+    command.args(words).arg(itself);
+    Ok(command)
 }
 
 #[cfg(test)]
