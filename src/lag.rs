@@ -9,7 +9,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// The largest delays of this window and the one before it.
 #[derive(Debug, Default)]
-pub struct Lag {
+pub(crate) struct Lag {
     window: u64,
     now: Duration,
     before: Duration,
@@ -17,13 +17,13 @@ pub struct Lag {
 
 impl Lag {
     /// The loop woke by so much too late, at `now` of the boot clock.
-    pub fn late(&mut self, by: Duration, now: Duration) {
+    pub(crate) fn late(&mut self, by: Duration, now: Duration) {
         self.turn(now);
         self.now = self.now.max(by);
     }
 
     /// The largest delay of the last one to two minutes.
-    pub fn largest(&mut self, now: Duration) -> Duration {
+    pub(crate) fn largest(&mut self, now: Duration) -> Duration {
         self.turn(now);
         self.now.max(self.before)
     }

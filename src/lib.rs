@@ -72,6 +72,9 @@
 //! world (`common/`) are crates of their own, so that the compiler holds those borders. Files of `io` do not
 //! import each other, except for `pi` and `device_thread`, which are ground under several.
 
+// `pub` means used from another crate: dead code shows itself.
+#![warn(unreachable_pub)]
+
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -232,7 +232,7 @@ fn exit_of_led(error: &LedError) -> Exit {
 }
 
 /// Which exit code an error of a bus or a pin is.
-pub fn exit_of_pi(error: &PiError) -> Exit {
+pub(crate) fn exit_of_pi(error: &PiError) -> Exit {
     match error {
         PiError::Denied { .. } | PiError::NoWindow(_) => Exit::Permission,
         PiError::NotAPi | PiError::NoPin(_) | PiError::NoChip(_) => Exit::Configuration,

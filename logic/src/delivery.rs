@@ -187,7 +187,7 @@ struct Control {
 impl Delivery {
     /// Nothing to deliver, no link; the first try to connect is due at once. Each session subscribes to
     /// `inbound`.
-    pub fn new(
+    pub(crate) fn new(
         settings: DeliverySettings,
         inbound: Vec<Inbound>,
         seed: u64,
@@ -227,7 +227,7 @@ impl Delivery {
     }
 
     /// A record was made.
-    pub fn add(&mut self, record: Record, now: Duration) {
+    pub(crate) fn add(&mut self, record: Record, now: Duration) {
         self.run = Some(record.run);
         self.begun |= record.seq == 1;
         let queue = match self.link {
@@ -238,12 +238,12 @@ impl Delivery {
     }
 
     /// A record of the outage that has just ended, finished only now.
-    pub fn add_replayed(&mut self, record: Record, made_at: Duration) {
+    pub(crate) fn add_replayed(&mut self, record: Record, made_at: Duration) {
         self.memory.add(record, Queue::History, made_at);
     }
 
     /// Records that were given up since the last call; gaps say which.
-    pub fn take_given_up(&mut self) -> u64 {
+    pub(crate) fn take_given_up(&mut self) -> u64 {
         self.memory.take_given_up() + std::mem::take(&mut self.disk.given_up)
     }
 
@@ -258,12 +258,12 @@ impl Delivery {
     }
 
     /// Something that is not a record is to be published; without a link it is dropped.
-    pub fn publish_control(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
+    pub(crate) fn publish_control(&mut self, topic: Topic, payload: Vec<u8>, retain: bool) {
         self.publish_or_drop(topic, payload, retain, None);
     }
 
     /// A result for whoever asked, where it wants it; without a link it is dropped.
-    pub fn publish_reply(&mut self, reply_to: ReplyTo, payload: Vec<u8>) {
+    pub(crate) fn publish_reply(&mut self, reply_to: ReplyTo, payload: Vec<u8>) {
         self.publish_or_drop(Topic::Results, payload, false, Some(reply_to));
     }
 
@@ -298,7 +298,7 @@ impl Delivery {
     }
 
     /// The session is up.
-    pub fn link_up(&mut self, now: Duration, timers: &mut Timers) {
+    pub(crate) fn link_up(&mut self, now: Duration, timers: &mut Timers) {
         timers.stop(Timer::Connect);
         self.link = LinkState::Up;
         self.sessions.begin(self.rng.f64(), now);
@@ -315,7 +315,7 @@ impl Delivery {
     }
 
     /// The session is gone, or could not be made: what was in flight is history.
-    pub fn link_down(
+    pub(crate) fn link_down(
         &mut self,
         ending: Ending,
         clock: &Clock,
@@ -350,13 +350,13 @@ impl Delivery {
     }
 
     /// The next try to connect is due.
-    pub fn connect(&mut self) {
+    pub(crate) fn connect(&mut self) {
         self.link = LinkState::Connecting;
         self.orders.push_back(Output::Connect);
     }
 
     /// Does what can be done now, and sets the timers for what cannot.
-    pub fn pump(&mut self, now: Duration, clock: &Clock, timers: &mut Timers) {
+    pub(crate) fn pump(&mut self, now: Duration, clock: &Clock, timers: &mut Timers) {
         if self.is_up() {
             self.sessions.tick(now);
             self.give_up_unanswered_subscriptions(now);
@@ -395,47 +395,47 @@ impl Delivery {
     }
 
     /// The next order.
-    pub fn poll(&mut self) -> Option<Output> {
+    pub(crate) fn poll(&mut self) -> Option<Output> {
         self.orders.pop_front()
     }
 
     /// Results that a flood of commands left no room for, since the start.
-    pub fn results_dropped(&self) -> u64 {
+    pub(crate) fn results_dropped(&self) -> u64 {
         self.results_dropped
     }
 
     /// Whether a session is up.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         matches!(self.link, LinkState::Up)
     }
 
     /// What the last sessions have in common, if anything.
-    pub fn pattern(&self) -> Option<Pattern> {
+    pub(crate) fn pattern(&self) -> Option<Pattern> {
         self.sessions.pattern()
     }
 
     /// Whether the broker has confirmed all that was published.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.unanswered.is_empty() && self.control.is_empty()
     }
 
     /// Whether the backlog is open and took what it was given last.
-    pub fn store_ok(&self) -> bool {
+    pub(crate) fn store_ok(&self) -> bool {
         self.disk.run_number.is_some() && !self.disk.failed
     }
 
     /// Whether the backlog said last that it cannot be written.
-    pub fn store_failed_last(&self) -> bool {
+    pub(crate) fn store_failed_last(&self) -> bool {
         self.disk.failed && !self.disk.is_writing
     }
 
     /// Records that are not confirmed and not just being delivered live.
-    pub fn backlog(&self) -> u64 {
+    pub(crate) fn backlog(&self) -> u64 {
         self.on_disk() + self.memory.backlog()
     }
 
     /// When the oldest record of the backlog was made, in milliseconds since 1970 on the clock of then.
-    pub fn oldest_ms(&self) -> Option<i64> {
+    pub(crate) fn oldest_ms(&self) -> Option<i64> {
         let on_disk = self.disk.oldest_ms.filter(|_| self.disk.records > 0);
         let read = self.replay.oldest_ms();
         read.or(on_disk).or_else(|| self.memory.oldest_ms())

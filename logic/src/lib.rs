@@ -10,6 +10,9 @@
 //! [`link`] what the ends of sessions mean, [`outage`] the account, [`time`] the clocks. The controller hands
 //! each input to the part that it concerns, and what has expired of [`timers`]; start-up, polling the sensor, the
 //! announcements of `state`, rules to keep, the handover and a stop each have a file beside it.
+
+// `pub` means used from another crate: dead code shows itself.
+#![warn(unreachable_pub)]
 #![deny(clippy::disallowed_methods)]
 
 pub mod account;

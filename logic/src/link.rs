@@ -431,7 +431,7 @@ pub(crate) enum Pattern {
 
 impl Pattern {
     /// For an operator: what was seen, the likely cause, what to do.
-    pub fn in_words(&self, device: &DeviceInfo) -> String {
+    pub(crate) fn in_words(&self, device: &DeviceInfo) -> String {
         match self {
             Self::HeldBack(sent) => {
                 let each: Vec<String> = sent.iter().map(|sent| device.held_back(*sent)).collect();
@@ -485,7 +485,7 @@ impl Pattern {
 
 impl SessionEnd {
     /// For an operator: what a session that was closed from the other end died of, as far as is known.
-    pub fn in_words(&self, device: &DeviceInfo) -> String {
+    pub(crate) fn in_words(&self, device: &DeviceInfo) -> String {
         let mut words = match self.unanswered {
             Some(sent) if self.answered_before => {
                 format!(

@@ -4,11 +4,11 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-pub use crate::store::Counts;
+pub(crate) use crate::store::Counts;
 
 /// A device and its newest run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The device id.
     pub device: String,
     /// Of all its runs.
@@ -30,7 +30,7 @@ pub struct Report {
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RunReport {
+pub(crate) struct RunReport {
     /// The run.
     pub run: Uuid,
     /// The highest number known to have been used.
@@ -42,12 +42,12 @@ pub struct RunReport {
 
 impl Report {
     /// As JSON; strings and numbers always have one.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
     /// In one line.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let mut line = format!("{}: {}", readable(&self.device), words(self.counts));
         if self.runs != 1 {
             line.push_str(&format!(", in {} runs", self.runs));
@@ -63,7 +63,7 @@ impl Report {
 
 impl RunReport {
     /// In one line, with the first of the ranges that are missing.
-    pub fn line(&self, missing: &[(u64, u64)]) -> String {
+    pub(crate) fn line(&self, missing: &[(u64, u64)]) -> String {
         const SHOWN: usize = 5;
         let mut line = format!("  {}  1..{}: {}", self.run, self.last, words(self.counts));
         if !missing.is_empty() {
@@ -98,7 +98,7 @@ fn words(counts: Counts) -> String {
 }
 
 /// A device id comes from outside: nothing of it may move the cursor of a terminal.
-pub fn readable(id: &str) -> String {
+pub(crate) fn readable(id: &str) -> String {
     id.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()

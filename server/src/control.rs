@@ -22,7 +22,7 @@ const DECIDE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Decides about the LEDs.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     decider: Decider,
     readings: HashMap<String, Reading>,
     since: Option<Instant>,
@@ -32,7 +32,7 @@ pub struct Control {
 
 /// What is decided about a device.
 #[derive(Debug)]
-pub struct Decided {
+pub(crate) struct Decided {
     /// The device.
     pub device: String,
     /// The LED; none while its group is in two minds.
@@ -43,7 +43,7 @@ pub struct Decided {
 
 impl Control {
     /// Commands may be on their way for `expiry`.
-    pub fn new(decider: Decider, expiry: Duration) -> Self {
+    pub(crate) fn new(decider: Decider, expiry: Duration) -> Self {
         Self {
             decider,
             readings: HashMap::new(),
@@ -54,7 +54,7 @@ impl Control {
     }
 
     /// A live reading came.
-    pub fn reading(&mut self, device: &str, reading: Reading) {
+    pub(crate) fn reading(&mut self, device: &str, reading: Reading) {
         if self.readings.len() < MAX_READINGS || self.readings.contains_key(device) {
             self.readings.insert(device.to_owned(), reading);
             self.since.get_or_insert_with(Instant::now);
@@ -62,30 +62,30 @@ impl Control {
     }
 
     /// Whether the sensor of a device works, as it says.
-    pub fn sensor(&mut self, device: &str, works: bool) {
+    pub(crate) fn sensor(&mut self, device: &str, works: bool) {
         self.decider.sensor(device, works);
     }
 
     /// The session is over: what was read in it is of the past.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.readings.clear();
         self.since = None;
     }
 
     /// Whether it is time to decide; `is_idle` when nothing more has come so far.
-    pub fn is_due(&self, is_idle: bool) -> bool {
+    pub(crate) fn is_due(&self, is_idle: bool) -> bool {
         self.since
             .is_some_and(|since| is_idle || since.elapsed() >= DECIDE_WITHIN)
     }
 
     /// When it will be.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.since.map(|since| since + DECIDE_WITHIN)
     }
 
     /// Decides about the newest readings; commands are for those devices that this server `may` decide about, by
     /// the name of the group, or of the device where it has none.
-    pub fn decide(&mut self, now: Now, may: impl Fn(&str) -> bool) -> Vec<Decided> {
+    pub(crate) fn decide(&mut self, now: Now, may: impl Fn(&str) -> bool) -> Vec<Decided> {
         self.since = None;
         let decided: Vec<(String, Decision)> = std::mem::take(&mut self.readings)
             .into_iter()
@@ -98,24 +98,24 @@ impl Control {
     }
 
     /// Decides again about the devices that were heard of lately, as far as this server `may` from now on.
-    pub fn again(&mut self, now: Now, may: impl Fn(&str) -> bool) -> Vec<Decided> {
+    pub(crate) fn again(&mut self, now: Now, may: impl Fn(&str) -> bool) -> Vec<Decided> {
         let decided = self.decider.again(moment(now));
         self.commands(decided, now, may)
     }
 
     /// The name by which it is settled who decides about a device.
-    pub fn subject_of<'a>(&'a self, device: &'a str) -> &'a str {
+    pub(crate) fn subject_of<'a>(&'a self, device: &'a str) -> &'a str {
         self.decider.group_of(device).unwrap_or(device)
     }
 
     /// How long a command may be on its way, in whole seconds.
-    pub fn expiry_s(&self) -> u32 {
+    pub(crate) fn expiry_s(&self) -> u32 {
         let seconds = self.expiry_ms.max(0) as u64 / 1_000;
         seconds.clamp(1, u32::MAX.into()) as u32
     }
 
     /// These are switched by hand from now on, and no others.
-    pub fn switch(
+    pub(crate) fn switch(
         &mut self,
         switches: Switches,
         now: Now,

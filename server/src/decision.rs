@@ -38,11 +38,11 @@ pub enum Subject {
 }
 
 /// LEDs that are switched by hand, until told otherwise.
-pub type Switches = HashMap<Subject, bool>;
+pub(crate) type Switches = HashMap<Subject, bool>;
 
 /// A live reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// The light.
     pub light: f64,
     /// The LED then, as far as it tells.
@@ -51,7 +51,7 @@ pub struct Reading {
 
 /// The time of a decision.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// Since the machine started.
     pub boot: Duration,
     /// Milliseconds since 1970.
@@ -60,7 +60,7 @@ pub struct Moment {
 
 /// What is decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What the LED is to be; none while the group is in two minds and has not decided before.
     pub led_on: Option<bool>,
     /// How long the command is to hold.
@@ -69,7 +69,7 @@ pub struct Decision {
 
 /// Decides.
 #[derive(Debug)]
-pub struct Decider {
+pub(crate) struct Decider {
     rules: Rules,
     lease: Duration,
     max_devices: usize,
@@ -100,7 +100,7 @@ struct Vote {
 impl Decider {
     /// By `rules`; commands hold for `lease` at least. A device is in one group at most; in a second one it
     /// has no vote. More than `max_devices` are not remembered.
-    pub fn new(rules: Rules, lease: Duration, groups: &[Group], max_devices: usize) -> Self {
+    pub(crate) fn new(rules: Rules, lease: Duration, groups: &[Group], max_devices: usize) -> Self {
         let mut member_of = HashMap::new();
         for (number, group) in groups.iter().enumerate() {
             for member in &group.members {
@@ -123,7 +123,7 @@ impl Decider {
     }
 
     /// A live reading of `device`: what is decided about its LED.
-    pub fn read(&mut self, device: &str, reading: Reading, now: Moment) -> Decision {
+    pub(crate) fn read(&mut self, device: &str, reading: Reading, now: Moment) -> Decision {
         let before = self.votes.get(device).copied();
         let was_dark = before.map(|vote| vote.dark).or(reading.led_on);
         let rule = self.rules.of(device, self.group_of(device));
@@ -149,7 +149,7 @@ impl Decider {
     }
 
     /// Whether the sensor of `device` works, as it says. Its last reading has no vote while it does not.
-    pub fn sensor(&mut self, device: &str, works: bool) {
+    pub(crate) fn sensor(&mut self, device: &str, works: bool) {
         if let Some(vote) = self.votes.get_mut(device) {
             vote.counts = works;
         }
@@ -157,7 +157,7 @@ impl Decider {
 
     /// What is switched by hand from now on, and nothing else; gives what is decided about the devices whose
     /// switch has changed, as far as they were heard of.
-    pub fn switch(&mut self, switches: Switches, now: Moment) -> Vec<(String, Decision)> {
+    pub(crate) fn switch(&mut self, switches: Switches, now: Moment) -> Vec<(String, Decision)> {
         let before = std::mem::replace(&mut self.switches, switches);
         let by_hand =
             |switches: &Switches, device: &str| manual(switches, device, self.group_of(device));
@@ -169,7 +169,7 @@ impl Decider {
     }
 
     /// What is decided about the devices that were heard of lately.
-    pub fn again(&self, now: Moment) -> Vec<(String, Decision)> {
+    pub(crate) fn again(&self, now: Moment) -> Vec<(String, Decision)> {
         self.votes
             .iter()
             .filter(|(_, vote)| vote.is_fresh(now.boot))
@@ -198,7 +198,7 @@ impl Decider {
     }
 
     /// The group that a device is in.
-    pub fn group_of(&self, device: &str) -> Option<&str> {
+    pub(crate) fn group_of(&self, device: &str) -> Option<&str> {
         let group = self.groups.get(*self.member_of.get(device)?)?;
         Some(group.group.name.as_str())
     }

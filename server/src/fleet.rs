@@ -12,7 +12,7 @@ const SILENT_MS: i64 = 5 * 60_000;
 
 /// A line of the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Line {
+pub(crate) struct Line {
     /// The device.
     pub device: String,
     /// What of it needs a person, most urgent first; empty when nothing does.
@@ -53,7 +53,7 @@ pub struct Line {
 
 /// The parts of a state message that are shown. One of another make says less.
 #[derive(Debug, Default, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     #[serde(default, deserialize_with = "if_it_is")]
     light: Option<f64>,
     #[serde(default, deserialize_with = "if_it_is")]
@@ -78,25 +78,25 @@ pub struct State {
 
 impl State {
     /// Of a device.
-    pub fn of(seen: &Seen) -> Self {
+    pub(crate) fn of(seen: &Seen) -> Self {
         let text = seen.state.as_deref().unwrap_or("{}");
         serde_json::from_str(text).unwrap_or_default()
     }
 
     /// Whether its clock is set, as far as it tells.
-    pub fn clock_set(&self) -> Option<bool> {
+    pub(crate) fn clock_set(&self) -> Option<bool> {
         self.clock.as_deref().map(|clock| clock != "unsynced")
     }
 
     /// Records that wait at the device.
-    pub fn backlog(&self) -> Option<u64> {
+    pub(crate) fn backlog(&self) -> Option<u64> {
         self.backlog
     }
 }
 
 impl Line {
     /// Of a device, now.
-    pub fn of(seen: Seen, now_ms: i64) -> Self {
+    pub(crate) fn of(seen: Seen, now_ms: i64) -> Self {
         let state = State::of(&seen);
         let (urgency, needs) = needs(&seen, &state, now_ms);
         let counts = seen.counts;
@@ -157,7 +157,7 @@ fn needs(seen: &Seen, state: &State, now_ms: i64) -> (u8, Vec<String>) {
 }
 
 /// An event, for people.
-pub fn words(event: &Event) -> String {
+pub(crate) fn words(event: &Event) -> String {
     #[derive(Deserialize, Default)]
     struct Parts {
         #[serde(default, deserialize_with = "if_it_is")]
@@ -224,7 +224,7 @@ pub fn words(event: &Event) -> String {
 }
 
 /// A time of the database.
-pub fn milliseconds(time: &str) -> Option<i64> {
+pub(crate) fn milliseconds(time: &str) -> Option<i64> {
     let time: jiff::Timestamp = time.parse().ok()?;
     Some(time.as_millisecond())
 }

@@ -29,7 +29,7 @@ const MAX_AHEAD_MS: i64 = 30 * 86_400_000;
 
 /// Starts the task; it ends when the handle is aborted. `newest` is the newest time in the database when the
 /// server started, RFC 3339.
-pub fn start(database: Database, keep: Duration, newest: Option<String>) -> JoinHandle<()> {
+pub(crate) fn start(database: Database, keep: Duration, newest: Option<String>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let clock = Clock::new();
         let mut is_told = false;

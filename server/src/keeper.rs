@@ -37,7 +37,7 @@ const GOOD: Duration = Duration::from_secs(60);
 
 /// One message of a device.
 #[derive(Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// How the shell knows it.
     pub ticket: Ticket,
     /// Whose it is.
@@ -48,7 +48,7 @@ pub struct Arrival {
 
 /// What a device says.
 #[derive(Debug)]
-pub enum Told {
+pub(crate) enum Told {
     /// Records and the like.
     Records(Payload),
     /// Its status.
@@ -59,7 +59,7 @@ pub enum Told {
 
 /// A message of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     /// Which session.
     pub session: u64,
     /// Its packet id there; 0 wants no acknowledgement.
@@ -72,7 +72,7 @@ pub struct Ticket {
 
 /// What the keeper says.
 #[derive(Debug)]
-pub enum Word {
+pub(crate) enum Word {
     /// These are written, or need not be.
     Kept(Kept),
     /// The accounts that were asked for; none for a device that has none.
@@ -89,7 +89,7 @@ pub enum Word {
 
 /// What was written.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// The messages, in the order in which they came.
     pub tickets: Vec<Ticket>,
     /// The records in them, new or not: what to ack to whom.
@@ -102,7 +102,7 @@ pub struct Kept {
 
 /// The keeper's task, seen from outside.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     /// What there was at the start.
     pub reports: Vec<Report>,
     arrivals: Option<UnboundedSender<Arrival>>,
@@ -114,7 +114,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When there is no database to begin with: a person has to look.
-    pub async fn start(
+    pub(crate) async fn start(
         database: Database,
         most_devices: usize,
         words: UnboundedSender<Word>,
@@ -148,7 +148,7 @@ impl Keeper {
     }
 
     /// Hands a message over; never waits.
-    pub fn take(&self, arrival: Arrival) {
+    pub(crate) fn take(&self, arrival: Arrival) {
         if let Some(arrivals) = &self.arrivals {
             // A task that has ended answers nothing: the message stays with the broker.
             let _ = arrivals.send(arrival);
@@ -156,13 +156,13 @@ impl Keeper {
     }
 
     /// Asks for the accounts of these devices; never waits.
-    pub fn ask(&self, devices: BTreeSet<String>) {
+    pub(crate) fn ask(&self, devices: BTreeSet<String>) {
         // Without the task the server is at its end.
         let _ = self.asked.send(devices);
     }
 
     /// No more messages will come: what is under way is written, then the keeper says that it has ended.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.arrivals = None;
     }
 }

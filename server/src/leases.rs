@@ -23,7 +23,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 
 /// The parts that this server decides about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Leases {
+pub(crate) struct Leases {
     parts: BTreeSet<u16>,
     /// On the boot clock.
     until: Duration,
@@ -31,17 +31,17 @@ pub struct Leases {
 
 impl Leases {
     /// Whether this server decides about a device or group of this name at this time of the boot clock.
-    pub fn hold(&self, name: &str, now: Duration) -> bool {
+    pub(crate) fn hold(&self, name: &str, now: Duration) -> bool {
         now < self.until && self.parts.contains(&part_of(name))
     }
 
     /// Whether this server has any part that it did not have `before`.
-    pub fn has_new(&self, before: &Self) -> bool {
+    pub(crate) fn has_new(&self, before: &Self) -> bool {
         !self.parts.is_subset(&before.parts)
     }
 
     /// Whether this server has the part of `name` and did not have it `before`.
-    pub fn is_new(&self, before: &Self, name: &str) -> bool {
+    pub(crate) fn is_new(&self, before: &Self, name: &str) -> bool {
         let part = part_of(name);
         self.parts.contains(&part) && !before.parts.contains(&part)
     }
@@ -60,7 +60,10 @@ fn part_of(name: &str) -> u16 {
 
 /// Starts the task, for the server of this name. What it holds comes out of the receiver each time it was renewed;
 /// the task gives all up and ends when that is dropped.
-pub fn start(database: Database, server: String) -> (UnboundedReceiver<Leases>, JoinHandle<()>) {
+pub(crate) fn start(
+    database: Database,
+    server: String,
+) -> (UnboundedReceiver<Leases>, JoinHandle<()>) {
     let (renewed, leases) = unbounded_channel();
     if let Address::Sqlite(_) = database.address {
         // A file has one server.

@@ -18,6 +18,9 @@
 //! `printer`; `keep` deletes what is old; `web` with `fleet`
 //! and `stats` is the page, the API and the metrics; `books` is what a person asks at the command line.
 
+// `pub` means used from another crate: dead code shows itself.
+#![warn(unreachable_pub)]
+
 mod account;
 mod books;
 pub mod cli;

@@ -10,7 +10,7 @@ const MOST: usize = 200_000;
 
 /// What waits.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     urgent: VecDeque<Out>,
     rest: VecDeque<Out>,
     /// Publications handed over that the broker has not confirmed.
@@ -25,7 +25,7 @@ enum Out {
 
 /// A publication of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub(crate) struct Message {
     /// Where to.
     pub topic: String,
     /// The broker keeps it.
@@ -38,22 +38,22 @@ pub struct Message {
 
 impl Outbox {
     /// For acks and accounts, which have time.
-    pub fn publish(&mut self, message: Message) {
+    pub(crate) fn publish(&mut self, message: Message) {
         self.rest.push_back(Out::Publish(message));
     }
 
     /// For commands and status, which have none.
-    pub fn publish_first(&mut self, message: Message) {
+    pub(crate) fn publish_first(&mut self, message: Message) {
         self.urgent.push_back(Out::Publish(message));
     }
 
     /// The message with this packet id is kept. After the acks of what was in it.
-    pub fn acknowledge(&mut self, pkid: u16) {
+    pub(crate) fn acknowledge(&mut self, pkid: u16) {
         self.rest.push_back(Out::Acknowledge(pkid));
     }
 
     /// Hands over what there is room for.
-    pub fn flush(&mut self, session: &mut Session) {
+    pub(crate) fn flush(&mut self, session: &mut Session) {
         while let Some(out) = self.urgent.front().or(self.rest.front()) {
             let taken = match out {
                 Out::Publish(message) => {
@@ -73,27 +73,27 @@ impl Outbox {
     }
 
     /// The broker has confirmed a publication.
-    pub fn confirmed(&mut self) {
+    pub(crate) fn confirmed(&mut self) {
         self.unconfirmed = self.unconfirmed.saturating_sub(1);
     }
 
     /// Whether a command would have to wait behind others.
-    pub fn is_pressed(&self) -> bool {
+    pub(crate) fn is_pressed(&self) -> bool {
         !self.urgent.is_empty()
     }
 
     /// Whether the broker has long stopped to take anything.
-    pub fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         self.rest.len() > MOST
     }
 
     /// Whether something waits for room.
-    pub fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         !self.urgent.is_empty() || !self.rest.is_empty()
     }
 
     /// Whether all is told and confirmed.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         !self.waits() && self.unconfirmed == 0
     }
 }

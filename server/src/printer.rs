@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Prints to stdout.
 #[derive(Debug)]
-pub struct Printer {
+pub(crate) struct Printer {
     devices: BTreeMap<String, Seen>,
     changed: BTreeSet<String>,
     due: Instant,
@@ -28,7 +28,7 @@ struct Seen {
 
 impl Printer {
     /// Knows what the store knew at the start, and prints it first.
-    pub fn new(reports: Vec<Report>) -> Self {
+    pub(crate) fn new(reports: Vec<Report>) -> Self {
         let mut printer = Self {
             devices: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -41,7 +41,7 @@ impl Printer {
     }
 
     /// A device's account has changed.
-    pub fn take(&mut self, report: Report) {
+    pub(crate) fn take(&mut self, report: Report) {
         self.changed.insert(report.device.clone());
         let before = self.devices.remove(&report.device);
         let seen = Seen {
@@ -53,31 +53,31 @@ impl Printer {
     }
 
     /// A device is known no more.
-    pub fn forget(&mut self, device: &str) {
+    pub(crate) fn forget(&mut self, device: &str) {
         self.devices.remove(device);
     }
 
     /// What was decided about a device's LED.
-    pub fn decided(&mut self, device: &str, led_on: Option<bool>) {
+    pub(crate) fn decided(&mut self, device: &str, led_on: Option<bool>) {
         if let Some(seen) = self.devices.get_mut(device) {
             seen.decided = Some(led_on);
         }
     }
 
     /// What a device has read last.
-    pub fn light(&mut self, device: &str, light: f64) {
+    pub(crate) fn light(&mut self, device: &str, light: f64) {
         if let Some(seen) = self.devices.get_mut(device) {
             seen.light = Some(light);
         }
     }
 
     /// All devices.
-    pub fn devices(&self) -> BTreeSet<String> {
+    pub(crate) fn devices(&self) -> BTreeSet<String> {
         self.devices.keys().cloned().collect()
     }
 
     /// Prints the devices that have changed, at most every ten seconds.
-    pub fn print_if_due(&mut self, now: Instant) {
+    pub(crate) fn print_if_due(&mut self, now: Instant) {
         if now < self.due || self.changed.is_empty() {
             return;
         }
@@ -87,7 +87,7 @@ impl Printer {
     }
 
     /// Prints all devices.
-    pub fn print_all(&self) {
+    pub(crate) fn print_all(&self) {
         self.print(self.devices.keys());
     }
 

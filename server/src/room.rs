@@ -10,7 +10,7 @@ const FLOOR: u64 = 16 * 1024 * 1024;
 ///
 /// # Errors
 /// There is not, in words.
-pub fn above_floor(file: &Path) -> Result<(), String> {
+pub(crate) fn above_floor(file: &Path) -> Result<(), String> {
     let folder = match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

@@ -10,14 +10,14 @@ const BEATS: u32 = 3;
 
 /// The service, as systemd sees it.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     every: Option<Duration>,
     next: Instant,
 }
 
 impl Service {
     /// The database is open, and the loop begins.
-    pub fn ready() -> Self {
+    pub(crate) fn ready() -> Self {
         tell(&NotifyState::Ready);
         Self {
             every: sd_notify::watchdog_enabled().map(|watchdog| watchdog / BEATS),
@@ -26,7 +26,7 @@ impl Service {
     }
 
     /// The loop turns.
-    pub fn beat_if_due(&mut self, now: Instant) {
+    pub(crate) fn beat_if_due(&mut self, now: Instant) {
         if let Some(every) = self.every.filter(|_| now >= self.next) {
             tell(&NotifyState::Watchdog);
             self.next = now + every;
@@ -34,7 +34,7 @@ impl Service {
     }
 
     /// The end has begun.
-    pub fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         tell(&NotifyState::Stopping);
     }
 }

@@ -25,7 +25,7 @@ const WILL_DELAY: u32 = 5;
 
 /// How to connect, and what earlier sessions learnt of it.
 #[derive(Debug)]
-pub struct Door {
+pub(crate) struct Door {
     /// The broker.
     pub broker: Broker,
     plan: Plan,
@@ -34,7 +34,7 @@ pub struct Door {
 
 /// What sessions are for.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What to subscribe to, with quality of service 1.
     pub filters: Vec<String>,
     /// Where `offline` is said when the session breaks.
@@ -45,7 +45,7 @@ pub struct Plan {
 
 /// What a session tells.
 #[derive(Debug)]
-pub enum Heard {
+pub(crate) enum Heard {
     /// It stands, and the subscriptions are on their way.
     Up,
     /// A message came.
@@ -66,7 +66,7 @@ pub enum Heard {
 }
 
 /// One session, or the try to make one.
-pub struct Session {
+pub(crate) struct Session {
     stage: Stage,
     filters: Vec<String>,
     /// What to subscribe to later.
@@ -85,7 +85,7 @@ enum Stage {
 
 impl Door {
     /// None is opened yet.
-    pub fn new(broker: Broker, plan: Plan) -> Self {
+    pub(crate) fn new(broker: Broker, plan: Plan) -> Self {
         Self {
             ways: Ways::new(&broker),
             broker,
@@ -94,7 +94,7 @@ impl Door {
     }
 
     /// Begins a session.
-    pub fn open(&mut self) -> Session {
+    pub(crate) fn open(&mut self) -> Session {
         let will = self.plan.status_topic.as_ref();
         let wish = Wish {
             clean: self.plan.clean,
@@ -121,7 +121,7 @@ impl Door {
     }
 
     /// A session has ended: what it was like decides how the next one begins.
-    pub fn ended(&mut self, session: &Session) {
+    pub(crate) fn ended(&mut self, session: &Session) {
         if let Stage::Open(exchange) = &session.stage {
             self.ways.ended(Ended::of(exchange));
         }
@@ -130,7 +130,7 @@ impl Door {
 
 impl Session {
     /// What happens next. Cancel-safe. After `Down` the session is over.
-    pub async fn next(&mut self) -> Heard {
+    pub(crate) async fn next(&mut self) -> Heard {
         if let Some(error) = &self.failed {
             return down(error);
         }
@@ -196,7 +196,7 @@ impl Session {
     }
 
     /// Whether nothing more has come so far.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         match &self.stage {
             Stage::Open(exchange) => exchange.is_idle(),
             Stage::Opening(_) => true,
@@ -204,7 +204,7 @@ impl Session {
     }
 
     /// Publishes with quality of service 1. False when there is no room now.
-    pub fn publish(&mut self, message: &Message) -> bool {
+    pub(crate) fn publish(&mut self, message: &Message) -> bool {
         let Message {
             topic,
             retain,
@@ -221,12 +221,12 @@ impl Session {
     }
 
     /// Tells the broker that a message is kept. False when there is no room now.
-    pub fn acknowledge(&mut self, pkid: u16) -> bool {
+    pub(crate) fn acknowledge(&mut self, pkid: u16) -> bool {
         pkid == 0 || self.send(|exchange| exchange.acknowledge(pkid))
     }
 
     /// Says goodbye, so that the broker does not publish the last will, and ends.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         if let Stage::Open(exchange) = self.stage {
             // The broker is about to be left; whether it heard so makes no difference here.
             let _ = tokio::time::timeout(GOODBYE, exchange.close()).await;

@@ -12,7 +12,7 @@ const BOUNDS_MS: [u64; 13] = [
 
 /// Counts since the start.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Messages of devices.
     pub messages: AtomicU64,
     /// Records in them, new or not.
@@ -33,7 +33,7 @@ pub struct Stats {
 
 /// How often something took how long.
 #[derive(Debug, Default)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     buckets: [AtomicU64; BOUNDS_MS.len()],
     count: AtomicU64,
     sum_us: AtomicU64,
@@ -41,7 +41,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// It took this long once more.
-    pub fn took(&self, duration: Duration) {
+    pub(crate) fn took(&self, duration: Duration) {
         let ms = duration.as_secs_f64() * 1_000.0;
         let bounds = BOUNDS_MS.iter().zip(&self.buckets);
         if let Some((_, bucket)) = bounds.into_iter().find(|(bound, _)| ms <= **bound as f64) {
@@ -55,7 +55,7 @@ impl Histogram {
 
 impl Stats {
     /// In the text format of Prometheus.
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let mut text = String::new();
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         for (name, help, value) in [

@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts the task. What is switched by hand comes out of the receiver at the start, where there is anything,
 /// and each time that it changes. The task ends when the receiver is dropped.
-pub fn start(database: Database) -> UnboundedReceiver<Switches> {
+pub(crate) fn start(database: Database) -> UnboundedReceiver<Switches> {
     let (changed, changes) = unbounded_channel();
     tokio::spawn(watch(database, changed));
     changes

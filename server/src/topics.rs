@@ -152,7 +152,7 @@ impl Topics {
 }
 
 /// One level of a topic, no wildcard, of a length that fits into a topic.
-pub fn is_device_id(id: &str) -> bool {
+pub(crate) fn is_device_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= 256 && !id.contains(['/', '+', '#', '\0'])
 }
 

@@ -16,7 +16,7 @@ const MAX_WAITING: usize = 10_000;
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Starts the task; it ends when the receiver is dropped.
-pub fn start(mut broker: Broker, plan: Plan) -> Receiver<Publication> {
+pub(crate) fn start(mut broker: Broker, plan: Plan) -> Receiver<Publication> {
     let (heard, messages) = channel(MAX_WAITING);
     broker.client_id.push_str("-watch");
     tokio::spawn(watch(Door::new(broker, plan), heard));

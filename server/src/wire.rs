@@ -12,9 +12,9 @@ use crate::topics::Lane;
 use nightlight_logic::intervals::Intervals;
 
 /// Numbers above this are no record's: JSON readers elsewhere would round them.
-pub const MOST_SEQ: u64 = 1 << 53;
+pub(crate) const MOST_SEQ: u64 = 1 << 53;
 /// A longer record is not taken.
-pub const MOST_BYTES: usize = 64 * 1024;
+pub(crate) const MOST_BYTES: usize = 64 * 1024;
 /// Ranges in one ack; a device does not read acks of any length.
 const ACK_RANGES: usize = 500;
 /// A live reading this much older than the present is none that decides.
@@ -24,7 +24,7 @@ const TIMES_MS: std::ops::Range<i64> = 0..253_402_300_800_000;
 
 /// What a message has in it.
 #[derive(Debug, Default, PartialEq)]
-pub struct Payload {
+pub(crate) struct Payload {
     /// Its records, in order.
     pub records: Vec<Arrived>,
     /// What the device has given up, as it tells.
@@ -41,7 +41,7 @@ pub struct Payload {
 
 /// A record as it came.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     /// The life of the device's daemon that made it.
     pub run: Uuid,
     /// Its number there, 1..=[`MOST_SEQ`].
@@ -72,7 +72,7 @@ pub struct Arrived {
 
 /// An outage that is over.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Outage {
+pub(crate) struct Outage {
     /// What was away.
     pub cause: Option<String>,
     /// When it began, in milliseconds since 1970.
@@ -87,7 +87,7 @@ pub struct Outage {
 
 /// Records that the device gave up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
+pub(crate) struct Loss {
     /// Their run.
     pub of_run: Uuid,
     /// The first.
@@ -155,7 +155,7 @@ where
 }
 
 /// Reads a message: one record, or an array of them. `wall_ms` is the time here, where it is known.
-pub fn read(payload: &[u8], lane: Lane, wall_ms: Option<i64>) -> Payload {
+pub(crate) fn read(payload: &[u8], lane: Lane, wall_ms: Option<i64>) -> Payload {
     let mut read = Payload::default();
     let begins = payload.iter().find(|byte| !byte.is_ascii_whitespace());
     if begins == Some(&b'[') {
@@ -177,7 +177,7 @@ pub fn read(payload: &[u8], lane: Lane, wall_ms: Option<i64>) -> Payload {
 }
 
 /// The acks of records of one run, as many messages as it takes.
-pub fn acks(run: Uuid, acked: &Intervals) -> Vec<String> {
+pub(crate) fn acks(run: Uuid, acked: &Intervals) -> Vec<String> {
     #[derive(Serialize)]
     struct Ack<'a> {
         run: Uuid,
@@ -191,7 +191,7 @@ pub fn acks(run: Uuid, acked: &Intervals) -> Vec<String> {
 }
 
 /// Whether the sensor works, as a device's state says. A state of another make says nothing.
-pub fn sensor_ok(state: &[u8]) -> Option<bool> {
+pub(crate) fn sensor_ok(state: &[u8]) -> Option<bool> {
     #[derive(Deserialize)]
     struct State {
         sensor_ok: Option<bool>,
@@ -201,7 +201,7 @@ pub fn sensor_ok(state: &[u8]) -> Option<bool> {
 
 /// The lesson's command, with what keeps it from being obeyed twice, or too late, or for ever.
 #[derive(Debug, Serialize)]
-pub struct Command<'a> {
+pub(crate) struct Command<'a> {
     /// What the LED is to be.
     pub led_on: bool,
     /// Obeyed once.
@@ -216,7 +216,7 @@ pub struct Command<'a> {
 
 impl Command<'_> {
     /// As JSON; strings and flags always have one.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }

@@ -290,7 +290,7 @@ impl SensorDriver {
     }
 
     /// Whether the driver sets its chip: two readers would then mislead each other.
-    pub fn has_settings(self) -> bool {
+    pub(crate) fn has_settings(self) -> bool {
         self.unit() == Some("lx")
     }
 

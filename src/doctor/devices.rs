@@ -41,7 +41,7 @@ const GUESSES: [(std::ops::RangeInclusive<u8>, &str); 16] = [
 
 /// The I2C buses, and who answers on those that may be asked: all of them on a Pi, the configured one
 /// elsewhere, since a laptop's buses are its own affair.
-pub fn buses(sensor: Option<&config::Sensor>) -> Vec<Finding> {
+pub(super) fn buses(sensor: Option<&config::Sensor>) -> Vec<Finding> {
     let is_pi = pi().is_some();
     let wanted = sensor
         .filter(|sensor| !sensor.driver.addresses().is_empty())
@@ -123,7 +123,7 @@ fn guess(address: u8) -> &'static str {
 }
 
 /// The configured sensor, read once; by the running nightlight if there is one.
-pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
+pub(super) fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
     let driver = config.sensor.driver;
     let unit = driver.unit();
     if let Some(view) = view {
@@ -173,7 +173,7 @@ pub fn sensor(config: &Config, view: Option<&View>) -> Vec<Finding> {
 }
 
 /// What the LED is on. It is not switched, and a pin is not made an output.
-pub fn led(led: &config::Led) -> Vec<Finding> {
+pub(super) fn led(led: &config::Led) -> Vec<Finding> {
     vec![match led.driver {
         LedDriver::Gpio => registers(led.pin),
         LedDriver::Gpiochip => chip(led),

@@ -6,14 +6,14 @@ use super::Finding;
 use crate::io::clock::{BUILT_MS, Clock};
 
 /// Whether this is a Raspberry Pi; its model, by the device tree.
-pub fn pi() -> Option<String> {
+pub(super) fn pi() -> Option<String> {
     let model = fs::read_to_string("/proc/device-tree/model").ok()?;
     let model = model.trim_end_matches('\0').trim();
     model.starts_with("Raspberry Pi").then(|| model.to_owned())
 }
 
 /// The model and the system.
-pub fn examine() -> Vec<Finding> {
+pub(super) fn examine() -> Vec<Finding> {
     let model = match pi() {
         Some(model) => Finding::ok("model", model),
         None => Finding::warn(
@@ -39,7 +39,7 @@ pub fn examine() -> Vec<Finding> {
 }
 
 /// Who asks, and whether they may use buses and pins: these belong to two groups on Raspberry Pi OS.
-pub fn user() -> Vec<Finding> {
+pub(super) fn user() -> Vec<Finding> {
     let id = rustix::process::geteuid().as_raw();
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = name_of(&passwd, id).unwrap_or_else(|| format!("user {id}"));
@@ -80,7 +80,7 @@ fn name_of(file: &str, id: u32) -> Option<String> {
 }
 
 /// Whether the wall clock is right, as far as the kernel knows.
-pub fn clock() -> Vec<Finding> {
+pub(super) fn clock() -> Vec<Finding> {
     let now = Clock::new().now();
     let remedy =
         "`timedatectl` shows the time service; until it has the time, records say \"unsynced\"";

@@ -31,7 +31,7 @@ struct Tried {
 
 /// A real connection with the configured credentials, under another client id, and a round trip on every
 /// topic.
-pub fn broker(config: &Config, view: Option<&View>) -> Vec<Finding> {
+pub(super) fn broker(config: &Config, view: Option<&View>) -> Vec<Finding> {
     let broker = &config.broker;
     let url = broker.url();
     let (topics, asks) = asks(config, view);

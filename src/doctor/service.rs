@@ -9,7 +9,7 @@ use crate::cli::Exit;
 const UNIT: &str = "nightlight.service";
 
 /// Whether the unit is installed, enabled, active and watched.
-pub fn examine() -> Vec<Finding> {
+pub(super) fn examine() -> Vec<Finding> {
     if !Path::new("/run/systemd/system").exists() {
         return vec![Finding::warn(
             "service",

@@ -14,7 +14,7 @@ use crate::logic::{View, words};
 use crate::manual;
 
 /// The disk: which kind, whether it may be written, how much room there is.
-pub fn disk(folder: &Path) -> Vec<Finding> {
+pub(super) fn disk(folder: &Path) -> Vec<Finding> {
     // The daemon makes the folder; until then what counts is where it will be.
     let there = folder
         .ancestors()
@@ -55,7 +55,7 @@ pub fn disk(folder: &Path) -> Vec<Finding> {
 }
 
 /// The rules for the LED that are in force, and where they are from.
-pub fn rules(config: &Config) -> Vec<Finding> {
+pub(super) fn rules(config: &Config) -> Vec<Finding> {
     let kept = KeptRules::in_folder(&config.backlog.path);
     let in_force = config.rules_in_force(kept.load(), kept.path());
     let seen: Vec<String> = in_force.lines().map(str::to_owned).collect();
@@ -71,7 +71,7 @@ pub fn rules(config: &Config) -> Vec<Finding> {
 }
 
 /// The backlog: in the hands of a daemon, at rest, or not there yet.
-pub fn backlog(config: &Config, view: Option<&View>) -> Vec<Finding> {
+pub(super) fn backlog(config: &Config, view: Option<&View>) -> Vec<Finding> {
     vec![match view {
         Some(view) if view.store_ok => Finding::ok(
             "backlog",

@@ -9,7 +9,7 @@ type Task = Box<dyn FnOnce() + Send>;
 
 /// Does what it is given, one after the other.
 #[derive(Debug)]
-pub struct BlockingTasks {
+pub(crate) struct BlockingTasks {
     tasks: Sender<Task>,
     /// Closes when the thread has ended.
     over: Receiver<()>,
@@ -17,7 +17,7 @@ pub struct BlockingTasks {
 
 impl BlockingTasks {
     /// Nothing to do yet.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (tasks, given) = channel::<Task>();
         let (told, over) = channel();
         let work = move || {
@@ -34,14 +34,14 @@ impl BlockingTasks {
     }
 
     /// Takes one more; returns at once.
-    pub fn add(&self, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn add(&self, task: impl FnOnce() + Send + 'static) {
         if let Err(SendError(task)) = self.tasks.send(Box::new(task)) {
             task();
         }
     }
 
     /// Takes no more; whether all was done within `limit`.
-    pub fn finish(self, limit: Duration) -> bool {
+    pub(crate) fn finish(self, limit: Duration) -> bool {
         drop(self.tasks);
         self.over.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }

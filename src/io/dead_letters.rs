@@ -14,13 +14,13 @@ const LARGE: u64 = 1024 * 1024;
 
 /// Where refused records are kept.
 #[derive(Debug, Clone)]
-pub struct DeadLetters {
+pub(crate) struct DeadLetters {
     path: PathBuf,
 }
 
 impl DeadLetters {
     /// In `folder`, which may not be there yet.
-    pub fn in_folder(folder: &Path) -> Self {
+    pub(crate) fn in_folder(folder: &Path) -> Self {
         Self {
             path: folder.join(FILE),
         }
@@ -30,7 +30,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn add(&self, line: &str) -> io::Result<()> {
+    pub(crate) fn add(&self, line: &str) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         super::folder::create(folder)?;
         if fs::metadata(&self.path).is_ok_and(|file| file.len() >= LARGE) {

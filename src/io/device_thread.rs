@@ -57,7 +57,7 @@ impl Refused {
 }
 
 /// Does one thing after the other, on a thread of its own.
-pub struct DeviceThread<Q> {
+pub(crate) struct DeviceThread<Q> {
     name: &'static str,
     make: Arc<Make<Q>>,
     /// What is answered when the work panics.
@@ -79,7 +79,7 @@ const GIVEN_UP: u8 = 2;
 impl<Q: Send + 'static> DeviceThread<Q> {
     /// A thread called `name` that does what `make` makes and answers into `inputs`; it is started by the
     /// first request.
-    pub fn new(
+    pub(crate) fn new(
         name: &'static str,
         make: impl Fn() -> Work<Q> + Send + Sync + 'static,
         panicked: Input,
@@ -99,7 +99,7 @@ impl<Q: Send + 'static> DeviceThread<Q> {
     ///
     /// # Errors
     /// [`Refused`]; then there is no answer.
-    pub fn ask(&mut self, request: Q) -> Result<(), Refused> {
+    pub(crate) fn ask(&mut self, request: Q) -> Result<(), Refused> {
         let idle = |current: &Current<Q>| {
             current
                 .phase
@@ -123,7 +123,7 @@ impl<Q: Send + 'static> DeviceThread<Q> {
     }
 
     /// The request under way, if there is one, counts no more: the next one gets a fresh thread.
-    pub fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         let busy = |current: &Current<Q>| {
             // Counted before the thread can see that it is given up, and count itself out.
             self.hung.fetch_add(1, Ordering::SeqCst);

@@ -77,7 +77,7 @@ impl Led {
     ///
     /// # Errors
     /// [`LedError`], and how the LED was seen last, where it could be read.
-    pub fn ensure(&mut self, on: bool) -> Result<Option<bool>, (LedError, Option<bool>)> {
+    pub(crate) fn ensure(&mut self, on: bool) -> Result<Option<bool>, (LedError, Option<bool>)> {
         let was = self.is_on().map_err(|error| (error, None))?;
         if was == Some(on) {
             return match self.may_be_set() {

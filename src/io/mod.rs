@@ -5,7 +5,7 @@
 //! hang, and [`folder`], for names that survive a power cut.
 
 pub mod backlog;
-pub mod blocking_tasks;
+pub(crate) mod blocking_tasks;
 pub mod broker;
 pub mod clock;
 pub mod dead_letters;

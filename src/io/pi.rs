@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 /// An I2C bus of the kernel, `/dev/i2c-N`. Works on any Linux, not only on a Pi.
 #[derive(Debug)]
-pub struct Bus {
+pub(crate) struct Bus {
     native: i2c::I2c,
 }
 
@@ -25,7 +25,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`PiError::NoBus`] when it is not switched on, [`PiError::Denied`] without the right to use it.
-    pub fn open(number: u8) -> Result<Self, PiError> {
+    pub(crate) fn open(number: u8) -> Result<Self, PiError> {
         let path = || format!("/dev/i2c-{number}");
         match i2c::I2c::with_bus(number) {
             Ok(native) => Ok(Self { native }),
@@ -50,7 +50,7 @@ impl Bus {
 
 /// What is at an address of a bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
+pub(crate) enum Presence {
     /// Something acknowledges.
     Answers,
     /// Nothing does.
@@ -64,7 +64,7 @@ pub enum Presence {
 impl Bus {
     /// Reads one byte from `address` and throws it away: what disturbs the devices on a bus least.
     /// Nothing is written.
-    pub fn probe(&mut self, address: u8) -> Presence {
+    pub(crate) fn probe(&mut self, address: u8) -> Presence {
         let read = self
             .native
             .set_slave_address(u16::from(address))
@@ -276,7 +276,7 @@ impl std::error::Error for PiError {}
 
 /// A transfer that failed.
 #[derive(Debug)]
-pub struct BusError {
+pub(crate) struct BusError {
     kind: ErrorKind,
     why: String,
 }

@@ -41,7 +41,7 @@ impl KeptRules {
 
     /// Reads them on a thread of its own, since a disk may hang; answers into `inputs` with one
     /// `Input::RulesFound` or `Input::RulesUnusable`.
-    pub fn load_beside(&self, inputs: UnboundedSender<Input>) {
+    pub(crate) fn load_beside(&self, inputs: UnboundedSender<Input>) {
         let kept = self.clone();
         let sender = inputs.clone();
         let load = move || {

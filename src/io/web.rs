@@ -78,7 +78,7 @@ impl Looker {
     }
 
     /// The device as it is now, the events after the one with the number `after`, and how many outages are over.
-    pub async fn look_since(&self, after: u64) -> Option<(View, Vec<Happened>, u64)> {
+    pub(crate) async fn look_since(&self, after: u64) -> Option<(View, Vec<Happened>, u64)> {
         let (sender, seen) = oneshot::channel();
         self.0.send(Look::Since(after, sender)).await.ok()?;
         seen.await.ok()
@@ -94,7 +94,7 @@ impl Looker {
 
 /// Serves the socket in `folder` until dropped. One that cannot be opened is told and left out: the light does
 /// not depend on it.
-pub async fn serve_socket(folder: PathBuf, looker: Looker) {
+pub(crate) async fn serve_socket(folder: PathBuf, looker: Looker) {
     let path = folder.join(SOCKET);
     let shown = path.display().to_string();
     let bound = match socket::bind(path).await {
@@ -114,13 +114,13 @@ pub async fn serve_socket(folder: PathBuf, looker: Looker) {
 
 /// The page's thread; it ends when this is dropped.
 #[derive(Debug)]
-pub struct PageThread {
+pub(crate) struct PageThread {
     _stop: oneshot::Sender<()>,
 }
 
 impl PageThread {
     /// Serves the page on `address` to whom `guard` lets in. What cannot be is told and left out.
-    pub fn start(address: SocketAddr, guard: Guard, looker: Looker) -> Option<Self> {
+    pub(crate) fn start(address: SocketAddr, guard: Guard, looker: Looker) -> Option<Self> {
         let (stop, mut stopped) = oneshot::channel::<()>();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -154,7 +154,7 @@ impl PageThread {
 }
 
 /// Serves the site to visitors from the network, until dropped.
-pub async fn serve_page(listener: &TcpListener, site: &Site) {
+pub(crate) async fn serve_page(listener: &TcpListener, site: &Site) {
     visit::receive(site, MAX_REMOTE, visit::REMOTE_PATIENCE, || async {
         let stream = listener.accept().await?.0;
         // Without this, the small frames of the live stream wait for each other.

@@ -17,7 +17,7 @@ pub struct Written {
 
 impl Written {
     /// The number at `wall_ms`; called now and then, so that midnight is not missed by much.
-    pub fn today(&mut self, wall_ms: i64) -> Option<u64> {
+    pub(crate) fn today(&mut self, wall_ms: i64) -> Option<u64> {
         let total = written_bytes(&fs::read_to_string("/proc/self/io").ok()?)?;
         Some(self.of(total, wall_ms))
     }

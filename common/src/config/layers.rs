@@ -295,7 +295,7 @@ impl Layers {
     }
 
     /// Whether the environment sets `key`: then all its values are texts.
-    pub fn is_from_environment(&self, key: &Key) -> bool {
+    pub(crate) fn is_from_environment(&self, key: &Key) -> bool {
         self.in_environment.contains_key(key.path)
     }
 

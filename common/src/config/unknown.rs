@@ -10,12 +10,12 @@ const ALIKE: f64 = 0.75;
 
 impl Schema {
     /// Whether there is such a section.
-    pub fn is_section(&self, section: &str) -> bool {
+    pub(crate) fn is_section(&self, section: &str) -> bool {
         self.is_list(section) || self.keys.iter().any(|key| key.section() == section)
     }
 
     /// Whether people name the keys of this section.
-    pub fn is_list(&self, section: &str) -> bool {
+    pub(crate) fn is_list(&self, section: &str) -> bool {
         self.lists.contains(&section)
     }
 
@@ -32,7 +32,7 @@ impl Schema {
 }
 
 /// About a key that `section` does not have.
-pub fn unknown_key(schema: &Schema, section: &str, key: &str) -> String {
+pub(crate) fn unknown_key(schema: &Schema, section: &str, key: &str) -> String {
     if key.contains("password") || key.contains("secret") || key.contains("token") {
         return "secrets do not belong into the configuration; put it in a file of its own and name that with broker.password_file".into();
     }
@@ -58,7 +58,7 @@ pub fn unknown_key(schema: &Schema, section: &str, key: &str) -> String {
 }
 
 /// About a section that does not exist.
-pub fn unknown_section(schema: &Schema, section: &str) -> String {
+pub(crate) fn unknown_section(schema: &Schema, section: &str) -> String {
     let mut names: Vec<_> = schema.keys.iter().map(|key| key.section()).collect();
     names.extend(schema.lists);
     names.dedup();
@@ -69,7 +69,7 @@ pub fn unknown_section(schema: &Schema, section: &str) -> String {
 }
 
 /// About a value above the first section.
-pub fn outside_of_sections(schema: &Schema, name: &str) -> String {
+pub(crate) fn outside_of_sections(schema: &Schema, name: &str) -> String {
     if schema.is_section(name) {
         return format!("is a section; write [{name}] on a line of its own and the keys below it");
     }

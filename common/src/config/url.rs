@@ -75,12 +75,12 @@ impl Scheme {
     }
 
     /// Whether the connection is encrypted and the broker's certificate checked.
-    pub fn is_tls(self) -> bool {
+    pub(crate) fn is_tls(self) -> bool {
         matches!(self, Self::Mqtts | Self::Wss)
     }
 
     /// Whether MQTT travels in web sockets.
-    pub fn is_web_socket(self) -> bool {
+    pub(crate) fn is_web_socket(self) -> bool {
         matches!(self, Self::Ws | Self::Wss)
     }
 }

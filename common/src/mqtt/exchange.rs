@@ -39,7 +39,7 @@ const CHUNK: usize = 16 * 1024;
 const MOST_UNWRITTEN: usize = 4 * MAX_OUTGOING;
 /// TLS, WebSocket and CONNACK of one address together may take so long; a Pi Zero needs seconds for TLS
 /// alone. A session whose writing makes no progress for so long is over.
-pub const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 /// Without a packet for so many keep-alives the peer is dead, whatever TCP says.
 const DEAD_AFTER: f64 = 2.5;
 /// The answer to a ping waits behind a packet that is on its way: while so much of it comes in a
@@ -289,7 +289,7 @@ impl Exchange {
     }
 
     /// The large publication that has begun to come in.
-    pub fn unfinished(&self) -> Option<TooLarge> {
+    pub(crate) fn unfinished(&self) -> Option<TooLarge> {
         self.inbound.unfinished()
     }
 
@@ -373,7 +373,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The last such question has no answer.
-    pub fn ping(&mut self) -> Result<(), LinkError> {
+    pub(crate) fn ping(&mut self) -> Result<(), LinkError> {
         if self.await_pong {
             return Err(LinkError::Silent);
         }

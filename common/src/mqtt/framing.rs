@@ -207,14 +207,14 @@ fn number(bytes: &mut &[u8]) -> Option<u16> {
 /// again, first thing, for ever. The second time in a row the session at the broker begins anew, and when
 /// the publication is one that the broker keeps (retained), its topic is left out for a while.
 #[derive(Debug, Default)]
-pub struct Avoid {
+pub(super) struct Avoid {
     in_a_row: u32,
     topic: Option<String>,
 }
 
 impl Avoid {
     /// A session has ended, within this publication or within none.
-    pub fn ended(&mut self, unfinished: Option<TooLarge>) {
+    pub(super) fn ended(&mut self, unfinished: Option<TooLarge>) {
         self.topic = None;
         let Some(unfinished) = unfinished else {
             self.in_a_row = 0;
@@ -244,12 +244,12 @@ impl Avoid {
     }
 
     /// Whether the next session has to begin without what the broker kept of the last.
-    pub fn starts_clean(&self) -> bool {
+    pub(super) fn starts_clean(&self) -> bool {
         self.in_a_row >= 2
     }
 
     /// Whether the next session does not subscribe to this filter for now.
-    pub fn leaves_out(&self, filter: &str) -> bool {
+    pub(super) fn leaves_out(&self, filter: &str) -> bool {
         self.topic
             .as_ref()
             .is_some_and(|topic| rumqttc::matches(topic, filter))

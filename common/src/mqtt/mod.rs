@@ -37,7 +37,7 @@ pub use ways::{Ended, Ways};
 pub use words::LinkError;
 
 /// Larger packets are passed over: an ack has at most 64 KB, a command 4.
-pub const MAX_INCOMING: usize = 256 * 1024;
+pub(crate) const MAX_INCOMING: usize = 256 * 1024;
 /// A clean goodbye may take so long.
 pub const GOODBYE: Duration = Duration::from_millis(500);
 /// A topic that a session leaves out is subscribed to after so long.

@@ -12,7 +12,7 @@ use crate::config::Broker;
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 
 /// The way to one broker, from session to session.
-pub struct Routes {
+pub(super) struct Routes {
     host: String,
     source: Source,
     /// The address of the last session that stood.
@@ -27,7 +27,7 @@ enum Source {
 }
 
 /// The way to the broker for one session.
-pub struct Route {
+pub(super) struct Route {
     /// The name or address, for its certificate.
     pub host: String,
     source: RouteSource,
@@ -42,7 +42,7 @@ enum RouteSource {
 
 impl Routes {
     /// Nothing is known of it yet.
-    pub fn new(broker: &Broker) -> Self {
+    pub(super) fn new(broker: &Broker) -> Self {
         let host = bare_host(broker).to_owned();
         let source = match host.parse::<IpAddr>() {
             Ok(address) => Source::Address((address, broker.port).into()),
@@ -57,7 +57,7 @@ impl Routes {
     }
 
     /// For the next session.
-    pub fn next_one(&mut self) -> Route {
+    pub(super) fn next_one(&mut self) -> Route {
         Route {
             host: self.host.clone(),
             source: match &mut self.source {
@@ -70,7 +70,7 @@ impl Routes {
     }
 
     /// A session has ended that stood for so long at this address.
-    pub fn ended(&mut self, address: SocketAddr, stood: Duration) {
+    pub(super) fn ended(&mut self, address: SocketAddr, stood: Duration) {
         if stood >= GOOD_SESSION {
             self.worked = Some(address);
             self.failed = self.failed.filter(|failed| *failed != address);
@@ -86,7 +86,7 @@ impl Route {
     ///
     /// # Errors
     /// The name has none, in words.
-    pub async fn addresses(self) -> Result<Vec<SocketAddr>, String> {
+    pub(super) async fn addresses(self) -> Result<Vec<SocketAddr>, String> {
         let addresses = match self.source {
             RouteSource::Address(address) => vec![address],
             RouteSource::Name(pending) => pending.addresses().await?,

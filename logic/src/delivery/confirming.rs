@@ -19,7 +19,7 @@ const LATE: Duration = Duration::from_secs(5);
 
 impl Delivery {
     /// The broker has confirmed a publication; tokens of an earlier session are unknown and ignored.
-    pub fn acked(&mut self, token: u64, now: Duration, timers: &mut Timers) {
+    pub(crate) fn acked(&mut self, token: u64, now: Duration, timers: &mut Timers) {
         self.answered(token, true, now, timers);
     }
 
@@ -59,7 +59,7 @@ impl Delivery {
     }
 
     /// The broker has answered a subscription, and will send nothing for it.
-    pub fn subscription_refused(&mut self, token: u64, why: &str, now: Duration) {
+    pub(crate) fn subscription_refused(&mut self, token: u64, why: &str, now: Duration) {
         let subscription = self.unanswered.get(token).map(|message| message.sent);
         if let Some(Sent::Subscribe(inbound)) = subscription {
             self.unanswered.answer(token);
@@ -71,7 +71,7 @@ impl Delivery {
     }
 
     /// The server has acked records of `run`, as inclusive ranges of `seq`.
-    pub fn server_acked(
+    pub(crate) fn server_acked(
         &mut self,
         run: Uuid,
         ranges: &[(u64, u64)],
@@ -98,7 +98,7 @@ impl Delivery {
     }
 
     /// What the server has not acked in time is sent again, or a little later.
-    pub fn time_out_acks(&mut self, now: Duration, timers: &mut Timers) {
+    pub(crate) fn time_out_acks(&mut self, now: Duration, timers: &mut Timers) {
         let timeout = self.settings.ack_timeout;
         if let Some(late) = now.checked_sub(timeout) {
             self.memory.send_again(late);
@@ -111,12 +111,12 @@ impl Delivery {
     }
 
     /// Whether the broker has not confirmed a publication for so long that it is to be left.
-    pub fn is_stalled(&self, now: Duration) -> bool {
+    pub(crate) fn is_stalled(&self, now: Duration) -> bool {
         self.is_up() && self.stalled_at().is_some_and(|at| now >= at)
     }
 
     /// Whether the broker answers: nothing waits for an answer for long.
-    pub fn is_answered(&self, now: Duration) -> bool {
+    pub(crate) fn is_answered(&self, now: Duration) -> bool {
         let late = |message: &InFlight| now >= message.at + LATE;
         self.is_up() && !self.oldest_publication().is_some_and(late)
     }

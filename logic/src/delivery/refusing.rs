@@ -23,7 +23,7 @@ const UNCLEAR: u32 = 5;
 
 impl Delivery {
     /// What the broker offers in the session that stands next.
-    pub fn offered(&mut self, offer: Offer) {
+    pub(crate) fn offered(&mut self, offer: Offer) {
         if offer.max_qos == 0 && self.settings.qos > 0 && self.settings.confirm == Confirm::Broker {
             let text = "the broker has QoS 0 alone, so it confirms nothing: readings go out as they are made, all records stay in the \
                         backlog, and history waits for a broker with QoS 1, or for delivery.confirm = \"server\"";
@@ -38,17 +38,17 @@ impl Delivery {
     }
 
     /// What the broker of this session offers; none without a session.
-    pub fn offer(&self) -> Option<&Offer> {
+    pub(crate) fn offer(&self) -> Option<&Offer> {
         self.offer.as_ref().filter(|_| self.is_up())
     }
 
     /// Whether somebody listens to the readings; none while nobody can know.
-    pub fn heard(&self) -> Option<bool> {
+    pub(crate) fn heard(&self) -> Option<bool> {
         self.hearing.heard().filter(|_| self.is_up())
     }
 
     /// How many publications the broker has refused since the start, by its reason.
-    pub fn refused_so_far(&self) -> impl Iterator<Item = (Refusal, u64)> {
+    pub(crate) fn refused_so_far(&self) -> impl Iterator<Item = (Refusal, u64)> {
         self.refused
             .iter()
             .map(|(refusal, count)| (*refusal, *count))
@@ -90,7 +90,7 @@ impl Delivery {
     }
 
     /// The broker has taken a publication, and nobody listens on its topic.
-    pub fn unheard(&mut self, token: u64, now: Duration, timers: &mut Timers) {
+    pub(crate) fn unheard(&mut self, token: u64, now: Duration, timers: &mut Timers) {
         let message = self.unanswered.get(token);
         let Some((sent, contents)) =
             message.map(|message| (message.sent, message.contents.clone()))
@@ -115,7 +115,7 @@ impl Delivery {
     }
 
     /// The broker has refused a publication; `why` is for a person.
-    pub fn refused(
+    pub(crate) fn refused(
         &mut self,
         token: u64,
         refusal: Refusal,

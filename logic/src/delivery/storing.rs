@@ -36,7 +36,7 @@ pub(super) struct Disk {
 
 impl Delivery {
     /// The backlog is open and this run has its number there.
-    pub fn opened(&mut self, run_number: u64, records: u64, oldest_ms: Option<i64>) {
+    pub(crate) fn opened(&mut self, run_number: u64, records: u64, oldest_ms: Option<i64>) {
         self.disk.run_number = Some(run_number);
         self.disk.failed = false;
         self.disk.records = records;
@@ -45,13 +45,18 @@ impl Delivery {
     }
 
     /// Whether records must go to the disk now; then [`Delivery::commit`] is to be called.
-    pub fn commit_due(&self, now: Duration, timers: &Timers) -> bool {
+    pub(crate) fn commit_due(&self, now: Duration, timers: &Timers) -> bool {
         self.commit_at(timers).is_some_and(|at| now >= at)
     }
 
     /// Hands every record that the disk does not have over to it, as one group, with the ids of
     /// commands obeyed. False when that cannot be done now.
-    pub fn commit(&mut self, command_ids: Vec<String>, last_seq: u64, timers: &mut Timers) -> bool {
+    pub(crate) fn commit(
+        &mut self,
+        command_ids: Vec<String>,
+        last_seq: u64,
+        timers: &mut Timers,
+    ) -> bool {
         let waits = timers.is_set(Timer::StoreRetry);
         if self.disk.run_number.is_none() || self.disk.is_writing || waits {
             return false;
@@ -75,7 +80,7 @@ impl Delivery {
     }
 
     /// The group is on the disk, and `lost` records became gaps there. What waits to be published comes back from there as history.
-    pub fn stored(&mut self, records: u64, lost: u64) {
+    pub(crate) fn stored(&mut self, records: u64, lost: u64) {
         self.disk.is_writing = false;
         self.disk.failed = false;
         if !self.disk.writing_gaps.is_empty() {
@@ -95,7 +100,7 @@ impl Delivery {
     }
 
     /// It is not; memory keeps it until the next try.
-    pub fn store_failed(&mut self, now: Duration, timers: &mut Timers) {
+    pub(crate) fn store_failed(&mut self, now: Duration, timers: &mut Timers) {
         self.disk.is_writing = false;
         self.disk.failed = true;
         let gaps = std::mem::take(&mut self.disk.writing_gaps);
@@ -107,7 +112,7 @@ impl Delivery {
 
     /// The run ends: all that is not on the disk is handed over once more, whatever is known of the disk.
     /// What cannot be stored the store notes, and the next run reports it as lost. Gives the number.
-    pub fn hand_over_the_rest(&mut self, command_ids: Vec<String>, last_seq: u64) -> usize {
+    pub(crate) fn hand_over_the_rest(&mut self, command_ids: Vec<String>, last_seq: u64) -> usize {
         let Disk {
             gaps, writing_gaps, ..
         } = &mut self.disk;
@@ -126,7 +131,7 @@ impl Delivery {
     }
 
     /// Discards that wait are handed over at once.
-    pub fn hand_over_discards(&mut self, timers: &mut Timers) {
+    pub(crate) fn hand_over_discards(&mut self, timers: &mut Timers) {
         let records = self.discards.records();
         if records > 0 {
             self.disk.records = self.disk.records.saturating_sub(records);
@@ -152,7 +157,7 @@ impl Delivery {
     }
 
     /// A part of the backlog came.
-    pub fn fetched(&mut self, entries: Vec<(Key, Entry)>, end: bool) {
+    pub(crate) fn fetched(&mut self, entries: Vec<(Key, Entry)>, end: bool) {
         let Self {
             replay,
             discards,

@@ -12,7 +12,7 @@ const MOST_RANGES: usize = 128;
 
 /// What is known of one run of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Run {
+pub(super) struct Run {
     /// The how manieth run of the device here: 1, 2, 3 ...
     pub ordinal: u64,
     /// The highest number known to have been used.
@@ -35,7 +35,7 @@ pub struct Run {
 
 /// received + lost + missing + deleted = 1..=last, for each run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Different records.
     pub received: u64,
     /// Arrivals of a record that was there already.
@@ -50,7 +50,7 @@ pub struct Counts {
 
 impl Run {
     /// The account of the run.
-    pub fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
         let gone = self.losses.count().saturating_sub(self.lost_received);
         let lost = gone.min(self.lost_told);
         let known = self.received + self.deleted + lost;
@@ -64,7 +64,7 @@ impl Run {
     }
 
     /// A new record came.
-    pub fn receive(&mut self, seq: u64) {
+    pub(super) fn receive(&mut self, seq: u64) {
         self.received += 1;
         self.lost_received += u64::from(self.losses.contains(seq));
         self.last = self.last.max(seq);
@@ -72,7 +72,7 @@ impl Run {
 
     /// Records `from..=to` hold `count` losses; gives back those parts of the run in which it was not
     /// known that there are losses: how many of them were received is then to be added to `lost_received`.
-    pub fn lose(&mut self, (from, to): (u64, u64), count: u64) -> Vec<(u64, u64)> {
+    pub(super) fn lose(&mut self, (from, to): (u64, u64), count: u64) -> Vec<(u64, u64)> {
         let mut new = Vec::new();
         let mut wider = Some((from, to));
         while let Some((from, to)) = wider {
@@ -85,7 +85,7 @@ impl Run {
     }
 
     /// Records `from..=to`, of which there were `count`, were deleted.
-    pub fn delete(&mut self, (from, to): (u64, u64), count: u64) {
+    pub(super) fn delete(&mut self, (from, to): (u64, u64), count: u64) {
         let mut wider = Some((from, to));
         while let Some((from, to)) = wider {
             self.deletions.insert(from, to);

@@ -244,7 +244,7 @@ impl From<Uuid> for Value<'_> {
 }
 
 /// The database's own time in so many seconds, as an expression.
-pub fn in_seconds(conn: &Conn, seconds: u64) -> String {
+pub(crate) fn in_seconds(conn: &Conn, seconds: u64) -> String {
     match conn {
         Conn::Sqlite(_) => format!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+{seconds} seconds')"),
         Conn::Postgres(_) => format!("(clock_timestamp() + interval '{seconds} seconds')"),

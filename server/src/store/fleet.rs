@@ -7,13 +7,13 @@ use super::account::Counts;
 use super::{Conn, Fault, Row, Value};
 
 /// Rows of one page.
-pub const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 /// Samples in one statement.
 const SAMPLES: usize = 60;
 
 /// A device as it was last heard of.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Its id.
     pub device: String,
     /// When anything last came of it, RFC 3339.
@@ -36,7 +36,7 @@ pub struct Seen {
 
 /// A reading that stands for a stretch of time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// The light.
     pub light: Option<f64>,
     /// The LED then.
@@ -45,7 +45,7 @@ pub struct Sample {
 
 /// An event of a device.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     /// When, RFC 3339, as the device says.
     pub ts: String,
     /// Which.
@@ -62,7 +62,7 @@ pub struct Event {
 
 /// A stretch of time, or a moment, in which something went wrong.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     /// When it began, RFC 3339.
     pub from: String,
     /// When it ended.
@@ -87,7 +87,7 @@ const SEEN: &str = "select account.device, account.last_seen, devices.online, de
 ///
 /// # Errors
 /// Those of the database.
-pub async fn devices(
+pub(crate) async fn devices(
     conn: &mut Conn,
     after: &str,
     since_ms: Option<i64>,
@@ -106,7 +106,7 @@ pub async fn devices(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn device(conn: &mut Conn, device: &str) -> Result<Option<Seen>, Fault> {
+pub(crate) async fn device(conn: &mut Conn, device: &str) -> Result<Option<Seen>, Fault> {
     let sql = format!("{SEEN} where account.device = $1");
     let rows = conn.rows(&sql, &[device.into()]).await?;
     rows.first().map(seen).transpose()
@@ -116,7 +116,7 @@ pub async fn device(conn: &mut Conn, device: &str) -> Result<Option<Seen>, Fault
 ///
 /// # Errors
 /// Those of the database.
-pub async fn samples(
+pub(crate) async fn samples(
     conn: &mut Conn,
     device: &str,
     (from_ms, to_ms): (i64, i64),
@@ -158,7 +158,11 @@ pub async fn samples(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn events(conn: &mut Conn, device: &str, most: usize) -> Result<Vec<Event>, Fault> {
+pub(crate) async fn events(
+    conn: &mut Conn,
+    device: &str,
+    most: usize,
+) -> Result<Vec<Event>, Fault> {
     let sql = format!(
         "select ts, kind, led_on, by, why, payload from records \
          where device = $1 and kind <> 'reading' and ts is not null order by ts desc limit {most}"
@@ -181,7 +185,7 @@ pub async fn events(conn: &mut Conn, device: &str, most: usize) -> Result<Vec<Ev
 ///
 /// # Errors
 /// Those of the database.
-pub async fn troubles(
+pub(crate) async fn troubles(
     conn: &mut Conn,
     device: &str,
     (from_ms, to_ms): (i64, i64),

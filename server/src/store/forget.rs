@@ -17,7 +17,7 @@ const STEP: usize = 2_000;
 ///
 /// # Errors
 /// Those of the database.
-pub async fn step(
+pub(crate) async fn step(
     conn: &mut Conn,
     device: &str,
     run: Uuid,
@@ -42,7 +42,7 @@ pub async fn step(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn device(conn: &mut Conn, device: &str) -> Result<bool, Fault> {
+pub(crate) async fn device(conn: &mut Conn, device: &str) -> Result<bool, Fault> {
     conn.begin().await?;
     let mut known = 0;
     for sql in [

@@ -25,7 +25,7 @@ const LONGER: u32 = 10;
 
 /// What came of all devices.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// By device; written in this order.
     pub devices: BTreeMap<String, FromDevice>,
     /// The time here, in milliseconds since 1970.
@@ -34,7 +34,7 @@ pub struct Batch {
 
 /// What came of one device.
 #[derive(Debug, Default)]
-pub struct FromDevice {
+pub(crate) struct FromDevice {
     /// Its records, as they came.
     pub records: Vec<Arrived>,
     /// What it has given up.
@@ -50,7 +50,7 @@ pub struct FromDevice {
 }
 
 /// What is committed and to be acked: by device and run.
-pub type Acks = BTreeMap<(String, Uuid), Intervals>;
+pub(crate) type Acks = BTreeMap<(String, Uuid), Intervals>;
 
 /// A device and one of its runs.
 type Of = (String, Uuid);
@@ -59,7 +59,7 @@ type Of = (String, Uuid);
 ///
 /// # Errors
 /// Those of the database, when trying again is no use.
-pub async fn ingest(conn: &mut Conn, batch: &Batch) -> Result<Acks, Fault> {
+pub(crate) async fn ingest(conn: &mut Conn, batch: &Batch) -> Result<Acks, Fault> {
     let mut tries = 1;
     loop {
         match attempt(conn, batch).await {

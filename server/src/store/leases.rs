@@ -6,15 +6,15 @@ use super::conn::in_seconds;
 use super::{Conn, Fault, Value};
 
 /// Parts of all devices and groups.
-pub const PARTS: u16 = 64;
+pub(crate) const PARTS: u16 = 64;
 /// How long a lease holds without being renewed, in seconds: less than a command does by default.
-pub const LEASE_S: u64 = 6;
+pub(crate) const LEASE_S: u64 = 6;
 
 /// This server is there; gives how many are.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn alive(conn: &mut Conn, server: &str) -> Result<usize, Fault> {
+pub(crate) async fn alive(conn: &mut Conn, server: &str) -> Result<usize, Fault> {
     let (now, until) = (in_seconds(conn, 0), in_seconds(conn, LEASE_S));
     let sql = format!(
         "insert into servers (server, until) values ($1, {until}) \
@@ -36,7 +36,11 @@ pub async fn alive(conn: &mut Conn, server: &str) -> Result<usize, Fault> {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn take(conn: &mut Conn, server: &str, most: usize) -> Result<BTreeSet<u16>, Fault> {
+pub(crate) async fn take(
+    conn: &mut Conn,
+    server: &str,
+    most: usize,
+) -> Result<BTreeSet<u16>, Fault> {
     let (now, until) = (in_seconds(conn, 0), in_seconds(conn, LEASE_S));
     let sql = format!("select part, server from deciders where until >= {now}");
     let mut own = BTreeSet::new();
@@ -78,7 +82,11 @@ pub async fn take(conn: &mut Conn, server: &str, most: usize) -> Result<BTreeSet
 ///
 /// # Errors
 /// Those of the database.
-pub async fn release(conn: &mut Conn, server: &str, parts: &BTreeSet<u16>) -> Result<(), Fault> {
+pub(crate) async fn release(
+    conn: &mut Conn,
+    server: &str,
+    parts: &BTreeSet<u16>,
+) -> Result<(), Fault> {
     // The past, so that it is free at once.
     let past = in_seconds(conn, 0);
     for part in parts {

@@ -5,13 +5,13 @@
 //! `read`, `forget`; the tables in `migrations/`.
 
 mod account;
-pub mod conn;
-pub mod fleet;
-pub mod forget;
-pub mod ingest;
-pub mod leases;
-pub mod read;
-pub mod switches;
+pub(crate) mod conn;
+pub(crate) mod fleet;
+pub(crate) mod forget;
+pub(crate) mod ingest;
+pub(crate) mod leases;
+pub(crate) mod read;
+pub(crate) mod switches;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +26,8 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Error};
 
-pub use account::Counts;
-pub use conn::{Conn, Row, Value};
+pub(crate) use account::Counts;
+pub(crate) use conn::{Conn, Row, Value};
 
 /// Each version of the tables, oldest first: for SQLite and for PostgreSQL. None is ever changed.
 const MIGRATIONS: &[(i64, &str, &str, &str)] = &[

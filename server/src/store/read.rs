@@ -59,7 +59,7 @@ pub struct Kept {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn report(conn: &mut Conn, device: &str) -> Result<Option<Report>, Fault> {
+pub(crate) async fn report(conn: &mut Conn, device: &str) -> Result<Option<Report>, Fault> {
     let sql = format!("{REPORT} where account.device = $1");
     let rows = conn.rows(&sql, &[device.into()]).await?;
     rows.first().map(of_row).transpose()
@@ -69,7 +69,7 @@ pub async fn report(conn: &mut Conn, device: &str) -> Result<Option<Report>, Fau
 ///
 /// # Errors
 /// Those of the database.
-pub async fn reports(conn: &mut Conn, after: &str) -> Result<Vec<Report>, Fault> {
+pub(crate) async fn reports(conn: &mut Conn, after: &str) -> Result<Vec<Report>, Fault> {
     let sql = format!("{REPORT} where account.device > $1 order by account.device limit {PAGE}");
     let rows = conn.rows(&sql, &[after.into()]).await?;
     rows.iter().map(of_row).collect()
@@ -79,7 +79,7 @@ pub async fn reports(conn: &mut Conn, after: &str) -> Result<Vec<Report>, Fault>
 ///
 /// # Errors
 /// Those of the database.
-pub async fn devices(conn: &mut Conn) -> Result<Vec<String>, Fault> {
+pub(crate) async fn devices(conn: &mut Conn) -> Result<Vec<String>, Fault> {
     let rows = conn
         .rows("select device from devices order by device", &[])
         .await?;
@@ -91,7 +91,7 @@ pub async fn devices(conn: &mut Conn) -> Result<Vec<String>, Fault> {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn runs(conn: &mut Conn, device: &str) -> Result<Vec<RunReport>, Fault> {
+pub(crate) async fn runs(conn: &mut Conn, device: &str) -> Result<Vec<RunReport>, Fault> {
     let sql = "select run, last, received, twice, lost, last - received - deleted - lost, deleted \
                from runs where device = $1 order by ordinal";
     let rows = conn.rows(sql, &[device.into()]).await?;
@@ -109,7 +109,7 @@ pub async fn runs(conn: &mut Conn, device: &str) -> Result<Vec<RunReport>, Fault
 ///
 /// # Errors
 /// Those of the database.
-pub async fn old_runs(
+pub(crate) async fn old_runs(
     conn: &mut Conn,
     after: (&str, Uuid),
     before_ms: i64,
@@ -134,7 +134,11 @@ pub async fn old_runs(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn missing(conn: &mut Conn, device: &str, run: Uuid) -> Result<Vec<(u64, u64)>, Fault> {
+pub(crate) async fn missing(
+    conn: &mut Conn,
+    device: &str,
+    run: Uuid,
+) -> Result<Vec<(u64, u64)>, Fault> {
     let sql = "select from_seq, to_seq from gaps where device = $1 and run = $2 and what = 'missing' \
                order by from_seq limit 6";
     let rows = conn.rows(sql, &[device.into(), run.into()]).await?;
@@ -146,7 +150,7 @@ pub async fn missing(conn: &mut Conn, device: &str, run: Uuid) -> Result<Vec<(u6
 ///
 /// # Errors
 /// Those of the database.
-pub async fn records(
+pub(crate) async fn records(
     conn: &mut Conn,
     (device, run): (&str, Uuid),
     after: u64,

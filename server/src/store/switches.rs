@@ -7,7 +7,7 @@ use crate::decision::{Subject, Switches};
 ///
 /// # Errors
 /// Those of the database.
-pub async fn all(conn: &mut Conn) -> Result<Switches, Fault> {
+pub(crate) async fn all(conn: &mut Conn) -> Result<Switches, Fault> {
     let rows = conn
         .rows("select kind, name, led_on from switches", &[])
         .await?;
@@ -27,7 +27,7 @@ pub async fn all(conn: &mut Conn) -> Result<Switches, Fault> {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn set(
+pub(crate) async fn set(
     conn: &mut Conn,
     subject: &Subject,
     led_on: Option<bool>,

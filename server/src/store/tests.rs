@@ -18,6 +18,7 @@ const RUNS: u128 = 3;
 const NOW_MS: i64 = 1_795_194_200_000;
 
 #[path = "../../tests/server/postgres.rs"]
+#[expect(unreachable_pub, reason = "a crate of tests uses it too")]
 mod postgres;
 
 /// A database of its own.

@@ -42,7 +42,7 @@ const RUNS: usize = 100;
 
 /// Answers.
 #[derive(Debug, Clone)]
-pub struct Api {
+pub(super) struct Api {
     readers: Readers,
     stats: Arc<Stats>,
     live: Live,
@@ -62,7 +62,7 @@ type Answer = Result<Response<Body>, Fault>;
 
 impl Api {
     /// Over connections of its own.
-    pub fn new(config: &Config, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(config: &Config, stats: Arc<Stats>) -> Self {
         let readers = Readers::new(config.database.clone());
         Self {
             live: Live::start(readers.clone()),
@@ -79,7 +79,7 @@ impl Api {
     }
 
     /// Whether records are taken and kept.
-    pub fn health(&self) -> Response<Body> {
+    pub(super) fn health(&self) -> Response<Body> {
         let good = |what: &std::sync::atomic::AtomicBool| what.load(Relaxed);
         match (good(&self.stats.database_up), good(&self.stats.connected)) {
             (true, true) => http::text(StatusCode::OK, "ok\n"),
@@ -89,7 +89,7 @@ impl Api {
     }
 
     /// For Prometheus. What this server counts of itself is told without a database too.
-    pub async fn metrics(&self) -> Response<Body> {
+    pub(super) async fn metrics(&self) -> Response<Body> {
         let mut text = self.stats.metrics();
         match self.device_metrics().await {
             Ok(devices) => text.push_str(&devices),
@@ -113,7 +113,7 @@ impl Api {
     }
 
     /// Devices behind `after`, and where the next ones are.
-    pub async fn devices(&self, query: &str) -> Response<Body> {
+    pub(super) async fn devices(&self, query: &str) -> Response<Body> {
         let after = parameter(query, "after").unwrap_or_default();
         answered(self.lines(after).await)
     }
@@ -139,7 +139,7 @@ impl Api {
 
     /// The light of the last day of each device, a character a half hour: `-` is none, `0` to `Z` the share of the
     /// day's brightest (0 to 35). Made at most every ten minutes.
-    pub async fn curves(&self) -> Response<Body> {
+    pub(super) async fn curves(&self) -> Response<Body> {
         let mut curves = self.curves.lock().await;
         let is_old = curves.made.is_none_or(|made| made.elapsed() > CURVES_FOR);
         if is_old {
@@ -178,12 +178,12 @@ impl Api {
     }
 
     /// Lines that change, of all devices or of one, as events.
-    pub fn live(&self, query: &str) -> Response<Body> {
+    pub(super) fn live(&self, query: &str) -> Response<Body> {
         self.live.events(parameter(query, "device"))
     }
 
     /// All that is shown of a device.
-    pub async fn device(&self, device: &str) -> Response<Body> {
+    pub(super) async fn device(&self, device: &str) -> Response<Body> {
         answered(self.whole(device).await)
     }
 
@@ -230,7 +230,7 @@ impl Api {
     }
 
     /// Light and LED over an hour, a day or a month, with outages and losses.
-    pub async fn plot(&self, device: &str, query: &str) -> Response<Body> {
+    pub(super) async fn plot(&self, device: &str, query: &str) -> Response<Body> {
         let length = match parameter(query, "span").as_deref() {
             None | Some("day") => DAY_MS,
             Some("hour") => DAY_MS / 24,
@@ -265,7 +265,7 @@ impl Api {
     }
 
     /// Records of a device as a stream: `from`, `to` (RFC 3339), `format` (`jsonl` or `csv`).
-    pub async fn records(&self, device: &str, query: &str) -> Response<Body> {
+    pub(super) async fn records(&self, device: &str, query: &str) -> Response<Body> {
         let form = match parameter(query, "format").as_deref() {
             None | Some("jsonl") => Form::Lines,
             Some("csv") => Form::Csv,
@@ -288,7 +288,7 @@ impl Api {
     }
 
     /// Switches by hand: `{"led_on": true}`, `false`, or `null` for the rules.
-    pub async fn switch(&self, kind: &str, name: &str, body: &[u8]) -> Response<Body> {
+    pub(super) async fn switch(&self, kind: &str, name: &str, body: &[u8]) -> Response<Body> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Switch {

@@ -31,11 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tells those who look.
 #[derive(Debug, Clone)]
-pub struct Live(broadcast::Sender<Arc<Vec<Line>>>);
+pub(super) struct Live(broadcast::Sender<Arc<Vec<Line>>>);
 
 impl Live {
     /// Starts the task; it ends with the last of these.
-    pub fn start(readers: Readers) -> Self {
+    pub(super) fn start(readers: Readers) -> Self {
         let (sender, _) = broadcast::channel(ROUNDS);
         let weak = sender.downgrade();
         tokio::spawn(async move {
@@ -63,7 +63,7 @@ impl Live {
     }
 
     /// The events of all devices, or of this one.
-    pub fn events(&self, device: Option<String>) -> Response<Body> {
+    pub(super) fn events(&self, device: Option<String>) -> Response<Body> {
         let mut changes = self.0.subscribe();
         let (mut sender, body) = Channel::<Bytes, io::Error>::new(4);
         tokio::spawn(async move {

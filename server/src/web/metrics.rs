@@ -94,7 +94,7 @@ const METRICS: [Metric; 12] = [
 ///
 /// # Errors
 /// Those of the database.
-pub async fn devices(conn: &mut Conn) -> Result<String, Fault> {
+pub(super) async fn devices(conn: &mut Conn) -> Result<String, Fault> {
     let mut texts: [String; METRICS.len()] = std::array::from_fn(|_| String::new());
     let mut after = String::new();
     let mut count = 0_u64;

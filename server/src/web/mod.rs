@@ -52,7 +52,7 @@ pub struct Web {
 
 /// Serves the page until the handle is aborted. An address that cannot be had is told and left out: records and
 /// LEDs do not depend on it.
-pub async fn start(config: &Config, stats: Arc<Stats>) -> Option<JoinHandle<()>> {
+pub(crate) async fn start(config: &Config, stats: Arc<Stats>) -> Option<JoinHandle<()>> {
     let Web { listen, access } = config.web.clone()?;
     let listener = match TcpListener::bind(listen).await {
         Ok(listener) => listener,

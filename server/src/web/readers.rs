@@ -11,7 +11,7 @@ const READERS: usize = 4;
 
 /// Lends connections.
 #[derive(Debug, Clone)]
-pub struct Readers {
+pub(super) struct Readers {
     database: Arc<Database>,
     places: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Conn>>>,
@@ -19,7 +19,7 @@ pub struct Readers {
 
 /// A connection that is lent. It is closed when dropped; [`Reader::keep`] gives it back.
 #[derive(Debug)]
-pub struct Reader {
+pub(super) struct Reader {
     /// The connection.
     pub conn: Conn,
     idle: Arc<Mutex<Vec<Conn>>>,
@@ -28,7 +28,7 @@ pub struct Reader {
 
 impl Readers {
     /// Of this database; none is opened yet.
-    pub fn new(database: Database) -> Self {
+    pub(super) fn new(database: Database) -> Self {
         Self {
             database: Arc::new(database),
             places: Arc::new(Semaphore::new(READERS)),
@@ -40,7 +40,7 @@ impl Readers {
     ///
     /// # Errors
     /// The database cannot be reached, or has other tables.
-    pub async fn one(&self) -> Result<Reader, Fault> {
+    pub(super) async fn one(&self) -> Result<Reader, Fault> {
         let place = Arc::clone(&self.places).acquire_owned();
         let place = self
             .database
@@ -70,7 +70,7 @@ impl Readers {
     ///
     /// # Errors
     /// Those of `what`, and when it takes longer.
-    pub async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         what: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
@@ -80,7 +80,7 @@ impl Readers {
 
 impl Reader {
     /// The connection is good and may serve the next one.
-    pub fn keep(self) {
+    pub(super) fn keep(self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.push(self.conn);
     }

@@ -18,7 +18,7 @@ use crate::store::read::{self, Span};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Streams the records of a device.
-pub fn stream(readers: Readers, device: String, span: Span, form: Form) -> Response<Body> {
+pub(super) fn stream(readers: Readers, device: String, span: Span, form: Form) -> Response<Body> {
     let (sender, body) = Channel::<Bytes, io::Error>::new(2);
     tokio::spawn(async move {
         let mut out = Out(sender);

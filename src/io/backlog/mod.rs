@@ -171,7 +171,7 @@ impl Backlog {
 
     /// For how long the thread has had work and has not moved, as far as the calls of this have seen;
     /// zero for one that has nothing to do.
-    pub fn hangs_for(&mut self, now: Instant) -> Duration {
+    pub(crate) fn hangs_for(&mut self, now: Instant) -> Duration {
         let progress = self.counts.progress.load(Ordering::Relaxed);
         let waiting = self.counts.waiting.load(Ordering::Relaxed);
         self.moved.hangs_for(progress, waiting, now)

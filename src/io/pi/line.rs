@@ -116,7 +116,7 @@ impl Line {
 
 /// The GPIO chips of this machine and what the kernel calls them; those that may not be opened have no
 /// name.
-pub fn chips() -> Vec<(PathBuf, Option<String>)> {
+pub(crate) fn chips() -> Vec<(PathBuf, Option<String>)> {
     let paths = gpiocdev::chip::chips().unwrap_or_default();
     let label = |path: &PathBuf| Chip::from_path(path).and_then(|chip| chip.info()).ok();
     paths
@@ -129,7 +129,7 @@ pub fn chips() -> Vec<(PathBuf, Option<String>)> {
 }
 
 /// Whether the kernel's name for a chip is that of a Pi's header.
-pub fn is_header(label: &str) -> bool {
+pub(crate) fn is_header(label: &str) -> bool {
     HEADERS.contains(&label)
 }
 

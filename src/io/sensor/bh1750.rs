@@ -34,7 +34,7 @@ use super::device::{Chip, Device, MeasurementClock};
 
 /// Shortest interval of readings at which dim light is measured again with the fine setting, which takes
 /// about 0.85 s.
-pub const MIN_INTERVAL_FINE: Duration = Duration::from_secs(1);
+pub(crate) const MIN_INTERVAL_FINE: Duration = Duration::from_secs(1);
 
 const POWER_ON: u8 = 0x01;
 /// The result of a saturated converter.
@@ -83,7 +83,7 @@ impl Setting {
 
 /// A BH1750.
 #[derive(Debug)]
-pub struct Bh1750<B, T> {
+pub(crate) struct Bh1750<B, T> {
     device: Device<B>,
     time: T,
     /// Whether the dark is measured finely.
@@ -96,7 +96,7 @@ pub struct Bh1750<B, T> {
 impl<B, T> Bh1750<B, T> {
     /// A driver for the chip at `device`. `fine` asks for 0.1 lx in the dark, at the price of 0.85 s for
     /// a reading there.
-    pub fn new(device: Device<B>, fine: bool, time: T) -> Self {
+    pub(crate) fn new(device: Device<B>, fine: bool, time: T) -> Self {
         Self {
             device,
             time,

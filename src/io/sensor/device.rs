@@ -14,7 +14,7 @@ use super::{Sensor, SensorError};
 
 /// A sensor on a bus, at the first of its addresses that answers.
 #[derive(Debug)]
-pub struct Device<B> {
+pub(crate) struct Device<B> {
     i2c: B,
     bus: u8,
     /// Those that may answer; one, as soon as one has.
@@ -24,7 +24,7 @@ pub struct Device<B> {
 impl<B> Device<B> {
     /// The sensor is at one of `addresses`, tried in turn, on `i2c`, whose number is `bus`. Nothing is
     /// sent yet.
-    pub fn new(i2c: B, bus: u8, addresses: &[u8]) -> Self {
+    pub(crate) fn new(i2c: B, bus: u8, addresses: &[u8]) -> Self {
         Self {
             i2c,
             bus,
@@ -33,7 +33,7 @@ impl<B> Device<B> {
     }
 
     /// The sensor reported `value`, but its range ends at `max`.
-    pub fn out_of_range(&self, value: u16, max: u16) -> SensorError {
+    pub(crate) fn out_of_range(&self, value: u16, max: u16) -> SensorError {
         SensorError::OutOfRange {
             bus: self.bus,
             address: self.address(),
@@ -43,7 +43,7 @@ impl<B> Device<B> {
     }
 
     /// There is more light than the sensor can measure: over `max_lux`.
-    pub fn too_bright(&self, max_lux: f64) -> SensorError {
+    pub(crate) fn too_bright(&self, max_lux: f64) -> SensorError {
         SensorError::TooBright {
             bus: self.bus,
             address: self.address(),
@@ -52,7 +52,7 @@ impl<B> Device<B> {
     }
 
     /// The chip at the address is not `wanted`; its identification register holds `id`.
-    pub fn wrong_chip(&self, wanted: &'static str, id: u16) -> SensorError {
+    pub(crate) fn wrong_chip(&self, wanted: &'static str, id: u16) -> SensorError {
         SensorError::WrongChip {
             bus: self.bus,
             address: self.address(),
@@ -62,7 +62,7 @@ impl<B> Device<B> {
     }
 
     /// The chip acknowledges, but does not measure; `why` in words.
-    pub fn not_measuring(&self, why: &str) -> SensorError {
+    pub(crate) fn not_measuring(&self, why: &str) -> SensorError {
         SensorError::Transfer {
             bus: self.bus,
             address: self.address(),
@@ -84,7 +84,7 @@ where
     ///
     /// # Errors
     /// [`SensorError::NoAnswer`] when nobody acknowledges, else [`SensorError::Transfer`].
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SensorError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), SensorError> {
         self.transfer(|i2c, address| i2c.write(address, bytes))
     }
 
@@ -92,7 +92,10 @@ where
     ///
     /// # Errors
     /// As [`Device::write`].
-    pub fn read_after<const N: usize>(&mut self, bytes: &[u8]) -> Result<[u8; N], SensorError> {
+    pub(crate) fn read_after<const N: usize>(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<[u8; N], SensorError> {
         self.transfer(|i2c, address| {
             let mut buffer = [0; N];
             i2c.write_read(address, bytes, &mut buffer)?;
@@ -124,7 +127,7 @@ where
 }
 
 /// What a failed transfer with `address`, one of the `addresses` on bus number `bus`, means.
-pub fn fault<E>(bus: u8, addresses: &[u8], address: u8, error: E) -> SensorError
+pub(super) fn fault<E>(bus: u8, addresses: &[u8], address: u8, error: E) -> SensorError
 where
     E: Error + Display,
 {
@@ -142,7 +145,7 @@ where
 }
 
 /// A chip with settings that the driver remembers. Each [`Chip`] is a [`Sensor`].
-pub trait Chip: Send {
+pub(crate) trait Chip: Send {
     /// Measures once, in lux; finite.
     ///
     /// # Errors
@@ -165,7 +168,7 @@ impl<C: Chip> Sensor for C {
 }
 
 /// The time a driver waits by; a test has one that runs when it is waited for.
-pub trait MeasurementClock: Send {
+pub(crate) trait MeasurementClock: Send {
     /// Time since some fixed moment.
     fn now(&self) -> Duration;
     /// Lets `duration` pass.
@@ -174,11 +177,11 @@ pub trait MeasurementClock: Send {
 
 /// Real time; blocks the thread that waits.
 #[derive(Debug)]
-pub struct RealTime(Instant);
+pub(super) struct RealTime(Instant);
 
 impl RealTime {
     /// Begins at zero.
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self(Instant::now())
     }
 }
@@ -205,14 +208,14 @@ pub(super) mod script {
     use super::MeasurementClock;
 
     /// What a bus says when nobody is at the address.
-    pub const SILENCE: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
+    pub(crate) const SILENCE: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
 
     /// A clock that moves when it is waited for, and when the test says so.
     #[derive(Debug, Clone, Default)]
-    pub struct ManualClock(Arc<AtomicU64>);
+    pub(crate) struct ManualClock(Arc<AtomicU64>);
 
     impl ManualClock {
-        pub fn advance(&self, duration: Duration) {
+        pub(crate) fn advance(&self, duration: Duration) {
             let nanos = duration.as_nanos() as u64;
             self.0.fetch_add(nanos, Ordering::Relaxed);
         }

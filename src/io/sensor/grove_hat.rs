@@ -23,14 +23,14 @@ const FULL_SCALE: u16 = 1000;
 
 /// An analogue channel of a Grove Base HAT.
 #[derive(Debug)]
-pub struct GroveHat<B> {
+pub(crate) struct GroveHat<B> {
     device: Device<B>,
     register: u8,
 }
 
 impl<B> GroveHat<B> {
     /// Channel `channel`, 0..=7, of the HAT at `device`. The HAT is not spoken to yet.
-    pub fn new(device: Device<B>, channel: u8) -> Self {
+    pub(crate) fn new(device: Device<B>, channel: u8) -> Self {
         Self {
             device,
             register: RATIO + channel,

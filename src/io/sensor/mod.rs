@@ -8,13 +8,13 @@
 pub mod bh1750;
 mod device;
 mod error;
-pub mod grove_hat;
+pub(crate) mod grove_hat;
 pub mod iio;
-pub mod opt3001;
+pub(crate) mod opt3001;
 pub mod simulated;
 pub mod trace;
-pub mod tsl2591;
-pub mod veml7700;
+pub(crate) mod tsl2591;
+pub(crate) mod veml7700;
 
 use std::sync::Arc;
 

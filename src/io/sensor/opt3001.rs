@@ -28,7 +28,7 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 const FIRST_RESULT_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// An OPT3001.
-pub struct Opt3001<B, T> {
+pub(crate) struct Opt3001<B, T> {
     chip: Opt300x<B, ic::Opt3001, mode::Continuous>,
     bus: u8,
     address: u8,
@@ -48,7 +48,7 @@ where
     ///
     /// # Errors
     /// [`SensorError`] when it does not answer, or is another chip.
-    pub fn new(
+    pub(crate) fn new(
         i2c: B,
         bus: u8,
         address: u8,

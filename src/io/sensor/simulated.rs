@@ -13,7 +13,7 @@ use super::{Sensor, SensorError};
 pub const DAY: Duration = Duration::from_secs(600);
 
 /// The seed, unless another is wanted.
-pub const SEED: u64 = 0x006e_6967_6874;
+pub(crate) const SEED: u64 = 0x006e_6967_6874;
 
 /// The light of a clear noon and of the middle of the night's range, in lux or thereabouts.
 const NOON: f64 = 700.0;

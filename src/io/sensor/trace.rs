@@ -51,7 +51,7 @@ impl Sensor for Trace {
 
 /// The rows of a recording; at least one.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recording {
+pub(crate) struct Recording {
     /// Seconds since the first row, which ascend, and the light from then on.
     rows: Vec<(f64, f64)>,
     /// Seconds from the first row to its return.
@@ -63,7 +63,7 @@ impl Recording {
     ///
     /// # Errors
     /// [`SensorError`] when it cannot be read, or its first line that is no row.
-    pub fn read(path: &Path) -> Result<Self, SensorError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, SensorError> {
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
@@ -81,7 +81,7 @@ impl Recording {
     }
 
     /// Seconds since the first row, ascending, and the light from then on; at least one.
-    pub fn rows(&self) -> &[(f64, f64)] {
+    pub(crate) fn rows(&self) -> &[(f64, f64)] {
         &self.rows
     }
 
@@ -142,7 +142,7 @@ impl Recording {
 
     /// The light when `played` seconds of the recording have been played: the last row at or before
     /// that time, counted round and round.
-    pub fn light_at(&self, played: f64) -> f64 {
+    pub(crate) fn light_at(&self, played: f64) -> f64 {
         let position = if self.period > 0.0 {
             played.rem_euclid(self.period)
         } else {

@@ -54,7 +54,7 @@ const MEDIUM_GAIN: usize = 1;
 
 /// A TSL2591.
 #[derive(Debug)]
-pub struct Tsl2591<B, T> {
+pub(crate) struct Tsl2591<B, T> {
     device: Device<B>,
     time: T,
     /// Which of the gains is set; unknown at first and after an error.
@@ -63,7 +63,7 @@ pub struct Tsl2591<B, T> {
 
 impl<B, T> Tsl2591<B, T> {
     /// A driver for the chip at `device`.
-    pub fn new(device: Device<B>, time: T) -> Self {
+    pub(crate) fn new(device: Device<B>, time: T) -> Self {
         let gain = None;
         Self { device, time, gain }
     }

@@ -77,7 +77,7 @@ fn corrected(lux: f64) -> f64 {
 
 /// A VEML7700.
 #[derive(Debug)]
-pub struct Veml7700<B, T> {
+pub(crate) struct Veml7700<B, T> {
     device: Device<B>,
     time: T,
     /// Unknown at first and after an error.
@@ -86,7 +86,7 @@ pub struct Veml7700<B, T> {
 
 impl<B, T> Veml7700<B, T> {
     /// A driver for the chip at `device`.
-    pub fn new(device: Device<B>, time: T) -> Self {
+    pub(crate) fn new(device: Device<B>, time: T) -> Self {
         let set = None;
         Self { device, time, set }
     }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use ring::hmac;
 
 /// The cookie's name.
-pub const COOKIE: &str = "nightlight";
+pub(crate) const COOKIE: &str = "nightlight";
 /// Shorter tokens can be guessed.
 pub const MIN_TOKEN: usize = 16;
 /// What is signed with the token to make the cookie, and to compare tokens in the same time whatever they are.
@@ -47,7 +47,7 @@ impl fmt::Debug for Guard {
 
 /// What a request says of itself.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Claim<'a> {
+pub(crate) struct Claim<'a> {
     /// `Host`.
     pub host: Option<&'a str>,
     /// `Origin`.
@@ -60,7 +60,7 @@ pub struct Claim<'a> {
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It is answered.
     Granted,
     /// It has to show the token first.
@@ -92,13 +92,8 @@ impl Guard {
         }
     }
 
-    /// Whether a token is wanted at all.
-    pub fn wants_token(&self) -> bool {
-        self.token.is_some()
-    }
-
     /// What becomes of a request that says so of itself.
-    pub fn admit(&self, claim: Claim) -> Admission {
+    pub(crate) fn admit(&self, claim: Claim) -> Admission {
         if self.is_open {
             return Admission::Granted;
         }
@@ -127,7 +122,7 @@ impl Guard {
     ///
     /// # Errors
     /// Why not.
-    pub fn check_site(&self, claim: Claim) -> Result<(), &'static str> {
+    pub(crate) fn check_site(&self, claim: Claim) -> Result<(), &'static str> {
         if let Some(host) = claim.host
             && !self.is_own(host)
         {
@@ -156,7 +151,7 @@ impl Guard {
     }
 
     /// The header that leaves the cookie, for who has shown the token.
-    pub fn set_cookie(&self) -> Option<String> {
+    pub(crate) fn set_cookie(&self) -> Option<String> {
         let key = self.token.as_ref()?;
         let value = hex(hmac::sign(key, SIGNED).as_ref());
         Some(format!(

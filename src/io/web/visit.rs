@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::routes::{self, Site};
 
 /// A visitor from the network has so long for everything.
-pub const REMOTE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const REMOTE_PATIENCE: Duration = Duration::from_secs(10);
 /// Longer requests are refused; hyper takes no less.
 const MAX_REQUEST: usize = 8 * 1024;
 /// After an accept that failed, such as without a free descriptor.
