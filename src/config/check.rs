@@ -33,7 +33,7 @@ const MANY: i64 = 1_000_000_000_000_000_000;
 
 /// The configuration, as good as the layers give it; it counts only if `layers` has no problem after.
 pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
-    let device_id = topics::device_id(layers);
+    let device_id = topics::device_id(layers, Path::new("/"));
     let (topics, server_status) = topics::topics(layers, &device_id);
     let broker = broker(layers, &keys::BROKER, &device_id);
     let mut sensor = sensor(layers);

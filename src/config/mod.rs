@@ -8,6 +8,7 @@
 //! - nightlight-common's `config`: which layer a value comes from, whether it is of the right kind, and how
 //!   to reach the broker
 //! - `check`, `topics`: what it may be, and what fits together
+//! - `serial`: the serial number of the board, for the device id
 //! - `summary`: the configuration for a person
 //! - `in_force`: the rules for the LED, with what a command set for good
 //! - `page`: where the live page is, and its token
@@ -16,6 +17,7 @@ mod check;
 mod in_force;
 mod keys;
 mod page;
+mod serial;
 mod summary;
 mod topics;
 

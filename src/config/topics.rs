@@ -3,16 +3,25 @@
 //! What the standard allows and nobody wants (spaces, empty levels, `$`) is refused too. Knows
 //! nothing of brokers and their rights. Called by `check` alone.
 
+use std::path::Path;
+
 use nightlight_common::config::{Key, Layers};
 
-use super::{DEFAULT_ID, Topics, keys};
+use super::{DEFAULT_ID, Topics, keys, serial};
 
 /// Longest topic and device id, in bytes.
 const MAX_BYTES: usize = 200;
 
-/// The device id, or the default one when it is refused.
-pub(super) fn device_id(layers: &mut Layers) -> String {
+/// The device id, or the default one when it is refused. `root` is where the files of this machine are.
+pub(super) fn device_id(layers: &mut Layers, root: &Path) -> String {
     let id = layers.text(&keys::DEVICE_ID);
+    let id = match with_serial(layers, &id, root) {
+        Ok(id) => id,
+        Err(what) => {
+            layers.problem(&keys::DEVICE_ID, format!("{} {what}", quoted(&id)));
+            return DEFAULT_ID.into();
+        }
+    };
     match lint(&id) {
         Ok(()) => {
             for what in doubts(&id) {
@@ -25,6 +34,26 @@ pub(super) fn device_id(layers: &mut Layers) -> String {
             DEFAULT_ID.into()
         }
     }
+}
+
+/// The id with the serial number of the machine in the place kept for it.
+fn with_serial(layers: &mut Layers, id: &str, root: &Path) -> Result<String, String> {
+    if !id.contains(serial::PLACEHOLDER) {
+        return Ok(id.to_owned());
+    }
+    let (serial, origin) = serial::of(root)?;
+    let filled = id.replace(serial::PLACEHOLDER, &serial);
+    if origin == serial::Origin::MachineId {
+        layers.warning(
+            &keys::DEVICE_ID,
+            format!(
+                "is {}, made from /etc/machine-id, because this board tells no serial number: a copy of this system has \
+                 the same id, unless it gets a machine id of its own",
+                quoted(&filled)
+            ),
+        );
+    }
+    Ok(filled)
 }
 
 /// What a good device id is not good for.
@@ -86,7 +115,7 @@ pub(super) fn lint(name: &str) -> Result<(), &'static str> {
     } else if name.contains(['+', '#']) {
         Err("has a \"+\" or \"#\", which are wildcards; leave them out")
     } else if name.contains(['{', '}']) {
-        Err("has a brace in it; only {id} is replaced, and only in topics")
+        Err("has a brace in it; only {id} is replaced in topics, and only {serial} in device.id")
     } else if name.starts_with('$') {
         Err("begins with \"$\", which is the broker's own; leave it out")
     } else if name.starts_with('/') {
@@ -154,4 +183,47 @@ fn quoted(name: &str) -> String {
     let cut: String = name.chars().take(60).collect();
     let dots = if cut.len() < name.len() { "..." } else { "" };
     format!("\"{}{dots}\"", cut.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// The id on a machine with these files, the problems and the warnings.
+    fn id_of(id: &str, board: Option<&str>) -> (String, Vec<String>, Vec<String>) {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("proc/device-tree/serial-number");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        if let Some(board) = board {
+            std::fs::write(file, board).unwrap();
+        }
+        let text = format!("[device]\nid = \"{id}\"\n");
+        let named = Some((Path::new("file"), text.as_str()));
+        let mut layers = Layers::gather(&keys::SCHEMA, named, HashMap::new());
+        let id = device_id(&mut layers, root.path());
+        (id, layers.problems, layers.warnings)
+    }
+
+    #[test]
+    fn the_serial_number_is_a_part_of_the_id() {
+        let (id, problems, warnings) = id_of("light-{serial}", Some("100000004f2a7c11\0"));
+        assert_eq!(id, "light-100000004f2a7c11");
+        assert_eq!((problems, warnings), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn a_machine_without_a_number_and_another_brace_are_problems() {
+        let (_, problems, _) = id_of("light-{serial}", None);
+        assert!(
+            problems[0].contains("tells no serial number"),
+            "{problems:?}"
+        );
+        let (_, problems, _) = id_of("light-{serail}", Some("1\0"));
+        assert!(
+            problems[0].contains("only {serial} in device.id"),
+            "{problems:?}"
+        );
+    }
 }

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::mdns;
+
 /// After this the addresses of before are tried, if there are any.
 const SLOW: Duration = Duration::from_secs(5);
 /// A try to connect waits so long for a name.
@@ -49,10 +51,17 @@ pub(super) struct Pending {
 }
 
 impl Lookup {
-    /// By the system's resolver. An address needs none.
+    /// By the system's resolver; a name of the local network by avahi before that. An address needs none.
     pub(super) fn new(host: &str, port: u16) -> Self {
         let system = |host: &str, port| Ok((host, port).to_socket_addrs()?.collect());
-        Self::with(host, port, Arc::new(system))
+        match mdns::is_local(host) {
+            true => Self::with(
+                host,
+                port,
+                Arc::new(move |host: &str, port| mdns::resolve(host, port, system)),
+            ),
+            false => Self::with(host, port, Arc::new(system)),
+        }
     }
 
     /// By `resolve`.
@@ -140,8 +149,12 @@ impl Pending {
             debug!("{host} cannot be looked up ({why}); trying what it was before: {known:?}");
             return Ok(self.known);
         }
+        let what_to_do = match mdns::is_local(&self.host) {
+            true => "",
+            false => "; check the name in broker.url and the name server of this machine",
+        };
         Err(format!(
-            "the name {} cannot be looked up: {why}; check the name in broker.url and the name server of this machine",
+            "the name {} cannot be looked up: {why}{what_to_do}",
             self.host
         ))
     }

@@ -1,8 +1,8 @@
-//! The way to a broker: `ways` goes it, by `access` (its files), `route` (which address first), `lookup` (names),
-//! `dial` (TCP to one of several), `handshake` (TLS, WebSocket) with `tls`; then `exchange` moves packets: `packet`
-//! says what they are, `dialect` how MQTT 3.1.1 and 5 write them, `framing` where they begin and end, `ids` which
-//! packet id is whose, `terms` what the broker offers. `words` says why it failed, `reasons` what a broker's
-//! reason means.
+//! The way to a broker: `ways` goes it, by `access` (its files), `route` (which address first), `lookup` (names) and
+//! `mdns` (those that end in `.local`), `dial` (TCP to one of several), `handshake` (TLS, WebSocket) with `tls`; then
+//! `exchange` moves packets: `packet` says what they are, `dialect` how MQTT 3.1.1 and 5 write them, `framing` where
+//! they begin and end, `ids` which packet id is whose, `terms` what the broker offers. `words` says why it failed,
+//! `reasons` what a broker's reason means.
 //!
 //! Daemon, server and [`visit`], for their doctors, go it the same way; what they subscribe to, publish and
 //! conclude is theirs. A fresh socket and fresh state for every connection: nothing outlives it, so no late
@@ -16,6 +16,7 @@ mod framing;
 mod handshake;
 mod ids;
 mod lookup;
+mod mdns;
 mod packet;
 mod reasons;
 mod route;
