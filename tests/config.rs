@@ -130,6 +130,7 @@ fn config_defaults_are_those_of_the_contract() {
             durable_within: SECOND,
             require_listener: false,
             stalled_after: 10 * SECOND,
+            connect_spread: SECOND / 2,
         }
     );
     assert_eq!(config.web, None);

@@ -1423,8 +1423,11 @@ fn the_report_of_an_outage_outlives_the_run() {
     let ends: [(&str, u64, Ends); 3] = [
         ("a crash while the link has still to hold", 1, |world| {
             world.mend_cable();
-            world.seconds(15);
-            assert!(world.is_linked(), "{:?}", world.log);
+            // Found again within 15 s; it holds only after 10 s more.
+            while !world.is_linked() {
+                world.seconds(1);
+            }
+            world.seconds(2);
             world.crash();
         }),
         ("a crash while it is away", 0, |world| {
@@ -1453,12 +1456,12 @@ fn the_report_of_an_outage_outlives_the_run() {
         assert_eq!(reports.len(), 1, "{name}: {:?}", world.log);
         let report = reports[0];
         let seconds = report["seconds"].as_f64().unwrap_or_default();
-        assert!(seconds > 44.0, "{name}: {report}");
+        assert!(seconds > 30.0, "{name}: {report}");
         assert!(
             seconds < (world.elapsed() - began).as_secs_f64() - 9.0,
             "{name}: {report}"
         );
-        assert!(report["readings"].as_u64() > Some(38), "{name}: {report}");
+        assert!(report["readings"].as_u64() > Some(28), "{name}: {report}");
         assert_eq!(report["led_changes"], 1, "{name}: {report}");
         let short = report["short_sessions"].as_u64().unwrap_or_default();
         assert_eq!(short, short_sessions, "{name}: {report}");

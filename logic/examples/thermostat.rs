@@ -204,6 +204,7 @@ fn settings() -> Settings {
             durable_within: SECOND,
             require_listener: false,
             stalled_after: Duration::from_secs(10),
+            connect_spread: Duration::ZERO,
         },
         device: DeviceInfo {
             device: "room".into(),

@@ -82,6 +82,8 @@ pub struct DeliverySettings {
     pub durable_within: Duration,
     /// The broker is given up when it has not confirmed a publication for so long.
     pub stalled_after: Duration,
+    /// Tries to connect are spread over so long, at least 0.5 s: see [`MIN_CONNECT_SPREAD`].
+    pub connect_spread: Duration,
 }
 
 /// Whose acknowledgement allows a record to be deleted.
@@ -185,8 +187,8 @@ struct Control {
 }
 
 impl Delivery {
-    /// Nothing to deliver, no link; the first try to connect is due at once. Each session subscribes to
-    /// `inbound`.
+    /// Nothing to deliver, no link; the first try to connect is due at once, or with more than the least spread
+    /// at a random moment of the rest. Each session subscribes to `inbound`.
     pub(crate) fn new(
         settings: DeliverySettings,
         inbound: Vec<Inbound>,
@@ -194,12 +196,14 @@ impl Delivery {
         now: Duration,
         timers: &mut Timers,
     ) -> Self {
-        timers.set(Timer::Connect, now);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let sessions = Sessions::new(settings.connect_spread, now);
+        timers.set(Timer::Connect, now + sessions.first_wait(|| rng.f64()));
         let in_window = settings.window * settings.batch;
         Self {
-            rng: fastrand::Rng::with_seed(seed),
+            rng,
             link: LinkState::Down,
-            sessions: Sessions::new(now),
+            sessions,
             inbound,
             to_subscribe: Vec::new(),
             control: VecDeque::new(),

@@ -28,8 +28,12 @@ use refusals::Refusals;
 /// An outage is over when the link has been up for so long; a shorter session is part of it.
 pub(crate) const HELD: Duration = Duration::from_secs(10);
 
-/// The wait between two tries to connect is a quarter of the time since the last session, within these.
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// The least that tries to connect are spread over: the first try after a session comes within so long. Of many
+/// devices that come back at once, each tries once in about such a time.
+pub const MIN_CONNECT_SPREAD: Duration = Duration::from_millis(500);
+/// The wait between two tries to connect is a quarter of the time since the last session, within these, but on
+/// average not less than the spread.
+const BACKOFF_FIRST: Duration = MIN_CONNECT_SPREAD;
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The longest first wait after short sessions: when they carried records, when it looks as if a second
 /// client had our id, and when they carried nothing or the broker refuses us.
@@ -118,6 +122,8 @@ pub(crate) struct SessionEnd {
 /// What was seen of the sessions of this run.
 #[derive(Debug, Clone)]
 pub(super) struct Sessions {
+    /// What tries to connect are spread over.
+    spread: Duration,
     /// When the session under way, or the last one, began.
     since: Duration,
     /// When the last session ended, or the run began.
@@ -161,8 +167,10 @@ struct Gate {
 }
 
 impl Sessions {
-    pub(super) fn new(now: Duration) -> Self {
+    /// None yet; tries to connect are spread over `spread`.
+    pub(super) fn new(spread: Duration, now: Duration) -> Self {
         Self {
+            spread: spread.max(MIN_CONNECT_SPREAD),
             since: now,
             ended_at: now,
             tries: 0,
@@ -180,6 +188,15 @@ impl Sessions {
             gates: BTreeMap::new(),
             refused: BTreeSet::new(),
             refusals: Refusals::default(),
+        }
+    }
+
+    /// How long the first try of the run waits, so that a building whose power comes back does not connect in one
+    /// moment; `random` gives a number in 0..1, if there is something to spread.
+    pub(super) fn first_wait(&self, random: impl FnOnce() -> f64) -> Duration {
+        match self.spread.saturating_sub(MIN_CONNECT_SPREAD) {
+            Duration::ZERO => Duration::ZERO,
+            rest => rest.mul_f64(random()),
         }
     }
 
@@ -334,7 +351,16 @@ impl Sessions {
             }
             _ => (away / 4).clamp(BACKOFF_FIRST, BACKOFF_MAX),
         };
-        jittered(longest, random)
+        let wait = jittered(longest, random);
+        if self.spread == MIN_CONNECT_SPREAD {
+            return wait;
+        }
+        // The first tries fill the spread evenly; later ones follow at its pace, three quarters of `longest` each.
+        let spread = match self.tries {
+            1 => self.spread.mul_f64(random),
+            _ => jittered(self.spread * 4 / 3, random),
+        };
+        wait.max(spread)
     }
 
     /// Whether the broker has answered such a message in this session.
@@ -537,5 +563,58 @@ impl DeviceInfo {
             Sent::Publish(Topic::Status) => "online and offline are not published",
         };
         format!("{} ({means})", self.of(sent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of 1,000 devices connect in each second after the broker is back, from an outage that began for all
+    /// of them at once.
+    fn arrivals(spread: Duration, outage: Duration) -> Vec<u32> {
+        let mut per_second = vec![0; 60];
+        for seed in 0..1_000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut sessions = Sessions::new(spread, Duration::ZERO);
+            // A session that had lasted.
+            let began = Duration::ZERO;
+            sessions.begin(rng.f64(), began);
+            let lost = began + Duration::from_secs(3_600);
+            sessions.end(Ending::Lost, None, true, false, lost);
+            let mut now = lost + sessions.wait(Ending::Lost, rng.f64(), lost);
+            while now < lost + outage {
+                sessions.fail(Ending::Lost);
+                now += sessions.wait(Ending::Lost, rng.f64(), now);
+            }
+            let second = (now - lost - outage).as_secs() as usize;
+            per_second[second] += 1;
+        }
+        per_second
+    }
+
+    #[test]
+    fn a_thousand_devices_come_back_at_most_150_a_second() {
+        for outage in [0, 1, 5, 60, 3_600].map(Duration::from_secs) {
+            let arrivals = arrivals(Duration::from_secs(10), outage);
+            assert_eq!(arrivals.iter().sum::<u32>(), 1_000);
+            let most = arrivals.iter().max();
+            assert!(most <= Some(&150), "{outage:?}: {arrivals:?}");
+            assert_eq!(
+                arrivals[14..].iter().sum::<u32>(),
+                0,
+                "{outage:?}: {arrivals:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_at_home_is_back_at_once() {
+        let arrivals = arrivals(MIN_CONNECT_SPREAD, Duration::from_secs(1));
+        assert_eq!(arrivals[0], 1_000);
+        let sessions = Sessions::new(Duration::ZERO, Duration::ZERO);
+        assert_eq!(sessions.first_wait(|| 1.0), Duration::ZERO);
+        let sessions = Sessions::new(Duration::from_secs(10), Duration::ZERO);
+        assert_eq!(sessions.first_wait(|| 0.5), Duration::from_millis(4_750));
     }
 }

@@ -18,7 +18,7 @@ use super::{
     AtExit, Backlog, Config, Led, LedDriver, OnFull, RuleOrigins, RuntimeFolder, Sensor,
     SensorDriver,
 };
-use crate::logic::{command, delivery, lighting, telemetry};
+use crate::logic::{command, delivery, lighting, link, telemetry};
 
 const MS: Duration = Duration::from_millis(1);
 /// The sensor is not read more often.
@@ -451,6 +451,7 @@ fn delivery(layers: &mut Layers) -> delivery::DeliverySettings {
         require_listener: require_listener(layers, qos),
         durable_within: layers.duration(&keys::BACKLOG_DURABLE_WITHIN, 10 * MS..=HOUR),
         stalled_after: STALLED_AFTER,
+        connect_spread: layers.duration(&keys::BROKER_SPREAD, link::MIN_CONNECT_SPREAD..=HOUR),
     }
 }
 

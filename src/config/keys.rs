@@ -43,6 +43,7 @@ keys! {
     BROKER_KEEP_ALIVE = "broker.keep_alive", Text("30s");
     BROKER_VERSION = "broker.version", Text("auto");
     BROKER_SESSION_EXPIRY = "broker.session_expiry", Text("7d");
+    BROKER_SPREAD = "broker.spread", Text("500ms");
 
     TOPICS_TELEMETRY = "topics.telemetry", Text("{id}/telemetry");
     TOPICS_HISTORY = "topics.history", Text("{id}/telemetry/history");

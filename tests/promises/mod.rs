@@ -418,6 +418,7 @@ fn settings(flags: u8) -> Settings {
             durable_within: Duration::from_secs(1),
             require_listener: false,
             stalled_after: Duration::from_secs(10),
+            connect_spread: Duration::ZERO,
         },
         device: DeviceInfo::default(),
     }

@@ -65,6 +65,7 @@ pub fn settings() -> Settings {
             durable_within: Duration::from_secs(1),
             require_listener: false,
             stalled_after: Duration::from_secs(10),
+            connect_spread: Duration::ZERO,
         },
         device: device_info(),
     }

@@ -801,6 +801,7 @@ fn settings(variant: Variant) -> Settings {
             batch: variant.batch,
             durable_within: DURABLE_WITHIN,
             stalled_after: Duration::from_secs(10),
+            connect_spread: Duration::ZERO,
             require_listener: false,
         },
         device: DeviceInfo {

@@ -38,6 +38,7 @@ impl Story {
             require_listener: false,
             durable_within: Duration::from_secs(1),
             stalled_after: Duration::from_secs(10),
+            connect_spread: Duration::ZERO,
         };
         change(&mut settings);
         let now = Duration::from_secs(1);
