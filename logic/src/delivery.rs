@@ -20,6 +20,7 @@
 mod confirming;
 mod discards;
 mod hearing;
+mod limits;
 mod memory;
 mod page;
 mod poison;
@@ -151,6 +152,10 @@ pub(crate) struct Delivery {
     /// How many publications may be in flight, and records in one of them, as far as this broker lets us.
     window: Window,
     batch: Window,
+    /// How much of everything above QoS 0 may be in flight.
+    together: Window,
+    /// What went out last carried no record.
+    was_control: bool,
     memory: Memory,
     /// This run, once it has made a record.
     run: Option<Uuid>,
@@ -214,6 +219,8 @@ impl Delivery {
             refused: BTreeMap::new(),
             window: Window::new(settings.window),
             batch: Window::new(settings.batch),
+            together: limits::all_in_flight(settings.window),
+            was_control: false,
             memory: Memory::default(),
             run: None,
             begun: false,
@@ -327,6 +334,7 @@ impl Delivery {
         timers: &mut Timers,
     ) -> Option<SessionEnd> {
         let unanswered = self.unanswered.clear();
+        let ending = self.learn_limits(ending, &unanswered, now);
         self.hearing.forget();
         let session = self.is_up().then(|| {
             let knows = self.settings.qos > 0;
@@ -366,6 +374,7 @@ impl Delivery {
             self.give_up_unanswered_subscriptions(now);
             self.window.tick(now);
             self.batch.tick(now);
+            self.together.tick(now);
             self.holds_trial = self.is_trial_due(timers);
             match self.holds_trial {
                 true => self.hold_trial(clock, now, timers),
@@ -381,6 +390,9 @@ impl Delivery {
     /// Sends what may go out.
     fn send(&mut self, clock: &Clock, now: Duration, timers: &mut Timers) {
         self.subscribe(now);
+        if self.begun && self.is_records_turn() {
+            self.send_records(clock, now, timers);
+        }
         self.send_control(now);
         if self.begun {
             self.send_records(clock, now, timers);

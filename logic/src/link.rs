@@ -65,6 +65,10 @@ pub enum Ending {
     Refused,
     /// The connection was closed from the other end.
     Closed,
+    /// The same, and the broker says why: more publications at a time than it takes.
+    TooMany,
+    /// The same: a packet that is larger than it takes.
+    TooLarge,
     /// The broker confirmed nothing for too long, and was left.
     Stalled,
 }
@@ -217,6 +221,11 @@ impl Sessions {
         self.refusals.send(sent);
     }
 
+    /// The same, on a topic that somebody else named.
+    pub(super) fn send_reply(&mut self, sent: Sent) {
+        self.last = Some(sent);
+    }
+
     /// The broker has answered a message.
     pub(super) fn answer(&mut self, sent: Sent) {
         self.answered.insert(sent);
@@ -235,6 +244,13 @@ impl Sessions {
         if let Sent::Subscribe(inbound) = sent {
             self.refused.insert(inbound);
         }
+    }
+
+    /// The broker has refused a message for what it carries, and takes others on its topic.
+    pub(super) fn refuse_message(&mut self, sent: Sent) {
+        self.answered.insert(sent);
+        self.gates.remove(&sent);
+        self.refusals.allow(sent);
     }
 
     /// Somebody listens, as the broker says.
@@ -270,12 +286,12 @@ impl Sessions {
         let is_short = is_useless || length < HELD;
         self.useless = if self.useful { 0 } else { self.useless + 1 };
         self.unwelcome = match ending {
-            Ending::Closed | Ending::Stalled if is_short => (self.unwelcome + 1).min(MAX_UNWELCOME),
+            _ if ending != Ending::Lost && is_short => (self.unwelcome + 1).min(MAX_UNWELCOME),
             _ if length < LONG => self.unwelcome / 2,
             _ => 0,
         };
         self.short = match ending {
-            Ending::Closed | Ending::Stalled if is_short => (self.short + 1).min(MAX_SHORT),
+            _ if ending != Ending::Lost && is_short => (self.short + 1).min(MAX_SHORT),
             _ if is_short => (self.short / 2).max(1),
             _ if length < LONG => self.short / 2,
             _ => 0,
@@ -398,7 +414,13 @@ impl Sessions {
 
     /// Whether `sent` is not to go out at this moment.
     pub(super) fn must_wait(&self, sent: Sent) -> bool {
-        self.suspect == Some(sent) || self.holds_back(sent)
+        self.is_suspect(sent) || self.refusals.holds_back(sent)
+    }
+
+    /// Whether `sent` waits because sessions ended after it.
+    pub(super) fn is_suspect(&self, sent: Sent) -> bool {
+        let gate = self.gates.get(&sent);
+        self.suspect == Some(sent) || gate.is_some_and(|gate| gate.opens_at.is_some())
     }
 
     /// When something that is held back may go out, in a session.

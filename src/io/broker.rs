@@ -231,9 +231,11 @@ impl Session {
             let input = match happened {
                 Ok(happened) => self.translate(happened),
                 Err(error) => {
-                    let ending = match error.is_end() {
-                        true => Ending::Closed,
-                        false => Ending::Lost,
+                    let ending = match error.ended_with() {
+                        Some(0x93) => Ending::TooMany,
+                        Some(0x95) => Ending::TooLarge,
+                        _ if error.is_end() => Ending::Closed,
+                        _ => Ending::Lost,
                     };
                     return self.over(&error, ending);
                 }

@@ -3,6 +3,7 @@
 //! Everything above this is the same for both. Here a frame is always whole: a codec that asks for more bytes of
 //! it is answered that the packet is broken.
 
+mod properties;
 mod v4;
 mod v5;
 

@@ -45,10 +45,11 @@ const DEAD_AFTER: f64 = 2.5;
 /// The answer to a ping waits behind a packet that is on its way: while so much of it comes in a
 /// keep-alive, the peer lives.
 const MIN_PROGRESS: usize = 4 * 1024;
-/// A broker has so long to free the packet ids of an earlier connection, and may send so many messages
+/// A broker has so long to free the packet ids of an earlier connection, and may send so many messages and bytes
 /// meanwhile.
 const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 const MOST_MEANWHILE: usize = 1_000;
+const MOST_BYTES_MEANWHILE: usize = 4 << 20;
 /// The reason of MQTT 5 for a packet that is too large.
 const PACKET_TOO_LARGE: u8 = 0x95;
 
@@ -124,7 +125,7 @@ pub struct Exchange {
     parked: VecDeque<(u64, Publication)>,
     manual_acks: bool,
     stream: Box<dyn Stream>,
-    socket: OwnedFd,
+    socket: Option<OwnedFd>,
     chunk: Box<[u8]>,
     inbound: Framing,
     outbound: BytesMut,
@@ -151,6 +152,22 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// A session over a stream that is open, in place of the way to a broker: what a test has at its other end.
+    ///
+    /// # Errors
+    /// The refusal of the other end, or what came in its place.
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        version: Version,
+        wish: &Wish,
+    ) -> Result<Self, LinkError> {
+        let line = Line {
+            stream: Box::new(stream),
+            socket: None,
+        };
+        Self::greet(line, version, wish, None).await
+    }
+
     /// Says CONNECT in this version and waits for the answer. A broker that answers in the words of 3.1.1 is
     /// spoken to in 3.1.1.
     ///
@@ -192,7 +209,8 @@ impl Exchange {
         let until = now + TIMEOUT;
         let greeting = tokio::time::timeout_at(until, exchange.introduce(wish, login));
         let session_present = greeting.await.map_err(|_| LinkError::Timeout("MQTT"))??;
-        let release = session_present && wish.exactly_once;
+        // A clean session has nothing to release, whatever the broker says of it.
+        let release = session_present && wish.exactly_once && !wish.clean;
         exchange.ids = Ids::new(wish.in_flight, exchange.terms.receive_max, release);
         if release {
             let until = Instant::now() + RELEASE_WITHIN;
@@ -266,7 +284,7 @@ impl Exchange {
                 Some(frame) => self.take_in(frame)?,
                 None => poll_fn(|context| self.poll_line(context)).await?,
             }
-            if self.happened.len() > MOST_MEANWHILE {
+            if self.happened.len() > MOST_MEANWHILE || self.progress > MOST_BYTES_MEANWHILE {
                 return Err(LinkError::Unreleased);
             }
         }
@@ -316,9 +334,7 @@ impl Exchange {
             _ => QoS::AtLeastOnce,
         };
         publication.retain &= self.terms.retain;
-        let limit = self.terms.max_packet.unwrap_or(u32::MAX);
-        let limit = MAX_OUTGOING.min(limit.try_into().unwrap_or(usize::MAX));
-        if self.version.size(&publication) > limit {
+        if self.version.size(&publication) > self.max_packet() {
             let said = Said::new(PACKET_TOO_LARGE);
             self.happened.push_back(Happened::Published(token, said));
             return Ok(());
@@ -331,6 +347,12 @@ impl Exchange {
         }
         self.parked.push_back((token, publication));
         self.unpark()
+    }
+
+    /// The largest packet that may be sent.
+    fn max_packet(&self) -> usize {
+        let limit = self.terms.max_packet.unwrap_or(u32::MAX);
+        MAX_OUTGOING.min(limit.try_into().unwrap_or(usize::MAX))
     }
 
     /// Sends what there is room for at the broker.
@@ -349,11 +371,18 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes a subscription to these filters, at QoS 1.
+    /// Takes a subscription to these filters, at QoS 1. One that is too large for the broker is refused for it.
     ///
     /// # Errors
     /// There is no room, or it cannot be written.
     pub fn subscribe(&mut self, token: u64, filters: &[String]) -> Result<(), LinkError> {
+        let mut packet = BytesMut::new();
+        let of_any_id = Outgoing::Subscribe(1, filters);
+        if self.version.write(&of_any_id, &mut packet)? > self.max_packet() {
+            let said = vec![Said::new(PACKET_TOO_LARGE); filters.len()];
+            self.happened.push_back(Happened::Subscribed(token, said));
+            return Ok(());
+        }
         let pkid = self.ids.subscribe(token).ok_or(LinkError::NoRoom)?;
         self.write(&Outgoing::Subscribe(pkid, filters))
     }
@@ -597,9 +626,11 @@ impl Exchange {
     /// small packet back until it has that acknowledgement, and that packet may be a command. The
     /// kernel forgets the option (tcp(7), TCP_QUICKACK), so it is set after each burst that was read.
     fn acknowledge_at_once(&mut self) {
-        if std::mem::take(&mut self.unacknowledged) {
+        if std::mem::take(&mut self.unacknowledged)
+            && let Some(socket) = &self.socket
+        {
             // Without it the session is slower, and as good.
-            let _ = rustix::net::sockopt::set_tcp_quickack(&self.socket, true);
+            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
         }
     }
 }

@@ -30,8 +30,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(super) struct Line {
     /// What is said.
     pub(super) stream: Box<dyn Stream>,
-    /// The TCP socket at the bottom, for its options.
-    pub(super) socket: OwnedFd,
+    /// The TCP socket at the bottom, for its options, where there is one.
+    pub(super) socket: Option<OwnedFd>,
 }
 
 /// Makes a connection ready for MQTT; takes as long as the peer does.
@@ -46,7 +46,7 @@ pub(super) async fn handshake(
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Line, LinkError> {
     tcp.set_nodelay(true)?;
-    let socket = tcp.as_fd().try_clone_to_owned()?;
+    let socket = Some(tcp.as_fd().try_clone_to_owned()?);
     let below: Box<dyn Stream> = match tls {
         Some(tls) => encrypted(address, host, tls, tcp).await?,
         None => Box::new(tcp),

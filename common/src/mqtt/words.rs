@@ -69,7 +69,15 @@ impl LinkError {
         }
     }
 
-    /// The same, where the broker has not said anything yet.
+    /// The reason that the broker gave when it ended the session.
+    pub fn ended_with(&self) -> Option<u8> {
+        match self {
+            Self::Ended(said) => Some(said.code),
+            _ => None,
+        }
+    }
+
+    /// An end before the broker has said anything is another error.
     pub(super) fn before_greeting(self) -> Self {
         match self {
             error if error.is_end() => Self::NoGreeting,

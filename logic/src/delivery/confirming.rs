@@ -34,7 +34,7 @@ impl Delivery {
         let Some(InFlight { sent, contents, .. }) = self.unanswered.answer(token) else {
             return;
         };
-        let is_record = contents != Contents::Control;
+        let is_record = !contents.is_control();
         if is_record {
             self.sessions.carry();
         }
@@ -43,7 +43,8 @@ impl Delivery {
             return;
         }
         // At QoS 0 it says no more than that the network has it.
-        if !is_record || self.settings.qos > 0 && !self.confirms_nothing() {
+        let tells = !is_record || self.settings.qos > 0 && !self.confirms_nothing();
+        if tells && contents != Contents::Reply {
             self.sessions.answer(sent);
             if is_record {
                 self.hear(sent, is_heard, now);
@@ -52,7 +53,7 @@ impl Delivery {
         self.poison
             .confirmed(&self.keys_of(&contents), sent, now, timers);
         match contents {
-            Contents::Control => {}
+            Contents::Control | Contents::Reply => {}
             Contents::Own(seq, last) => self.published_own(seq, last, now, timers),
             Contents::Page(keys) => self.published_page(keys, now, timers),
         }

@@ -217,7 +217,7 @@ impl Delivery {
     pub(super) fn max_in_flight(&self) -> usize {
         match self.is_on_probation() {
             true => 1,
-            false => self.window.size().min(self.receive_max()),
+            false => self.window.size(),
         }
     }
 
@@ -296,8 +296,9 @@ impl Delivery {
     fn may_try(&self) -> bool {
         // Others go first, so that a topic is not taken for closed because of one record.
         let history = Sent::Publish(Topic::History);
-        let is_open = self.sessions.has_answered_to(history)
-            || !self.sessions.must_wait(history) && !self.page_waits() && !self.memory_waits();
+        let is_last = !self.page_waits() && !self.memory_waits();
+        let is_open = !self.sessions.must_wait(history)
+            && (self.sessions.has_answered_to(history) || is_last);
         self.begun && is_open && !self.poison.cases.is_empty()
     }
 
@@ -327,7 +328,7 @@ impl Delivery {
         };
         match &contents {
             Contents::Own(seq, _) => self.memory.sent(*seq),
-            Contents::Page(_) | Contents::Control => self.replay.sent(key),
+            Contents::Page(_) | Contents::Control | Contents::Reply => self.replay.sent(key),
         }
         self.poison.on_trial = Some((key, now));
         self.publish_records(Topic::History, payload.into_bytes(), contents, now);
@@ -346,7 +347,7 @@ impl Delivery {
     /// The records that a message carries.
     pub(super) fn keys_of(&self, contents: &Contents) -> Vec<Key> {
         match contents {
-            Contents::Control => Vec::new(),
+            Contents::Control | Contents::Reply => Vec::new(),
             Contents::Own(seq, _) => vec![self.own(*seq)],
             Contents::Page(keys) => keys.clone(),
         }

@@ -6,8 +6,8 @@
 //!   payload, too large -------> several records: each is tried alone; one alone: a dead letter, told as lost
 //! ```
 //!
-//! A record is given up for its payload only when the broker has taken another one in this session: a broker
-//! that takes none at all has another trouble than this record.
+//! A record is given up for its payload or size only when the broker has taken another one in this session: a
+//! broker that takes none at all has another trouble than this record, and its topic waits.
 
 use std::time::Duration;
 
@@ -65,13 +65,6 @@ impl Delivery {
         self.confirms_nothing() && self.settings.confirm == Confirm::Broker
     }
 
-    /// Most publications in flight that the broker takes.
-    pub(super) fn receive_max(&self) -> usize {
-        self.offer
-            .as_ref()
-            .map_or(usize::MAX, |offer| usize::from(offer.receive_max))
-    }
-
     /// The largest payload that fits in a packet on any topic.
     pub(super) fn max_payload(&self) -> usize {
         let most = self.offer.as_ref().and_then(|offer| offer.max_payload);
@@ -97,10 +90,10 @@ impl Delivery {
         else {
             return;
         };
-        if contents != Contents::Control {
+        if !contents.is_control() {
             *self.refused.entry(Refusal::Unheard).or_default() += 1;
         }
-        if contents == Contents::Control || !self.settings.require_listener {
+        if contents.is_control() || !self.settings.require_listener {
             return self.answered(token, false, now, timers);
         }
         self.unanswered.answer(token);
@@ -130,7 +123,19 @@ impl Delivery {
         *self.refused.entry(refusal).or_default() += 1;
         let keys = self.keys_of(&contents);
         self.poison.refused(&keys, now, timers);
-        self.sessions.refuse(sent, refusal, why, now);
+        if contents == Contents::Reply {
+            return;
+        }
+        let is_known_good = self.sessions.is_useful();
+        let is_of_message = matches!(refusal, Refusal::Payload | Refusal::TooLarge);
+        let has_others = match contents {
+            Contents::Control => sent == Sent::Publish(Topic::Results),
+            _ => is_known_good || keys.len() > 1,
+        };
+        match is_of_message && has_others {
+            true => self.sessions.refuse_message(sent),
+            false => self.sessions.refuse(sent, refusal, why, now),
+        }
         if contents == Contents::Control {
             return self.refused_control(sent, refusal, why);
         }
@@ -139,17 +144,15 @@ impl Delivery {
             self.try_each_alone(&keys, refusal, now);
             return;
         };
-        let is_known_good = self.sessions.is_useful();
         let is_to_blame = match refusal {
-            Refusal::TooLarge => true,
-            Refusal::Payload => is_known_good,
+            Refusal::TooLarge | Refusal::Payload => is_known_good,
             Refusal::Unclear => is_known_good && self.poison.refused_without_reason(key) >= UNCLEAR,
             Refusal::Denied | Refusal::Quota | Refusal::Unheard => false,
         };
         if is_to_blame {
             let text = format!("the broker refuses it ({why})");
             self.give_up(key, &text, clock);
-        } else if refusal == Refusal::Payload {
+        } else if is_of_message {
             self.poison.set_aside(key);
         }
     }
@@ -168,16 +171,22 @@ impl Delivery {
         let waits = matches!(refusal, Refusal::Denied | Refusal::Quota | Refusal::Unclear);
         if sent == Sent::Publish(Topic::Status) && waits {
             self.publish_control(Topic::Status, b"online".to_vec(), true);
-        } else if !waits {
-            let text = format!("the broker refuses a message that is no record: {why}");
+        } else if sent == Sent::Publish(Topic::Results) && !waits && self.is_told(refusal) {
+            let text = format!("the broker refuses the result of a command: {why}");
             self.orders.push_back(Output::Log(Level::Warn, text));
         }
+    }
+
+    /// Whether so many refusals are worth a line: a flood of commands must not be one of the log.
+    fn is_told(&self, refusal: Refusal) -> bool {
+        let count = self.refused.get(&refusal);
+        count.is_some_and(|count| count.is_power_of_two())
     }
 
     /// What was published waits again, as history.
     fn take_back(&mut self, contents: &Contents) {
         match contents {
-            Contents::Control => {}
+            Contents::Control | Contents::Reply => {}
             Contents::Own(seq, _) => {
                 if !self.memory.take_back(*seq) {
                     let key = self.own(*seq);

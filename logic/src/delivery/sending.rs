@@ -18,9 +18,13 @@ const MAX_PAUSE: f64 = 86_400.0;
 
 impl Delivery {
     pub(super) fn send_control(&mut self, now: Duration) {
-        while self.unanswered.others() < MAX_CONTROL_IN_FLIGHT {
+        while self.unanswered.others() < MAX_CONTROL_IN_FLIGHT && self.has_room_at_broker() {
             let sessions = &self.sessions;
-            let may_go = |waiting: &Control| !sessions.must_wait(Sent::Publish(waiting.topic));
+            let may_go = |waiting: &Control| match waiting.reply_to {
+                None => !sessions.must_wait(Sent::Publish(waiting.topic)),
+                // What the broker refuses on our topics says nothing about this one.
+                Some(_) => !sessions.is_suspect(Sent::Publish(waiting.topic)),
+            };
             let next = self.control.iter().position(may_go);
             let Some(Control {
                 topic,
@@ -31,7 +35,11 @@ impl Delivery {
             else {
                 break;
             };
-            let token = self.take_off(Sent::Publish(topic), Contents::Control, now);
+            let contents = match reply_to {
+                None => Contents::Control,
+                Some(_) => Contents::Reply,
+            };
+            let token = self.take_off(Sent::Publish(topic), contents, now);
             self.orders.push_back(Output::Publish(Message {
                 token,
                 topic,
@@ -77,6 +85,7 @@ impl Delivery {
     /// Whether one more message with records may be published.
     pub(super) fn has_room(&self) -> bool {
         self.unanswered.records() < self.max_in_flight()
+            && (self.has_room_at_broker() || self.settings.qos == 0)
     }
 
     /// Whether there is history that may go out when its time has come.
@@ -190,7 +199,7 @@ impl Delivery {
 
     /// A session was closed; if too many were in flight for the broker, there will be fewer.
     pub(super) fn shrink_window(&mut self, unanswered: &[InFlight], now: Duration) {
-        let carries_record = |message: &&InFlight| message.contents != Contents::Control;
+        let carries_record = |message: &&InFlight| !message.contents.is_control();
         let records = unanswered.iter().filter(carries_record).count();
         if self.settings.qos == 2 && self.window.closed_with(records, now) {
             let text = format!(
@@ -209,7 +218,7 @@ impl Delivery {
         now: Duration,
     ) {
         let records = match &contents {
-            Contents::Control => 0,
+            Contents::Control | Contents::Reply => 0,
             Contents::Own(..) => 1,
             Contents::Page(keys) => keys.len() as u64,
         };
@@ -229,7 +238,15 @@ impl Delivery {
     }
 
     fn take_off(&mut self, sent: Sent, contents: Contents, at: Duration) -> u64 {
-        self.sessions.send(sent);
-        self.unanswered.push(InFlight { sent, at, contents })
+        match contents {
+            Contents::Reply => self.sessions.send_reply(sent),
+            _ => self.sessions.send(sent),
+        }
+        if let Sent::Publish(_) = sent {
+            self.was_control = contents.is_control();
+        }
+        let is_above_qos_0 = self.is_above_qos_0(sent, &contents);
+        let message = InFlight { sent, at, contents };
+        self.unanswered.push(message, is_above_qos_0)
     }
 }

@@ -20,11 +20,14 @@ pub(super) struct Unanswered {
     /// Slots with records, and without.
     records: usize,
     others: usize,
+    /// Messages that count for the broker's receive maximum; not a span.
+    above_qos_0: usize,
 }
 
 #[derive(Debug, Clone)]
 struct Slot {
     is_record: bool,
+    is_above_qos_0: bool,
     waits: Option<InFlight>,
 }
 
@@ -44,11 +47,20 @@ pub(super) struct InFlight {
 pub(super) enum Contents {
     /// No record: a result, the state, a subscription.
     Control,
+    /// A result on the topic that its sender named: what becomes of it says nothing about any topic of ours.
+    Reply,
     /// A record or gap of this run, sent from memory: its first and last `seq`. Meanwhile the store may have
     /// made a larger gap of it, which this does not confirm.
     Own(u64, u64),
     /// Entries of the backlog, sent from the page.
     Page(Vec<Key>),
+}
+
+impl Contents {
+    /// Whether it carries no record.
+    pub(super) fn is_control(&self) -> bool {
+        matches!(self, Self::Control | Self::Reply)
+    }
 }
 
 impl Unanswered {
@@ -59,15 +71,18 @@ impl Unanswered {
             first: 1,
             records: 0,
             others: 0,
+            above_qos_0: 0,
         }
     }
 
-    /// A message goes out; gives its token.
-    pub(super) fn push(&mut self, message: InFlight) -> u64 {
-        let is_record = message.contents != Contents::Control;
+    /// A message goes out, above QoS 0 or not; gives its token.
+    pub(super) fn push(&mut self, message: InFlight, is_above_qos_0: bool) -> u64 {
+        let is_record = !message.contents.is_control();
         *self.count(is_record) += 1;
+        self.above_qos_0 += usize::from(is_above_qos_0);
         self.slots.push_back(Slot {
             is_record,
+            is_above_qos_0,
             waits: Some(message),
         });
         self.first + self.slots.len() as u64 - 1
@@ -76,10 +91,13 @@ impl Unanswered {
     /// The broker has answered; none for a token that is not waiting, as one of an earlier session.
     pub(super) fn answer(&mut self, token: u64) -> Option<InFlight> {
         let place = usize::try_from(token.checked_sub(self.first)?).ok()?;
-        let answered = self.slots.get_mut(place)?.waits.take();
+        let slot = self.slots.get_mut(place)?;
+        let answered = slot.waits.take();
+        self.above_qos_0 -= usize::from(answered.is_some() && slot.is_above_qos_0);
         while let Some(Slot {
             waits: None,
             is_record,
+            ..
         }) = self.slots.front()
         {
             let is_record = *is_record;
@@ -93,7 +111,7 @@ impl Unanswered {
     /// The session is over: gives everything that was not answered, oldest first.
     pub(super) fn clear(&mut self) -> Vec<InFlight> {
         self.first += self.slots.len() as u64;
-        (self.records, self.others) = (0, 0);
+        (self.records, self.others, self.above_qos_0) = (0, 0, 0);
         let slots = std::mem::take(&mut self.slots);
         slots.into_iter().filter_map(|slot| slot.waits).collect()
     }
@@ -128,6 +146,11 @@ impl Unanswered {
         self.others
     }
 
+    /// Messages above QoS 0 without an answer, of any kind.
+    pub(super) fn above_qos_0(&self) -> usize {
+        self.above_qos_0
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -158,8 +181,8 @@ mod tests {
         let mut unanswered = Unanswered::new();
         let tokens: Vec<u64> = (1..=4)
             .map(|seq| match seq {
-                2 => unanswered.push(message(Contents::Control)),
-                seq => unanswered.push(message(Contents::Own(seq, seq))),
+                2 => unanswered.push(message(Contents::Control), true),
+                seq => unanswered.push(message(Contents::Own(seq, seq)), true),
             })
             .collect();
         assert_eq!((unanswered.records(), unanswered.others()), (3, 1));
@@ -169,6 +192,7 @@ mod tests {
         assert_eq!(third, Some(Contents::Own(3, 3)));
         assert_eq!(unanswered.answer(tokens[2]), None);
         assert_eq!((unanswered.records(), unanswered.others()), (3, 1));
+        assert_eq!(unanswered.above_qos_0(), 3);
         assert!(unanswered.answer(tokens[0]).is_some());
         assert_eq!((unanswered.records(), unanswered.others()), (2, 1));
         assert!(unanswered.answer(tokens[1]).is_some());
@@ -178,9 +202,9 @@ mod tests {
     #[test]
     fn tokens_of_an_earlier_session_answer_nothing() {
         let mut unanswered = Unanswered::new();
-        let old = unanswered.push(message(Contents::Own(1, 1)));
+        let old = unanswered.push(message(Contents::Own(1, 1)), true);
         assert_eq!(unanswered.clear().len(), 1);
-        let new = unanswered.push(message(Contents::Own(1, 1)));
+        let new = unanswered.push(message(Contents::Own(1, 1)), true);
         assert!(new > old);
         for token in [0, old, new + 1, u64::MAX] {
             assert_eq!(unanswered.answer(token), None, "{token}");

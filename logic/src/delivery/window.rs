@@ -53,9 +53,14 @@ impl Window {
         if self.size <= SMALL && self.sessions < SMALL_SESSIONS {
             return false;
         }
-        self.size = self.size.min(in_flight);
-        self.halve(now);
+        self.cut(in_flight, now);
         true
+    }
+
+    /// So many were too many.
+    pub(super) fn cut(&mut self, too_many: usize, now: Duration) {
+        self.size = self.size.min(too_many.max(1));
+        self.halve(now);
     }
 
     /// What it allowed was too much, for another reason.

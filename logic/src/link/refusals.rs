@@ -42,15 +42,14 @@ impl Refusal {
         }
     }
 
-    /// The first hold of a topic, and the longest; none where the message is to blame, not the topic.
-    fn holds(self) -> Option<(Duration, Duration)> {
+    /// The first hold of a topic, and the longest.
+    fn holds(self) -> (Duration, Duration) {
         let seconds = Duration::from_secs;
         match self {
-            Self::Denied => Some((seconds(30), seconds(3_600))),
-            Self::Quota => Some((seconds(1), seconds(60))),
-            Self::Unclear => Some((seconds(5), seconds(600))),
-            Self::Unheard => Some((seconds(5), seconds(60))),
-            Self::Payload | Self::TooLarge => None,
+            Self::Denied => (seconds(30), seconds(3_600)),
+            Self::Quota => (seconds(1), seconds(60)),
+            Self::Unheard => (seconds(5), seconds(60)),
+            Self::Payload | Self::TooLarge | Self::Unclear => (seconds(5), seconds(600)),
         }
     }
 }
@@ -93,9 +92,7 @@ impl Refusals {
 
     /// The broker has refused a message on this topic.
     pub(super) fn refuse(&mut self, sent: Sent, refusal: Refusal, why: &str, now: Duration) {
-        let Some((first, longest)) = refusal.holds() else {
-            return;
-        };
+        let (first, longest) = refusal.holds();
         let refused = self.topics.entry(sent).or_insert_with(|| Refused {
             refusal,
             why: String::new(),
@@ -218,14 +215,5 @@ mod tests {
         assert!(!refusals.holds_back(TOPIC));
         let in_force: Vec<_> = refusals.in_force().collect();
         assert_eq!(in_force, [(TOPIC, Refusal::Quota, "later")]);
-    }
-
-    #[test]
-    fn a_payload_that_is_not_taken_holds_back_no_topic() {
-        let mut refusals = Refusals::default();
-        for refusal in [Refusal::Payload, Refusal::TooLarge] {
-            refusals.refuse(TOPIC, refusal, "no", at(0));
-        }
-        assert!(!refusals.holds_back(TOPIC));
     }
 }

@@ -94,6 +94,16 @@ fn what_a_broker_offers_is_read() {
         keep_alive: seconds(5),
     };
     assert_eq!(greeting.terms, expected);
+    // A broker that says a thing twice means neither; pairs of strings may come as often as it likes.
+    for twice in [
+        &[0x20, 9, 0, 0, 6, 0x21, 0, 9, 0x21, 0, 1][..],
+        &[0x20, 7, 0, 0, 4, 0x24, 0, 0x24, 1],
+    ] {
+        assert!(read(Version::V5, twice).is_err());
+    }
+    let pairs = [0x26, 0, 0, 0, 0];
+    let packet = [&[0x20, 13, 0, 0, 10][..], &pairs, &pairs].concat();
+    assert!(read(Version::V5, &packet).is_ok());
     // A limit of nothing is none that the protocol has.
     assert!(read(Version::V5, &[0x20, 6, 0, 0, 3, 0x21, 0, 0]).is_err());
     assert!(read(Version::V5, &[0x20, 8, 0, 0, 5, 0x27, 0, 0, 0, 0]).is_err());
@@ -173,6 +183,31 @@ fn publications_come_back_as_they_were_and_have_the_size_that_is_told() {
             }
         }
     }
+}
+
+#[test]
+fn a_publication_is_no_longer_than_it_says_and_what_its_sender_adds_does_no_harm() {
+    let packet = |properties: &[u8], of: u8| {
+        let head = [0x30, (4 + properties.len()) as u8, 0, 1, b't', of];
+        read(Version::V5, &[&head, properties].concat())
+    };
+    let about = |packet: Result<Incoming, Error>| match packet {
+        Ok(Incoming::Publish(message)) => (message.about, message.payload),
+        other => panic!("{other:?}"),
+    };
+    // A response topic twice, then the payload: the first counts.
+    let twice = [8, 0, 1, b'a', 8, 0, 1, b'b', b'!'];
+    let (said, payload) = about(packet(&twice, 8));
+    assert_eq!(said.response_topic.as_deref(), Some("a"));
+    assert_eq!(payload, "!");
+    // Not in UTF-8: not taken.
+    let (said, _) = about(packet(&[8, 0, 1, 0xff, 3, 0, 1, 0xff], 8));
+    assert_eq!(said, About::default());
+    // Properties that end in the payload, or behind the packet; an unknown one; a topic alias for a topic.
+    assert!(packet(&[8, 0, 9, b'a', b'b', b'c'], 4).is_err());
+    assert!(packet(&[8, 0, 1, b'a'], 9).is_err());
+    assert!(packet(&[0x7e, 0], 2).is_err());
+    assert!(read(Version::V5, &[0x30, 6, 0, 0, 3, 0x23, 0, 1]).is_err());
 }
 
 #[test]

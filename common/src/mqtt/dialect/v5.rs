@@ -1,38 +1,36 @@
-//! MQTT 5: rumqttc's codec for what has many properties; what has a reason is read here.
+//! MQTT 5: rumqttc's codec writes it; what comes in is read here.
 //!
 //! The codec knows reason codes as closed lists, and ends the session for one that is not on them; it waits for
 //! more bytes of a packet that is complete and short, as mosquitto's refusal (`20 02 00 01`) and its goodbye
-//! (`E0 01 8E`) are. A reason is one byte behind the packet id, so it is read without the codec.
+//! (`E0 01 8E`) are; and it reads properties beyond their end.
+
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::QoS;
 use rumqttc::mqttbytes::Error;
 use rumqttc::v5::mqttbytes::v5::{
-    self, ConnAck, ConnAckProperties, ConnectProperties, Filter, FixedHeader, LastWill,
-    LastWillProperties, Login, Packet, PublishProperties,
+    self, ConnectProperties, Filter, LastWill, LastWillProperties, Login, Packet, PublishProperties,
 };
 use rumqttc::v5::mqttbytes::{Error as CodecError, QoS as CodecQos};
 
+use super::properties::{Properties, Value, text};
 use crate::mqtt::packet::{About, Connect, Greeting, Incoming, Outgoing, Publication, Said};
 use crate::mqtt::terms::{Terms, Version};
 
 /// A broker's own words are cut there.
 const MOST_WORDS: usize = 200;
-/// The properties that lead to the reason string: itself, and a pair of strings of the user.
+/// The property with them.
 const REASON_STRING: u8 = 0x1f;
 
 /// One packet out of a whole frame, whose fixed header has `head` bytes.
 pub(super) fn read(frame: BytesMut, head: usize) -> Result<Incoming, Error> {
-    let frame = frame.freeze();
-    let first = frame[0];
-    let mut body = frame.slice(head..);
-    let fixed = || FixedHeader::new(first, head - 1, frame.len() - head);
+    let mut body = frame.freeze();
+    let first = body[0];
+    body.advance(head);
     Ok(match first >> 4 {
-        2 => Incoming::ConnAck(greeting(frame.clone(), fixed(), body)?),
-        3 => {
-            let publish = v5::Publish::read(fixed(), frame.clone()).map_err(malformed)?;
-            Incoming::Publish(publication(publish)?)
-        }
+        2 => Incoming::ConnAck(greeting(body)?),
+        3 => Incoming::Publish(publication(first, body)?),
         kind @ (4..=7) => {
             let pkid = number(&mut body)?;
             let said = said(&mut body)?;
@@ -62,7 +60,7 @@ pub(super) fn read(frame: BytesMut, head: usize) -> Result<Incoming, Error> {
 }
 
 /// A broker of 3.1.1 answers CONNECT in its own way: two bytes, no properties.
-fn greeting(frame: Bytes, fixed: FixedHeader, mut body: Bytes) -> Result<Greeting, Error> {
+fn greeting(mut body: Bytes) -> Result<Greeting, Error> {
     let (Some(flags), Some(code)) = (body.first().copied(), body.get(1).copied()) else {
         return Err(Error::MalformedPacket);
     };
@@ -83,67 +81,90 @@ fn greeting(frame: Bytes, fixed: FixedHeader, mut body: Bytes) -> Result<Greetin
             terms: Terms::new(Version::V311),
         });
     }
-    if code != 0 {
-        body.advance(1);
-        return Ok(Greeting {
-            said: said(&mut body)?,
-            session_present,
-            terms: Terms::new(Version::V5),
-        });
-    }
-    let ack = ConnAck::read(fixed, frame).map_err(malformed)?;
+    body.advance(1);
     let mut terms = Terms::new(Version::V5);
-    if let Some(offered) = ack.properties {
-        take(&mut terms, &offered)?;
-    }
+    let said = match code {
+        0 => {
+            body.advance(1);
+            take(&mut terms, Properties::cut_off(&mut body)?)?;
+            Said::new(0)
+        }
+        _ => said(&mut body)?,
+    };
     Ok(Greeting {
-        said: Said::new(0),
+        said,
         session_present,
         terms,
     })
 }
 
-fn take(terms: &mut Terms, offered: &ConnAckProperties) -> Result<(), Error> {
-    let seconds = |seconds: u32| std::time::Duration::from_secs(seconds.into());
-    terms.session_expiry = offered.session_expiry_interval.map(seconds);
-    terms.keep_alive = offered.server_keep_alive.map(|it| seconds(it.into()));
-    if let Some(most) = offered.receive_max {
-        terms.receive_max = most;
+/// What the broker offers. One that says a thing twice means neither.
+fn take(terms: &mut Terms, offered: Properties) -> Result<(), Error> {
+    let mut seen = 0_u64;
+    for property in offered {
+        let (kind, value) = property?;
+        let Value::Number(value) = value else {
+            continue;
+        };
+        if seen & 1 << kind != 0 {
+            return Err(Error::MalformedPacket);
+        }
+        seen |= 1 << kind;
+        let seconds = Duration::from_secs(value.into());
+        match (kind, u16::try_from(value)) {
+            // The standard does not allow a limit of nothing.
+            (0x21 | 0x27, Ok(0)) => return Err(Error::MalformedPacket),
+            (0x11, _) => terms.session_expiry = Some(seconds),
+            (0x13, _) => terms.keep_alive = Some(seconds),
+            (0x21, Ok(most)) => terms.receive_max = most,
+            (0x24, Ok(qos)) => terms.max_qos = qos.min(2) as u8,
+            (0x25, is) => terms.retain = is != Ok(0),
+            (0x27, _) => terms.max_packet = Some(value),
+            (0x28, is) => terms.wildcards = is != Ok(0),
+            (0x2a, is) => terms.shared = is != Ok(0),
+            _ => {}
+        }
     }
-    terms.max_packet = offered.max_packet_size;
-    if let Some(qos) = offered.max_qos {
-        terms.max_qos = qos;
-    }
-    let is_there = |flag: Option<u8>| flag != Some(0);
-    terms.retain = is_there(offered.retain_available);
-    terms.wildcards = is_there(offered.wildcard_subscription_available);
-    terms.shared = is_there(offered.shared_subscription_available);
-    // The standard allows neither of them to be nothing.
-    match terms.receive_max == 0 || terms.max_packet == Some(0) {
-        true => Err(Error::MalformedPacket),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
-fn publication(publish: v5::Publish) -> Result<Publication, Error> {
-    let topic = String::from_utf8(publish.topic.into()).map_err(|_| Error::TopicNotUtf8)?;
-    let about = publish.properties.map(|properties| About {
-        expiry: properties.message_expiry_interval,
-        content_type: properties.content_type,
-        response_topic: properties.response_topic,
-        correlation: properties.correlation_data,
-    });
+/// What its sender says of it twice, or not in UTF-8, is not taken; it is no reason to leave the broker.
+fn publication(first: u8, mut body: Bytes) -> Result<Publication, Error> {
+    let qos = match first >> 1 & 3 {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        2 => QoS::ExactlyOnce,
+        other => return Err(Error::InvalidQoS(other)),
+    };
+    let topic = text(&mut body)?;
+    let topic = String::from_utf8(topic.into()).map_err(|_| Error::TopicNotUtf8)?;
+    let pkid = match qos {
+        QoS::AtMostOnce => 0,
+        _ => number(&mut body)?,
+    };
+    if qos != QoS::AtMostOnce && pkid == 0 {
+        return Err(Error::PacketIdZero);
+    }
+    let mut about = About::default();
+    for property in Properties::cut_off(&mut body)? {
+        let utf_8 = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
+        match property? {
+            (0x02, Value::Number(seconds)) => about.expiry = about.expiry.or(Some(seconds)),
+            (0x03, Value::Bytes(it)) => about.content_type = about.content_type.or(utf_8(it)),
+            (0x08, Value::Bytes(it)) => about.response_topic = about.response_topic.or(utf_8(it)),
+            (0x09, Value::Bytes(it)) => about.correlation = about.correlation.or(Some(it)),
+            // We take no topic alias.
+            (0x23, _) if topic.is_empty() => return Err(Error::MalformedPacket),
+            _ => {}
+        }
+    }
     Ok(Publication {
         topic,
-        payload: publish.payload,
-        qos: match publish.qos {
-            CodecQos::AtMostOnce => QoS::AtMostOnce,
-            CodecQos::AtLeastOnce => QoS::AtLeastOnce,
-            CodecQos::ExactlyOnce => QoS::ExactlyOnce,
-        },
-        retain: publish.retain,
-        pkid: publish.pkid,
-        about: about.unwrap_or_default(),
+        payload: body,
+        qos,
+        retain: first & 1 == 1,
+        pkid,
+        about,
     })
 }
 
@@ -160,30 +181,14 @@ fn said(body: &mut Bytes) -> Result<Said, Error> {
     Ok(Said { code, words })
 }
 
-/// The reason string among the properties, which end where they say.
+/// The reason string among the properties, which end where they say. A property that nobody knows hides it, no more.
 fn words(body: &mut Bytes) -> Result<Option<String>, Error> {
-    let Some((of_length, length)) = super::length(body)? else {
-        return Err(Error::MalformedRemainingLength);
-    };
-    body.advance(of_length);
-    if length > body.len() {
-        return Err(Error::BoundaryCrossed(length));
-    }
-    let mut properties = body.split_to(length);
     let mut found = None;
-    // Only strings come here in front of it; whatever else a broker adds hides the words, no more.
-    while let Some(kind @ (REASON_STRING | 0x26 | 0x1c)) = properties.first().copied() {
-        properties.advance(1);
-        let strings = if kind == 0x26 { 2 } else { 1 };
-        for _ in 0..strings {
-            let length = usize::from(number(&mut properties)?);
-            if length > properties.len() {
-                return Err(Error::BoundaryCrossed(length));
-            }
-            let text = properties.split_to(length);
-            if kind == REASON_STRING {
-                found = Some(printable(&text));
-            }
+    for property in Properties::cut_off(body)? {
+        match property {
+            Ok((REASON_STRING, Value::Bytes(text))) => found = Some(printable(&text)),
+            Ok(_) | Err(Error::InvalidPropertyType(_)) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
@@ -247,13 +252,13 @@ pub(super) fn connect(connect: &Connect<'_>, to: &mut BytesMut) -> Result<usize,
     };
     let bytes = Packet::Connect(whole, will, login)
         .write(&mut packet, None)
-        .map_err(malformed)?;
+        .map_err(unwritable)?;
     to.extend_from_slice(&packet);
     Ok(bytes)
 }
 
 pub(super) fn publish(publication: Publication, to: &mut BytesMut) -> Result<usize, Error> {
-    packet_of(publication).write(to).map_err(malformed)
+    packet_of(publication).write(to).map_err(unwritable)
 }
 
 /// How many bytes the packet has behind its fixed header.
@@ -318,7 +323,7 @@ pub(super) fn write(packet: &Outgoing<'_>, to: &mut BytesMut) -> Result<usize, E
             let filters = filters.map(|filter| Filter::new(filter.clone(), CodecQos::AtLeastOnce));
             let mut packet = v5::Subscribe::new_many(filters, None);
             packet.pkid = *pkid;
-            packet.write(to).map_err(malformed)?
+            packet.write(to).map_err(unwritable)?
         }
         // With success as their reason, both versions write these alike.
         other => super::v4::write(other, to)?,
@@ -326,13 +331,10 @@ pub(super) fn write(packet: &Outgoing<'_>, to: &mut BytesMut) -> Result<usize, E
     Ok(written)
 }
 
-/// The frame was whole: whatever the codec still misses in it will not come.
-fn malformed(error: CodecError) -> Error {
+fn unwritable(error: CodecError) -> Error {
     match error {
-        CodecError::InvalidQoS(qos) => Error::InvalidQoS(qos),
+        CodecError::PayloadTooLong => Error::PayloadTooLong,
         CodecError::PacketIdZero => Error::PacketIdZero,
-        CodecError::BoundaryCrossed(length) => Error::BoundaryCrossed(length),
-        CodecError::InvalidPropertyType(kind) => Error::InvalidPropertyType(kind),
         _ => Error::MalformedPacket,
     }
 }

@@ -12,9 +12,11 @@ const GOODBYE: [u8; 2] = [0xe0, 0];
 
 fn line() -> (Line, DuplexStream) {
     let (stream, peer) = duplex(4_096);
-    let socket = std::fs::File::open("/dev/null").unwrap().into();
-    let stream = Box::new(stream);
-    (Line { stream, socket }, peer)
+    let line = Line {
+        stream: Box::new(stream),
+        socket: None,
+    };
+    (line, peer)
 }
 
 fn wish() -> Wish {
@@ -231,6 +233,7 @@ fn packet_ids_of_an_earlier_connection_are_released_first() {
             let (line, mut peer) = line();
             let wish = Wish {
                 exactly_once: true,
+                clean: false,
                 in_flight: 3,
                 ..wish()
             };
@@ -253,8 +256,7 @@ fn packet_ids_of_an_earlier_connection_are_released_first() {
             let greet = Exchange::greet(line, version, &wish, None);
             let (exchange, connect) = tokio::join!(greet, broker);
             let mut exchange = exchange.unwrap();
-            // The session of before is asked for.
-            assert_eq!(connect[9] & 2, 2, "clean, as this wish is");
+            assert_eq!(connect[9] & 2, 0, "the session of before is asked for");
             let command = exchange.next().await.unwrap();
             assert!(matches!(command, Happened::Message(_)), "{command:?}");
             exchange
@@ -278,8 +280,9 @@ fn packet_ids_of_an_earlier_connection_are_released_first() {
 fn a_broker_that_frees_no_packet_id_is_left() {
     on_paused_time(async {
         let (line, mut peer) = line();
-        let wish = Wish {
+        let mut wish = Wish {
             exactly_once: true,
+            clean: false,
             ..wish()
         };
         peer.write_all(&greeting(Version::V5, true, &[]))
@@ -289,6 +292,93 @@ fn a_broker_that_frees_no_packet_id_is_left() {
         let left = Exchange::greet(line, Version::V5, &wish, None).await;
         assert!(left.err().unwrap().is_unreleased());
         assert_eq!(began.elapsed(), RELEASE_WITHIN);
+        // A session that begins clean does not wait for it, whatever the broker says.
+        wish.clean = true;
+        let (line, mut peer) = self::line();
+        peer.write_all(&greeting(Version::V5, true, &[]))
+            .await
+            .unwrap();
+        let opened = Exchange::greet(line, Version::V5, &wish, None).await;
+        assert!(opened.is_ok());
+    });
+}
+
+#[test]
+fn what_comes_before_the_packet_ids_are_free_is_bounded() {
+    on_paused_time(async {
+        let (line, mut peer) = line();
+        let wish = Wish {
+            exactly_once: true,
+            clean: false,
+            max_incoming: 1 << 20,
+            ..wish()
+        };
+        let broker = async {
+            let hello = greeting(Version::V5, true, &[]);
+            let mut sent = peer.write_all(&hello).await;
+            let large = bytes_of(Version::V5, &publish(QoS::AtMostOnce, &[b'x'; 500_000]));
+            let mut bytes = 0;
+            while sent.is_ok() {
+                sent = peer.write_all(&large).await;
+                bytes += large.len();
+            }
+            bytes
+        };
+        let greet = Exchange::greet(line, Version::V5, &wish, None);
+        let (left, bytes) = tokio::join!(greet, broker);
+        assert!(left.err().unwrap().is_unreleased());
+        assert!(bytes < 2 * MOST_BYTES_MEANWHILE, "{bytes}");
+    });
+}
+
+#[test]
+fn a_subscription_that_is_too_large_for_the_broker_is_refused_for_it() {
+    on_paused_time(async {
+        let properties = [0x27, 0, 0, 0, 20];
+        let (mut exchange, _peer) = greeted_as(Version::V5, &properties, &wish()).await;
+        for (filter, is_small) in [("pi/commands", true), ("a/longer/one/commands", false)] {
+            exchange.subscribe(7, &[filter.to_owned()]).unwrap();
+            let happened = exchange.next().await.unwrap();
+            let expected = match is_small {
+                true => Happened::Written,
+                false => Happened::Subscribed(7, vec![Said::new(PACKET_TOO_LARGE)]),
+            };
+            assert_eq!(happened, expected);
+        }
+    });
+}
+
+#[test]
+fn every_reason_for_a_goodbye_and_packets_that_nobody_asked_for_end_it_in_words() {
+    on_paused_time(async {
+        for code in 0..=255 {
+            let (mut exchange, mut peer) = greeted(Version::V5).await;
+            peer.write_all(&[0xe0, 1, code]).await.unwrap();
+            let over = exchange.next().await.unwrap_err();
+            assert_eq!(over.ended_with(), Some(code));
+            assert!(over.to_string().len() > 40, "{over}");
+        }
+        // AUTH, CONNACK, CONNECT, SUBSCRIBE, PINGREQ, UNSUBACK, and half a packet.
+        for bytes in [
+            &[0xf0, 2, 0x18, 0][..],
+            &[0x20, 3, 0, 0, 0],
+            &[0x10, 2, 0, 0],
+            &[0x82, 2, 0, 1],
+            &[0xc0, 0],
+            &[0xb0, 4, 0, 1, 0, 0],
+            &[0x40, 2, 0],
+        ] {
+            let (mut exchange, mut peer) = greeted(Version::V5).await;
+            peer.write_all(bytes).await.unwrap();
+            drop(peer);
+            let over = loop {
+                if let Err(error) = exchange.next().await {
+                    break error;
+                }
+            };
+            let is_told = matches!(over, LinkError::Protocol(_) | LinkError::Closed);
+            assert!(is_told, "{over}");
+        }
     });
 }
 

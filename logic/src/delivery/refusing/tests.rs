@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::super::{DeliverySettings, Message};
 use super::*;
+use crate::command::ReplyTo;
 use crate::link::{Ending, Inbound};
 use crate::telemetry::{Body, Record};
 use crate::time::{Now, Stamp};
@@ -515,4 +516,208 @@ fn a_refused_subscription_is_tried_again_in_its_time() {
     story.pass(10 * MINUTE);
     assert_eq!(story.subscriptions.len(), 2);
     assert_eq!(story.delivery.pattern(), None);
+}
+
+#[test]
+fn a_broker_that_takes_no_record_of_any_size_is_not_flooded_and_nothing_is_given_up() {
+    for refusal in [Refusal::TooLarge, Refusal::Payload] {
+        let tiny = Offer {
+            max_packet: Some(30),
+            max_payload: Some(0),
+            ..mqtt_5()
+        };
+        let mut story = Story::begin(tiny, |settings| settings.batch = 100);
+        story.records(300);
+        let sent = story.answer_for(10 * MINUTE, |_| Some(refusal));
+        assert!(sent.len() < 150, "{refusal:?}: {}", sent.len());
+        assert_eq!(story.dead_letters.len(), 0, "{refusal:?}");
+        assert_eq!(story.delivery.backlog(), 300);
+        assert!(story.delivery.pattern().is_some(), "an operator is told");
+    }
+}
+
+#[test]
+fn a_refused_reply_says_nothing_about_the_results_of_others() {
+    let mut story = Story::begin(mqtt_5(), |_| {});
+    let reply_to = ReplyTo {
+        topic: "pi/answers".into(),
+        correlation: None,
+    };
+    for refusal in [Refusal::Denied, Refusal::Quota, Refusal::TooLarge] {
+        story
+            .delivery
+            .publish_reply(reply_to.clone(), b"{}".to_vec());
+        story.turn();
+        let sent = story.take();
+        assert_eq!(sent.len(), 1);
+        story.no(sent[0].token, refusal);
+        assert_eq!(story.delivery.pattern(), None);
+        story
+            .delivery
+            .publish_control(Topic::Results, b"{}".to_vec(), false);
+        story.turn();
+        let sent = story.take();
+        assert_eq!(sent.len(), 1, "the next result goes out at once");
+        story.yes(sent[0].token);
+    }
+    // And the other way about.
+    story
+        .delivery
+        .publish_control(Topic::Results, b"{}".to_vec(), false);
+    story.turn();
+    let sent = story.take();
+    story.no(sent[0].token, Refusal::Denied);
+    story.delivery.publish_reply(reply_to, b"{}".to_vec());
+    story.turn();
+    let sent = story.take();
+    assert_eq!(sent.len(), 1);
+    story.yes(sent[0].token);
+    assert!(
+        story.delivery.pattern().is_some(),
+        "results are refused as before"
+    );
+}
+
+#[test]
+fn a_topic_that_is_tried_with_a_message_of_a_wrong_payload_opens() {
+    let mut story = Story::begin(mqtt_5(), |_| {});
+    story.records(3);
+    let sent = story.take();
+    story.no(sent[1].token, Refusal::Quota);
+    story.yes(sent[0].token);
+    story.yes(sent[2].token);
+    story.pass(Duration::from_secs(2));
+    story.record();
+    // What goes out to see is not taken for what it carries.
+    for message in story.take() {
+        story.no(message.token, Refusal::Payload);
+    }
+    story.record();
+    assert_eq!(on(&story.take(), Topic::Telemetry), 1);
+}
+
+#[test]
+fn results_and_records_share_what_the_broker_takes_at_a_time_and_neither_starves() {
+    for most in [1, 2, 5] {
+        let few = Offer {
+            receive_max: most,
+            ..mqtt_5()
+        };
+        let mut story = Story::begin(few, |_| {});
+        let (subscription, _) = story.subscriptions[0];
+        story.yes(subscription);
+        let answers = |story: &mut Story| {
+            story
+                .delivery
+                .publish_control(Topic::Results, b"{}".to_vec(), false);
+        };
+        story.records(40);
+        (0..40).for_each(|_| answers(&mut story));
+        story.turn();
+        let (mut waiting, mut all) = (VecDeque::new(), Vec::new());
+        while all.len() < 60 {
+            waiting.extend(story.take());
+            assert!(waiting.len() <= usize::from(most), "{}", waiting.len());
+            let message: Message = waiting.pop_front().unwrap();
+            story.yes(message.token);
+            all.push(message);
+            // A flood of commands.
+            answers(&mut story);
+        }
+        let results = on(&all, Topic::Results);
+        assert!((20..=40).contains(&results), "{most}: {results} of 60");
+    }
+}
+
+/// How many sessions the broker ends with `ending` while more than `takes` says goes out at once.
+fn sessions_until_it_holds(
+    story: &mut Story,
+    ending: Ending,
+    too_much: impl Fn(&[Message]) -> bool,
+) -> u32 {
+    for ended in 0..30 {
+        let (subscription, _) = story.subscriptions[story.subscriptions.len() - 1];
+        story.yes(subscription);
+        let mut waiting: VecDeque<Message> = VecDeque::new();
+        let mut quiet = 0;
+        let is_over = loop {
+            waiting.extend(story.take());
+            if too_much(waiting.make_contiguous()) {
+                break true;
+            }
+            match waiting.pop_front() {
+                Some(message) => {
+                    quiet = 0;
+                    story.yes(message.token);
+                }
+                None if quiet > 50 => break false,
+                None => {
+                    quiet += 1;
+                    story.pass(Duration::from_millis(100));
+                }
+            }
+        };
+        if !is_over {
+            return ended;
+        }
+        story
+            .delivery
+            .link_down(ending, &story.clock, story.now, &mut story.timers);
+        story.pass(Duration::from_secs(1));
+        story.connect(mqtt_5());
+    }
+    panic!("it never holds: {:?}", story.log);
+}
+
+#[test]
+fn a_broker_that_lies_about_its_limits_is_believed_when_it_says_why_it_hangs_up() {
+    let waiting = |change: fn(&mut DeliverySettings)| {
+        let mut story = Story::begin(mqtt_5(), change);
+        story
+            .delivery
+            .link_down(Ending::Lost, &story.clock, story.now, &mut story.timers);
+        story.records(200);
+        story.pass(Duration::from_secs(20));
+        story.connect(mqtt_5());
+        story
+    };
+    let mut story = waiting(|_| {});
+    let ended = sessions_until_it_holds(&mut story, Ending::TooMany, |all| all.len() > 3);
+    assert!((1..=4).contains(&ended), "{ended} sessions");
+    assert_eq!(story.delivery.backlog(), 0);
+    assert!(
+        story
+            .log
+            .iter()
+            .any(|line| line.contains("fewer publications"))
+    );
+    let mut story = waiting(|settings| settings.batch = 100);
+    let large = |all: &[Message]| all.iter().any(|message| message.payload.len() > 1_000);
+    let ended = sessions_until_it_holds(&mut story, Ending::TooLarge, large);
+    assert!((1..=6).contains(&ended), "{ended} sessions");
+    assert_eq!(story.delivery.backlog(), 0);
+    assert!(
+        story
+            .log
+            .iter()
+            .any(|line| line.contains("smaller packets"))
+    );
+    assert_eq!(story.dead_letters.len(), 0);
+    assert_eq!(story.delivery.pattern(), None, "no topic is blamed");
+}
+
+#[test]
+fn where_nothing_is_left_to_make_smaller_a_session_ended_as_any_other() {
+    let mut story = Story::begin(mqtt_5(), |_| {});
+    for _ in 0..8 {
+        story.record();
+        for ending in [Ending::TooMany, Ending::TooLarge] {
+            story
+                .delivery
+                .link_down(ending, &story.clock, story.now, &mut story.timers);
+            story.pass(Duration::from_secs(1));
+            story.connect(mqtt_5());
+        }
+    }
+    assert!(story.delivery.pattern().is_some(), "an operator is told");
 }
