@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::config::{Config, Topics};
+use crate::io::announced::Announced;
 use crate::io::backlog::Backlog;
 use crate::io::blocking_tasks::BlockingTasks;
 use crate::io::broker::{Link, Session};
@@ -31,6 +32,7 @@ use crate::io::{systemd, web};
 use crate::lag::Lag;
 use crate::logic::delivery::Topic;
 use crate::logic::handover::Handover;
+use crate::logic::home_assistant::DiscoverySettings;
 use crate::logic::link::{DeviceInfo, Inbound, Sent};
 use crate::logic::past::Past;
 use crate::logic::time::Now;
@@ -76,6 +78,7 @@ pub async fn run(
     if let Ok(Some(input)) = tokio::time::timeout(RULES_WITHIN, inputs.recv()).await {
         controller.handle(input, shell.clock.now());
     }
+    shell.announced.load_beside(shell.inputs.clone());
     let socket = web::serve_socket(config.backlog.path.clone(), looker.clone());
     let socket = tokio::spawn(socket);
     let _page = config.web.as_ref().and_then(|page| {
@@ -105,7 +108,10 @@ pub async fn run(
             shell.open_backlog(&config);
         }
         let now = shell.clock.now();
-        shell.seen.observe(&mut controller, now);
+        if let Some(counted) = shell.seen.observe(&mut controller, now) {
+            controller.handle(counted, now);
+            continue;
+        }
         // Each turn some, so that neither visitors nor a busy link hold up the other.
         for look in std::iter::from_fn(|| looks.try_recv().ok()).take(LOOKS_A_TURN) {
             shell.show(look, &controller, now);
@@ -181,17 +187,18 @@ impl Seen {
         }
     }
 
-    /// Takes note of the device as it is.
-    fn observe(&mut self, controller: &mut Controller, now: Now) {
+    /// Takes note of the device as it is. What was written so far, when it was counted anew.
+    fn observe(&mut self, controller: &mut Controller, now: Now) -> Option<Input> {
         self.past.observe(controller.moment(), now.boot);
         for report in controller.take_outages() {
             self.outages += 1;
             self.past.outage(report, now.boot);
         }
-        if now.boot >= self.written_at {
-            self.written_at = now.boot + COUNT_WRITTEN_EVERY;
-            self.written.today(now.wall_ms);
+        if now.boot < self.written_at {
+            return None;
         }
+        self.written_at = now.boot + COUNT_WRITTEN_EVERY;
+        Some(Input::WrittenCounted(self.written.today(now.wall_ms)))
     }
 
     fn log(&mut self, level: Level, text: &str, now: Now) {
@@ -209,6 +216,7 @@ struct Shell {
     backlog: Option<Backlog>,
     inputs: mpsc::UnboundedSender<Input>,
     rules: KeptRules,
+    announced: Announced,
     dead_letters: DeadLetters,
     blocking_tasks: Option<BlockingTasks>,
     runtime: Option<Runtime>,
@@ -241,6 +249,7 @@ impl Shell {
             backlog: None,
             inputs,
             rules: KeptRules::in_folder(&config.backlog.path),
+            announced: Announced::in_folder(&config.backlog.path),
             dead_letters: DeadLetters::in_folder(&config.backlog.path),
             blocking_tasks: None,
             runtime,
@@ -316,6 +325,14 @@ impl Shell {
                 self.run_beside(move || {
                     if let Err(error) = kept.keep(&rules) {
                         warn!("the rules will not outlive a restart: {error}");
+                    }
+                });
+            }
+            Output::KeepAnnounced(topic) => {
+                let announced = self.announced.clone();
+                self.run_beside(move || {
+                    if let Err(error) = announced.keep(topic.as_deref()) {
+                        warn!("where Home Assistant was told of this device is not remembered: {error}");
                     }
                 });
             }
@@ -473,8 +490,19 @@ fn settings(config: &Config) -> Settings {
         telemetry: config.telemetry.clone(),
         commands: config.commands.clone(),
         delivery: config.delivery.clone(),
+        home_assistant: discovery(config),
         device: device_info(config),
     }
+}
+
+/// How Home Assistant is told of the device.
+fn discovery(config: &Config) -> Option<DiscoverySettings> {
+    let home = config.home_assistant.as_ref()?;
+    Some(DiscoverySettings {
+        node: home.node.clone(),
+        status_is_servers: config.home_assistant_status().is_none(),
+        light: "light",
+    })
 }
 
 /// How the configuration calls the topics and this client.
@@ -502,6 +530,12 @@ fn device_info(config: &Config) -> DeviceInfo {
     let subscribe = subscribe
         .into_iter()
         .chain(server_status.map(|topic| (Inbound::ServerStatus, topic)));
+    let home = config.home_assistant.as_ref();
+    let discovery = home.map(|home| (Sent::Publish(Topic::Discovery), home.topic.clone()));
+    let home_status = config.home_assistant_status().map(|topic| {
+        let sent = Sent::Subscribe(Inbound::HomeAssistant);
+        (sent, topic.to_owned())
+    });
     let publish = publish.map(|(topic, name)| (Sent::Publish(topic), name));
     let subscribe = subscribe.map(|(inbound, name)| (Sent::Subscribe(inbound), name));
     DeviceInfo {
@@ -513,6 +547,8 @@ fn device_info(config: &Config) -> DeviceInfo {
         topics: subscribe
             .chain(publish)
             .map(|(sent, name)| (sent, name.clone()))
+            .chain(discovery)
+            .chain(home_status)
             .collect(),
     }
 }

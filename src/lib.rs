@@ -39,10 +39,10 @@
 //!   the session, somebody who looks, or the next deadline, and for nothing else.
 //! - `sensor` and `led` each wait for one order at a time; one that hangs is given up, and another begun.
 //! - `backlog` waits for work. sled's seven threads exist only after an outage had to use the disk.
-//! - `blocking-tasks` writes kept rules and dead letters; `runtime` what a restart goes on with.
+//! - `blocking-tasks` writes kept rules, the topic of an announcement and dead letters; `runtime` what a restart goes on with.
 //! - `page` serves the live page, where `web.listen` asks for it; its visitors meet the loop only in a few
 //!   questions a second.
-//! - `lock`, `rules`, `socket`, `lookup` and `files` (password and certificates) do one thing that may block, and end.
+//! - `lock`, `rules`, `announced`, `socket`, `lookup` and `files` (password and certificates) do one thing that may block, and end.
 //!
 //! # A stop, and a restart
 //!
@@ -70,7 +70,7 @@
 //! [`doctor`] looks at the machine, and [`manual`] moves one device, without the daemon.
 //! Arrows go one way: main -> daemon -> io and logic. The pure half (`logic/`) and what both programs need of the
 //! world (`common/`) are crates of their own, so that the compiler holds those borders. Files of `io` do not
-//! import each other, except for `pi` and `device_thread`, which are ground under several.
+//! import each other, except for `pi`, `device_thread`, `folder` and `small_file`, which are ground under several.
 
 // `pub` means used from another crate: dead code shows itself.
 #![warn(unreachable_pub)]

@@ -30,8 +30,8 @@ const NOT_IN_LOGIC: [&str; 20] = [
 ];
 
 /// What files of `io` may share: the pins and the bus of the board, the threads that wait for devices, and
-/// folders whose names survive a power cut.
-const SHARED_IN_IO: [&str; 3] = ["pi", "device_thread", "folder"];
+/// folders and small files that survive a power cut.
+const SHARED_IN_IO: [&str; 4] = ["pi", "device_thread", "folder", "small_file"];
 
 #[test]
 fn logic_names_nothing_of_the_world() {

@@ -1047,7 +1047,7 @@ fn ms(ms: u64) -> Duration {
 fn end(lease: Lease, now: Duration) -> Option<Duration> {
     match lease {
         Lease::For(lease) => Some(now + lease),
-        Lease::WhileLinked => None,
+        Lease::WhileLinked | Lease::WhilePresent(_) => None,
     }
 }
 

@@ -344,14 +344,14 @@ fn status_and_state() {
         Some((
             true,
             1,
-            r#"{"led_on":false,"led_ok":true,"by":"start","why":"no reading yet","light":null,"sensor_ok":true,"mode":"auto","on_below":300,"off_above":350,"interval_s":1,"backlog":1,"store_ok":true,"heard":null,"clock":"synced","version":"1.2.3"}"#.to_owned()
+            r#"{"led_on":false,"led_ok":true,"by":"start","why":"no reading yet","light":null,"sensor_ok":true,"mode":"auto","on_below":300,"off_above":350,"interval_s":1,"backlog":1,"store_ok":true,"heard":null,"clock":"synced","version":"1.2.3","backlog_oldest_age_s":0.0,"lost":0,"last_outage":null,"written_today_bytes":null}"#.to_owned()
         ))
     );
     pi.input(Input::Read(243.0));
     assert_eq!(
         pi.texts(Topic::State).pop().as_deref(),
         Some(
-            r#"{"led_on":true,"led_ok":true,"by":"fallback","why":"light 243 is below 300","light":243,"sensor_ok":true,"mode":"auto","on_below":300,"off_above":350,"interval_s":1,"backlog":1,"store_ok":true,"heard":null,"clock":"synced","version":"1.2.3"}"#
+            r#"{"led_on":true,"led_ok":true,"by":"fallback","why":"light 243 is below 300","light":243,"sensor_ok":true,"mode":"auto","on_below":300,"off_above":350,"interval_s":1,"backlog":1,"store_ok":true,"heard":null,"clock":"synced","version":"1.2.3","backlog_oldest_age_s":0.0,"lost":0,"last_outage":null,"written_today_bytes":null}"#
         )
     );
     pi.input(Input::ShutdownAsked);

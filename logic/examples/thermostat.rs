@@ -206,6 +206,7 @@ fn settings() -> Settings {
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
         },
+        home_assistant: None,
         device: DeviceInfo {
             device: "room".into(),
             sensor: "thermometer".into(),

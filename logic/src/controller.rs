@@ -2,11 +2,12 @@
 //!
 //! Inputs are handled in their order; then everything that is due is done, and the orders wait in
 //! [`Controller::poll_output`]. What is no part of its own for its size has a file and private state here:
-//! [`startup`], [`sensor`], [`kept_rules`], [`announcer`], [`handover`], [`pause`], [`stopping`]. The other files
+//! [`startup`], [`sensor`], [`kept_rules`], [`announcer`], [`home_assistant`], [`handover`], [`pause`], [`stopping`]. The other files
 //! say what an input means for several parts at once: [`server`], [`link`], [`led`], [`store`], [`records`].
 
 mod announcer;
 mod handover;
+mod home_assistant;
 mod kept_rules;
 mod led;
 mod link;
@@ -27,6 +28,7 @@ use super::command::{CommandQueue, CommandSettings};
 use super::counters::{Counters, LostBy};
 use super::delivery::{Delivery, DeliverySettings};
 use super::handover::Handover;
+use super::home_assistant::DiscoverySettings;
 use super::led::LedState;
 use super::lighting::{Lighting, LightingSettings};
 use super::link::DeviceInfo;
@@ -47,6 +49,8 @@ pub struct Settings {
     pub commands: CommandSettings,
     /// How records reach the server.
     pub delivery: DeliverySettings,
+    /// How Home Assistant is told of the device; none where it is not.
+    pub home_assistant: Option<DiscoverySettings>,
     /// How the configuration calls the topics and this client.
     pub device: DeviceInfo,
 }
@@ -91,6 +95,8 @@ pub struct Controller {
     delivery: Delivery,
     link: link::LinkReports,
     announcer: announcer::Announcer,
+    discovery: home_assistant::Discovery,
+    written_today_bytes: Option<u64>,
     handover: handover::HandoverWriter,
     stopping: Option<stopping::Stopping>,
     counters: Counters,
@@ -107,6 +113,7 @@ impl Controller {
             telemetry,
             commands,
             delivery,
+            home_assistant,
             device,
         } = settings;
         let mut timers = Timers::default();
@@ -122,6 +129,8 @@ impl Controller {
             sensor: sensor::SensorPolling::new(now.boot, &mut timers),
             commands: CommandQueue::new(commands),
             commands_refused: 0,
+            discovery: home_assistant::Discovery::new(home_assistant, &telemetry, run_info.seed),
+            written_today_bytes: None,
             recorder: Recorder::new(telemetry, run_info.run, run_info.boot_id),
             startup: startup::Startup::new(clock.stamp(now), now.boot, &mut timers),
             outage: Outage::new(delivery.qos > 0),
@@ -228,6 +237,11 @@ impl Controller {
             Input::ServerStatus { payload, retained } => {
                 self.server_status(&payload, retained, now);
             }
+            Input::HomeAssistantStatus { payload, retained } => {
+                self.home_assistant_said(&payload, retained, now);
+            }
+            Input::AnnouncedFound(topic) => self.announced_found(topic),
+            Input::WrittenCounted(bytes) => self.written_today_bytes = bytes,
             Input::RulesFound { patch, place } => self.rules_found(patch, &place, now),
             Input::RulesUnusable(why) => self.rules_unusable(&why, now),
             Input::BacklogOpened(opened) => self.backlog_opened(opened, now),
@@ -257,7 +271,9 @@ impl Controller {
         self.store(now);
         self.keep_rules(now);
         self.write_handover(now);
+        self.observe_server(now);
         self.announce(now);
+        self.tell_home_assistant();
         self.delivery.pump(now.boot, &self.clock, &mut self.timers);
         self.go_on_stopping(now);
     }
@@ -297,6 +313,7 @@ impl Controller {
             }
             Timer::SignOfLife => self.handover.expire(),
             Timer::Announce => self.announcer.expire(),
+            Timer::HomeAssistant => self.discovery.expire(),
             Timer::StopEnd => self.stop_over(),
             Timer::Connect => self.delivery.connect(),
             Timer::LateAcks => self.delivery.time_out_acks(now.boot, &mut self.timers),

@@ -85,6 +85,16 @@ impl Counters {
         }
     }
 
+    /// Records given up, whatever gave them up.
+    pub(crate) fn all_lost(&self) -> u64 {
+        self.lost.values().sum()
+    }
+
+    /// Outages that are over, whatever their cause.
+    pub(crate) fn all_outages(&self) -> u64 {
+        self.outages.values().map(|outages| outages.count).sum()
+    }
+
     /// A command has its result.
     pub(crate) fn command(&mut self, result: Outcome) {
         *self.commands.entry(result).or_default() += 1;

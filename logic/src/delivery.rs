@@ -110,7 +110,7 @@ pub struct Message {
     pub qos: u8,
     /// Whether the broker keeps it.
     pub retain: bool,
-    /// The same result for whoever asked, on the topic that it named in place of `topic`.
+    /// On this topic in place of `topic`: the same result for whoever asked, or what was announced by another name.
     pub reply_to: Option<ReplyTo>,
 }
 
@@ -129,6 +129,8 @@ pub enum Topic {
     State,
     /// Availability.
     Status,
+    /// What Home Assistant is told of the device.
+    Discovery,
 }
 
 /// Everything between a record's making and its confirmation.
@@ -147,6 +149,10 @@ pub(crate) struct Delivery {
     /// What the broker offers in this session.
     offer: Option<Offer>,
     hearing: Hearing,
+    /// Whether somebody listens to `state`; none while nobody can know.
+    state_heard: Option<bool>,
+    /// Whether the broker has taken what was last said to Home Assistant.
+    discovery_taken: Option<bool>,
     /// Publications that the broker refused since the start.
     refused: BTreeMap<Refusal, u64>,
     /// How many publications may be in flight, and records in one of them, as far as this broker lets us.
@@ -216,6 +222,8 @@ impl Delivery {
             unanswered: Unanswered::new(),
             offer: None,
             hearing: Hearing::default(),
+            state_heard: None,
+            discovery_taken: None,
             refused: BTreeMap::new(),
             window: Window::new(settings.window),
             batch: Window::new(settings.batch),
@@ -278,6 +286,15 @@ impl Delivery {
         self.publish_or_drop(Topic::Results, payload, false, Some(reply_to));
     }
 
+    /// An empty message in the place of what was announced to Home Assistant on `topic`.
+    pub fn withdraw_discovery(&mut self, topic: String) {
+        let place = ReplyTo {
+            topic,
+            correlation: None,
+        };
+        self.publish_or_drop(Topic::Discovery, Vec::new(), true, Some(place));
+    }
+
     fn publish_or_drop(
         &mut self,
         topic: Topic,
@@ -336,6 +353,7 @@ impl Delivery {
         let unanswered = self.unanswered.clear();
         let ending = self.learn_limits(ending, &unanswered, now);
         self.hearing.forget();
+        (self.state_heard, self.discovery_taken) = (None, None);
         let session = self.is_up().then(|| {
             let knows = self.settings.qos > 0;
             let oldest = unanswered.first().map(|message| message.sent);

@@ -9,7 +9,7 @@
 //! command may do, [`telemetry`] what is recorded, [`delivery`] what is published, stored and discarded,
 //! [`link`] what the ends of sessions mean, [`outage`] the account, [`time`] the clocks. The controller hands
 //! each input to the part that it concerns, and what has expired of [`timers`]; start-up, polling the sensor, the
-//! announcements of `state`, rules to keep, the handover and a stop each have a file beside it.
+//! announcements of `state` and to Home Assistant, rules to keep, the handover and a stop each have a file beside it.
 
 // `pub` means used from another crate: dead code shows itself.
 #![warn(unreachable_pub)]
@@ -22,6 +22,7 @@ mod controller;
 pub mod counters;
 pub mod delivery;
 pub mod handover;
+pub mod home_assistant;
 pub mod intervals;
 mod led;
 pub mod lighting;
@@ -219,6 +220,17 @@ pub enum Input {
         /// It was not sent now but kept by the broker.
         retained: bool,
     },
+    /// Something came in on Home Assistant's status topic, where that is not the server's.
+    HomeAssistantStatus {
+        /// As it came.
+        payload: Vec<u8>,
+        /// It was not sent now but kept by the broker.
+        retained: bool,
+    },
+    /// The topic on which an earlier run has announced the device to Home Assistant, if one has.
+    AnnouncedFound(Option<String>),
+    /// Bytes that the program has had the system write to storage today; none where that is not counted.
+    WrittenCounted(Option<u64>),
     /// What commands of earlier runs set with `persist`.
     RulesFound {
         /// What they set; empty when they set nothing.
@@ -300,6 +312,9 @@ pub enum Output {
     },
     /// Keep what commands set with `persist` for the next runs, in place of what was kept.
     KeepRules(RulesPatch),
+    /// Remember this topic as the one on which the device is announced to Home Assistant, or that there is none;
+    /// no answer.
+    KeepAnnounced(Option<String>),
     /// Keep this in memory for a run that begins within this boot; no answer.
     HandOver(Box<Handover>),
     /// Tell the operator.

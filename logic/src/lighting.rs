@@ -95,6 +95,8 @@ pub struct Lighting {
     failure: String,
     moved_at: Duration,
     sensor_why: String,
+    /// The link is up, and somebody listens as far as can be known.
+    server_is_there: bool,
     decided: Authority,
     decided_at: Duration,
     /// Who decided before a restart, as long as nobody has decided since.
@@ -141,6 +143,7 @@ impl Lighting {
             failure: String::new(),
             moved_at: now,
             sensor_why: String::new(),
+            server_is_there: false,
             decided: Authority::Starting,
             decided_at: now,
             inherited_by: None,
@@ -200,7 +203,7 @@ impl Lighting {
         let active = Some(ActiveCommand {
             led_on,
             lease,
-            until: lease.end(now),
+            until: lease.end(now, self.server_is_there),
             why,
         });
         if self.active != active {
@@ -215,7 +218,7 @@ impl Lighting {
         if let Some(active) = &mut self.active
             && active.until.is_none_or(|until| now < until)
         {
-            active.until = active.lease.end(now);
+            active.until = active.lease.end(now, self.server_is_there);
         }
         self.expect_lease_end(timers);
     }
@@ -226,6 +229,26 @@ impl Lighting {
             self.active = None;
         }
         self.decide(now, timers)
+    }
+
+    /// Whether the link is up, and somebody listens as far as can be known. A command that holds as long as the
+    /// server is there begins to run out when it is not, and no longer does when it is back in time.
+    pub fn server_is_there(&mut self, is_there: bool, now: Duration, timers: &mut Timers) {
+        if self.server_is_there == is_there {
+            return;
+        }
+        self.server_is_there = is_there;
+        self.follow_presence(now);
+        self.expect_lease_end(timers);
+    }
+
+    fn follow_presence(&mut self, now: Duration) {
+        if let Some(active) = &mut self.active
+            && let Lease::WhilePresent(_) = active.lease
+            && active.until.is_none_or(|until| now < until)
+        {
+            active.until = active.lease.end(now, self.server_is_there);
+        }
     }
 
     /// The link is down: what holds while linked holds no more.

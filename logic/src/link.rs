@@ -82,6 +82,8 @@ pub enum Inbound {
     Acks,
     /// Signs of life of the server.
     ServerStatus,
+    /// Home Assistant's status, where that is not the server's.
+    HomeAssistant,
 }
 
 /// A message to the broker that it has to answer.
@@ -577,12 +579,14 @@ impl DeviceInfo {
             Sent::Subscribe(Inbound::Commands) => "no command comes",
             Sent::Subscribe(Inbound::Acks) => "no ack of the server comes",
             Sent::Subscribe(Inbound::ServerStatus) => "the server's status does not come",
+            Sent::Subscribe(Inbound::HomeAssistant) => "Home Assistant's start is not heard",
             Sent::Publish(Topic::Telemetry) => "readings go to the history topic",
             Sent::Publish(Topic::Events) => "events go to the history topic",
             Sent::Publish(Topic::History) => "the backlog stays on this machine",
             Sent::Publish(Topic::Results) => "nobody hears what became of commands",
             Sent::Publish(Topic::State) => "state is not published",
             Sent::Publish(Topic::Status) => "online and offline are not published",
+            Sent::Publish(Topic::Discovery) => "Home Assistant is not told of this device",
         };
         format!("{} ({means})", self.of(sent))
     }

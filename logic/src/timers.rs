@@ -56,6 +56,8 @@ pub enum Timer {
     SignOfLife,
     /// `state` is published again.
     Announce,
+    /// Home Assistant is told of the device again.
+    HomeAssistant,
     /// At a stop, publications have had their time to be confirmed.
     StopQuiet,
     /// A stop takes no longer.
@@ -85,7 +87,7 @@ impl Timer {
     ];
 
     /// All of them, in the order in which they are handed out.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Stalled,
         Self::LinkHeld,
         Self::SensorFault,
@@ -110,6 +112,7 @@ impl Timer {
         Self::Handover,
         Self::SignOfLife,
         Self::Announce,
+        Self::HomeAssistant,
         Self::StopQuiet,
         Self::StopEnd,
     ];

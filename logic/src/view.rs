@@ -129,6 +129,10 @@ impl View {
             heard: Option<bool>,
             clock: ClockState,
             version: &'a str,
+            backlog_oldest_age_s: Option<f64>,
+            lost: u64,
+            last_outage: Option<&'a OutageReport>,
+            written_today_bytes: Option<u64>,
         }
         let announcement = Announcement {
             led_on: self.led_on,
@@ -146,6 +150,10 @@ impl View {
             heard: self.heard,
             clock: self.clock,
             version: &self.version,
+            backlog_oldest_age_s: self.backlog_oldest_age_s,
+            lost: self.counters.all_lost(),
+            last_outage: self.last_outage.as_ref(),
+            written_today_bytes: self.written_today_bytes,
         };
         serde_json::to_string(&announcement).unwrap_or_default()
     }

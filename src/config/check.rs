@@ -11,6 +11,7 @@ use std::time::Duration;
 use nightlight_common::config::broker::broker;
 use nightlight_common::config::{Key, Layers, values};
 
+use super::home_assistant::home_assistant;
 use super::keys;
 use super::page::page;
 use super::topics;
@@ -24,6 +25,8 @@ const MS: Duration = Duration::from_millis(1);
 /// The sensor is not read more often.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// With `while-present` a command outlives the server's presence by this.
+const ABSENCE: Duration = Duration::from_secs(15);
 const DAY: Duration = Duration::from_secs(86_400);
 /// A broker that takes longer to confirm a publication is given up. Not a key: nobody could tell a
 /// better value, and a wrong one hides a dead link.
@@ -34,12 +37,18 @@ const MANY: i64 = 1_000_000_000_000_000_000;
 /// The configuration, as good as the layers give it; it counts only if `layers` has no problem after.
 pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
     let device_id = topics::device_id(layers, Path::new("/"));
-    let (topics, server_status) = topics::topics(layers, &device_id);
+    let home_assistant = home_assistant(layers, &device_id);
+    let (topics, server_status) = topics::topics(layers, &device_id, home_assistant.as_ref());
     let broker = broker(layers, &keys::BROKER, &device_id);
     let mut sensor = sensor(layers);
     let led = led(layers, &sensor);
     let telemetry = telemetry(layers);
-    let mut lighting = lighting(layers, &telemetry, server_status.is_some());
+    let mut lighting = lighting(
+        layers,
+        &telemetry,
+        server_status.is_some(),
+        home_assistant.is_some(),
+    );
     sensor.interval = lighting.interval;
     lighting.least_interval = sensor.driver.least_interval();
     interval_suits(layers, &sensor);
@@ -57,6 +66,7 @@ pub(super) fn check(layers: &mut Layers, file: Option<PathBuf>) -> Config {
         backlog: backlog(layers),
         delivery: delivery(layers),
         web: page(layers),
+        home_assistant,
         file,
         rule_origins: RuleOrigins {
             mode: layers.origin(&keys::CONTROL_MODE),
@@ -257,6 +267,7 @@ fn lighting(
     layers: &mut Layers,
     telemetry: &telemetry::TelemetrySettings,
     has_server_status: bool,
+    is_discovered: bool,
 ) -> lighting::LightingSettings {
     let modes = [
         ("auto", lighting::Mode::Auto),
@@ -294,7 +305,7 @@ fn lighting(
             ),
         );
     }
-    let lease = lease(layers);
+    let lease = lease(layers, is_discovered);
     if let lighting::Lease::For(lease) = lease
         && mode != lighting::Mode::Local
     {
@@ -330,10 +341,25 @@ fn lighting(
     }
 }
 
-fn lease(layers: &mut Layers) -> lighting::Lease {
-    layers
+/// Home Assistant speaks when it starts and when it goes: with discovery a command holds meanwhile, if nothing is set.
+fn lease(layers: &mut Layers, is_discovered: bool) -> lighting::Lease {
+    let is_set = layers.is_set(&keys::CONTROL_LEASE);
+    if layers.is_word(&keys::CONTROL_LEASE, "while-present") || is_discovered && !is_set {
+        return lighting::Lease::WhilePresent(ABSENCE);
+    }
+    let lease = layers
         .duration_or(&keys::CONTROL_LEASE, "while-linked", 100 * MS..=7 * DAY)
-        .map_or(lighting::Lease::WhileLinked, lighting::Lease::For)
+        .map_or(lighting::Lease::WhileLinked, lighting::Lease::For);
+    if is_discovered && let lighting::Lease::For(time) = lease {
+        layers.warning(
+            &keys::CONTROL_LEASE,
+            format!(
+                "a light switched by hand in Home Assistant goes back to the Pi after {}, since Home Assistant gives no sign of life meanwhile; leave this key out",
+                values::in_words(time)
+            ),
+        );
+    }
+    lease
 }
 
 fn commands(layers: &mut Layers) -> command::CommandSettings {

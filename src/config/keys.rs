@@ -106,6 +106,10 @@ keys! {
 
     WEB_LISTEN = "web.listen", Text("");
     WEB_TOKEN_FILE = "web.token_file", Text("");
+
+    HOME_ASSISTANT_DISCOVERY = "home_assistant.discovery", Flag(false);
+    HOME_ASSISTANT_PREFIX = "home_assistant.prefix", Text("homeassistant");
+    HOME_ASSISTANT_STATUS_TOPIC = "home_assistant.status_topic", Text("homeassistant/status");
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@
 //! - `summary`: the configuration for a person
 //! - `in_force`: the rules for the LED, with what a command set for good
 //! - `page`: where the live page is, and its token
+//! - `home_assistant`: whether Home Assistant is told of the device
 
 mod check;
+mod home_assistant;
 mod in_force;
 mod keys;
 mod page;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::logic::{command, delivery, lighting, telemetry};
+pub use home_assistant::HomeAssistant;
 pub use in_force::{RuleOrigins, RulesInForce};
 pub use nightlight_common::config::{Broker, Scheme, Speak, url};
 use nightlight_common::config::{Layers, on_one_line};
@@ -66,6 +69,8 @@ pub struct Config {
     pub delivery: delivery::DeliverySettings,
     /// Where the status page listens; `None` is off.
     pub web: Option<Page>,
+    /// How the device is announced to Home Assistant; `None` is not at all.
+    pub home_assistant: Option<HomeAssistant>,
     /// Where what outlives a restart but not a reboot is kept, if anywhere.
     pub runtime_folder: Option<RuntimeFolder>,
     /// The file that was read, if any.
@@ -136,6 +141,13 @@ impl Config {
         let mut config = Self::from_layers(Some((Path::new("configuration"), text)), env)?;
         config.file = None;
         Ok(config)
+    }
+
+    /// Home Assistant's status topic, where discovery is on and that is not the server's topic.
+    pub fn home_assistant_status(&self) -> Option<&str> {
+        let home = self.home_assistant.as_ref()?;
+        let is_servers = self.server_status.as_ref() == Some(&home.status_topic);
+        (!is_servers).then_some(home.status_topic.as_str())
     }
 
     fn from_layers(

@@ -54,12 +54,18 @@ impl Display for Summary<'_> {
             ("backlog", backlog(config)),
             ("delivery", delivery(config)),
             ("status page", page(config)),
+            ("Home Assistant", home_assistant(config)),
         ];
         for (name, text) in rows.iter().filter(|(_, text)| !text.is_empty()) {
             writeln!(f, "{name:<14} {text}")?;
         }
         Ok(())
     }
+}
+
+fn home_assistant(config: &Config) -> String {
+    let home = config.home_assistant.as_ref();
+    home.map_or(String::new(), |home| format!("announced on {}", home.topic))
 }
 
 fn page(config: &Config) -> String {
@@ -101,6 +107,7 @@ fn broker(config: &Config) -> String {
 fn listens(config: &Config) -> String {
     let mut topics = vec![config.topics.commands.as_str(), config.topics.acks.as_str()];
     topics.extend(config.server_status.as_deref());
+    topics.extend(config.home_assistant_status());
     topics.join(", ")
 }
 
@@ -177,6 +184,16 @@ fn remote(config: &Config) -> String {
             )
         }
         (Mode::Auto, Lease::WhileLinked) => "a command holds as long as the link is up".into(),
+        (Mode::Auto, Lease::WhilePresent(lease)) => {
+            let who = match config.home_assistant {
+                Some(_) => "Home Assistant",
+                None => "the server",
+            };
+            format!(
+                "a command holds as long as {who} is there, and {} more",
+                in_words(lease)
+            )
+        }
         _ => String::new(),
     }
 }

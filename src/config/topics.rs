@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nightlight_common::config::{Key, Layers};
 
-use super::{DEFAULT_ID, Topics, keys, serial};
+use super::{DEFAULT_ID, HomeAssistant, Topics, keys, serial};
 
 /// Longest topic and device id, in bytes.
 const MAX_BYTES: usize = 200;
@@ -76,7 +76,11 @@ fn doubts(id: &str) -> Vec<&'static str> {
 }
 
 /// The topics and the server's status topic, `{id}` replaced.
-pub(super) fn topics(layers: &mut Layers, id: &str) -> (Topics, Option<String>) {
+pub(super) fn topics(
+    layers: &mut Layers,
+    id: &str,
+    home_assistant: Option<&HomeAssistant>,
+) -> (Topics, Option<String>) {
     let mut topic = |key: &'static Key| own_topic(layers, key, id);
     let topics = Topics {
         telemetry: topic(&keys::TOPICS_TELEMETRY),
@@ -98,7 +102,9 @@ pub(super) fn topics(layers: &mut Layers, id: &str) -> (Topics, Option<String>) 
         }
         topic
     });
-    tell_same_names(layers, &topics, server_status.as_deref());
+    let of_home_assistant = home_assistant.map(|home| home.status_topic.clone());
+    let server_status = server_status.or(of_home_assistant);
+    tell_same_names(layers, &topics, server_status.as_deref(), home_assistant);
     (topics, server_status)
 }
 
@@ -152,7 +158,12 @@ fn has_levels(topic: &str, id: &str) -> bool {
 }
 
 /// Two uses of one topic would make the daemon hear itself, or consumers mistake one for the other.
-fn tell_same_names(layers: &mut Layers, topics: &Topics, server_status: Option<&str>) {
+fn tell_same_names(
+    layers: &mut Layers,
+    topics: &Topics,
+    server_status: Option<&str>,
+    home_assistant: Option<&HomeAssistant>,
+) {
     let mut uses: Vec<(&'static Key, &str)> = vec![
         (&keys::TOPICS_TELEMETRY, &topics.telemetry),
         (&keys::TOPICS_HISTORY, &topics.history),
@@ -164,6 +175,12 @@ fn tell_same_names(layers: &mut Layers, topics: &Topics, server_status: Option<&
         (&keys::TOPICS_STATUS, &topics.status),
     ];
     uses.extend(server_status.map(|topic| (&keys::CONTROL_SERVER_STATUS, topic)));
+    if let Some(home) = home_assistant {
+        uses.push((&keys::HOME_ASSISTANT_PREFIX, &home.topic));
+        if server_status != Some(&home.status_topic) {
+            uses.push((&keys::HOME_ASSISTANT_STATUS_TOPIC, &home.status_topic));
+        }
+    }
     for (index, (key, name)) in uses.iter().enumerate() {
         let earlier = uses.iter().take(index).find(|(_, other)| other == name);
         if let Some((other, _)) = earlier.filter(|_| !name.is_empty()) {

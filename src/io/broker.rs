@@ -43,6 +43,7 @@ pub struct Link {
     device_id: String,
     topics: Topics,
     server_status: Option<String>,
+    home_assistant: HomeAssistantTopics,
     window: usize,
     qos: u8,
     ways: Ways,
@@ -56,6 +57,7 @@ impl Link {
             device_id: config.device_id.clone(),
             topics: config.topics.clone(),
             server_status: config.server_status.clone(),
+            home_assistant: HomeAssistantTopics::new(config),
             window: config.delivery.window,
             qos: config.delivery.qos,
             ways: Ways::new(&config.broker),
@@ -69,6 +71,7 @@ impl Link {
         let left_out = inbound
             .into_iter()
             .chain(&self.server_status)
+            .chain(&self.home_assistant.status)
             .filter(|topic| self.ways.leaves_out(topic))
             .cloned()
             .collect();
@@ -76,6 +79,7 @@ impl Link {
             stage: Stage::Opening(Box::pin(opening)),
             topics: self.topics.clone(),
             server_status: self.server_status.clone(),
+            home_assistant: self.home_assistant.clone(),
             left_out,
             subscribe_at: None,
             subscribing: HashMap::new(),
@@ -110,11 +114,29 @@ impl Link {
     }
 }
 
+/// What is said to and by Home Assistant, where it is told of the device.
+#[derive(Debug, Clone, Default)]
+struct HomeAssistantTopics {
+    discovery: String,
+    status: Option<String>,
+}
+
+impl HomeAssistantTopics {
+    fn new(config: &Config) -> Self {
+        let home = config.home_assistant.as_ref();
+        Self {
+            discovery: home.map_or(String::new(), |home| home.topic.clone()),
+            status: config.home_assistant_status().map(Into::into),
+        }
+    }
+}
+
 /// One session, or the try to make one.
 pub struct Session {
     stage: Stage,
     topics: Topics,
     server_status: Option<String>,
+    home_assistant: HomeAssistantTopics,
     /// What to subscribe to later.
     left_out: Vec<String>,
     subscribe_at: Option<Instant>,
@@ -151,7 +173,8 @@ impl Session {
         };
         let mut publication = Publication::new(topic, qos, message.payload);
         publication.about.correlation = correlation.map(Into::into);
-        if message.topic != Topic::Status {
+        // An empty message takes a retained one back; it is no JSON.
+        if message.topic != Topic::Status && !publication.payload.is_empty() {
             publication = publication.json();
         }
         publication.retain = message.retain;
@@ -166,6 +189,10 @@ impl Session {
             Inbound::Commands => self.topics.commands.clone(),
             Inbound::Acks => self.topics.acks.clone(),
             Inbound::ServerStatus => match &self.server_status {
+                Some(topic) => topic.clone(),
+                None => return,
+            },
+            Inbound::HomeAssistant => match &self.home_assistant.status {
                 Some(topic) => topic.clone(),
                 None => return,
             },
@@ -323,6 +350,8 @@ impl Session {
                     Some(Input::ServerAcked(payload))
                 } else if self.server_status.as_ref() == Some(&message.topic) {
                     Some(Input::ServerStatus { payload, retained })
+                } else if self.home_assistant.status.as_ref() == Some(&message.topic) {
+                    Some(Input::HomeAssistantStatus { payload, retained })
                 } else {
                     debug!(topic = message.topic, "not asked for");
                     None
@@ -401,6 +430,7 @@ impl Session {
             Topic::Results => &self.topics.results,
             Topic::State => &self.topics.state,
             Topic::Status => &self.topics.status,
+            Topic::Discovery => &self.home_assistant.discovery,
         }
     }
 }

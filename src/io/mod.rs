@@ -1,9 +1,10 @@
 //! The shell: what touches a device, a socket, a file or a clock.
 //!
-//! The files here do not import each other; only the daemon joins them. Three are ground under others: [`pi`],
+//! The files here do not import each other; only the daemon joins them. Four are ground under others: [`pi`],
 //! which has the I2C bus and the pins, [`device_thread`], on which sensor and LED wait for devices that may
-//! hang, and [`folder`], for names that survive a power cut.
+//! hang, [`folder`], for names that survive a power cut, and [`small_file`], for what is replaced as a whole.
 
+pub mod announced;
 pub mod backlog;
 pub(crate) mod blocking_tasks;
 pub mod broker;
@@ -16,6 +17,7 @@ pub mod pi;
 pub mod rules;
 pub mod runtime;
 pub mod sensor;
+pub mod small_file;
 pub mod state_lock;
 pub mod systemd;
 pub mod web;

@@ -4,14 +4,12 @@
 //! each start. It reads them once and writes them when the controller orders it. The file is looked at like
 //! anything from outside: beside the loop, and only if it is a small ordinary file.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::small_file;
 use crate::logic::Input;
 use crate::logic::lighting::RulesPatch;
 
@@ -65,35 +63,13 @@ impl KeptRules {
     /// The file cannot be read, or holds no rules, in words.
     pub fn load(&self) -> Result<RulesPatch, String> {
         let name = self.path.display();
-        let bytes = match self.read() {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(RulesPatch::default());
-            }
+        let bytes = match small_file::read(&self.path, MAX_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(RulesPatch::default()),
             Err(error) => return Err(format!("{name} cannot be read: {error}; remove it")),
         };
         serde_json::from_slice(&bytes)
             .map_err(|error| format!("{name} holds no rules: {error}; remove it"))
-    }
-
-    fn read(&self) -> io::Result<Vec<u8>> {
-        // A pipe would block already here.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::NONBLOCK.bits() as i32)
-            .open(&self.path)?;
-        let data = file.metadata()?;
-        if !data.is_file() {
-            return Err(io::Error::other("it is no ordinary file"));
-        }
-        if data.len() > MAX_BYTES {
-            return Err(io::Error::other(format!(
-                "it is larger than {MAX_BYTES} bytes"
-            )));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
     }
 
     /// Keeps `rules`, synced, in the place of those before; a power cut leaves the one or the other.
@@ -101,27 +77,13 @@ impl KeptRules {
     /// # Errors
     /// The file cannot be written.
     pub fn keep(&self, rules: &RulesPatch) -> io::Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        super::folder::create(folder)?;
-        let next = self.path.with_extension("next");
-        // What a power cut left there, or anything else: it is never opened, since that might block.
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&next)?;
-        file.write_all(&serde_json::to_vec(rules)?)?;
-        file.sync_all()?;
-        fs::rename(&next, &self.path)?;
-        super::folder::sync(folder)
+        small_file::replace(&self.path, &serde_json::to_vec(rules)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
     use super::*;

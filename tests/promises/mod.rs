@@ -334,6 +334,7 @@ impl Device {
                 }
                 return;
             }
+            Output::KeepAnnounced(_) => {}
             Output::KeepRules(rules) => {
                 self.kept = Some(rules);
                 return;

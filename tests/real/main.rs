@@ -12,6 +12,7 @@ mod fake_broker;
 mod filled;
 mod folder;
 mod full_disk;
+mod home_assistant;
 mod kills;
 mod life;
 mod light;

@@ -67,6 +67,7 @@ pub fn settings() -> Settings {
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
         },
+        home_assistant: None,
         device: device_info(),
     }
 }
@@ -229,6 +230,13 @@ pub struct World {
     pub received: Vec<Received>,
     pub status: String,
     pub state: Value,
+    /// Nobody listens to `state`, and the broker says so.
+    pub state_unheard: bool,
+    /// What was said on discovery topics: another one than the configured, and the text.
+    pub discovery: Vec<(Option<String>, String)>,
+    pub last_discovery_token: u64,
+    /// The topic of an announcement that the disk remembers.
+    pub announced: Option<String>,
     /// The disk: what is synced on it.
     pub disk: BTreeMap<Key, Entry>,
     /// The last entry that was read: those up to it are not given up.
@@ -340,6 +348,10 @@ impl World {
             received: Vec::new(),
             status: String::new(),
             state: Value::Null,
+            state_unheard: false,
+            discovery: Vec::new(),
+            last_discovery_token: 0,
+            announced: None,
             disk: BTreeMap::new(),
             disk_read_to: None,
             disk_to_drop: 0,
@@ -691,6 +703,10 @@ impl World {
             Event::Input(None, Input::BacklogOpened(opened)),
         );
         self.disk_read_to = None;
+        if self.settings.home_assistant.is_some() || self.announced.is_some() {
+            let found = Input::AnnouncedFound(self.announced.clone());
+            self.schedule(self.opening, Event::Input(None, found));
+        }
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {
@@ -746,7 +762,7 @@ impl World {
                 }
                 self.note("link up".into());
             }
-            Input::Acked(token) => {
+            Input::Acked(token) | Input::Unheard(token) => {
                 if !self.unconfirmed.remove(token) {
                     return;
                 }
@@ -846,6 +862,7 @@ impl World {
                     self.handover = Some(handover);
                 }
                 Output::KeepDeadLetter(line) => self.dead_letters.push(line),
+                Output::KeepAnnounced(topic) => self.announced = topic,
                 Output::KeepRules(rules) => {
                     self.rules_kept += 1;
                     self.kept = rules;
@@ -994,6 +1011,13 @@ impl World {
         match message.topic {
             Topic::Status => self.status = String::from_utf8(message.payload).expect("text"),
             Topic::State => self.state = serde_json::from_slice(&message.payload).expect("JSON"),
+            Topic::Discovery => {
+                assert!(message.retain, "discovery is retained");
+                let text = String::from_utf8(message.payload).expect("text");
+                self.last_discovery_token = message.token;
+                let other = message.reply_to.map(|place| place.topic);
+                self.discovery.push((other, text));
+            }
             topic => {
                 let value: Value = serde_json::from_slice(&message.payload).expect("JSON");
                 let values = match value {
@@ -1014,7 +1038,11 @@ impl World {
             }
         }
         if !self.broker_mute {
-            self.schedule_on_link(self.latency * 2, Input::Acked(message.token));
+            let answer = match message.topic {
+                Topic::State if self.state_unheard => Input::Unheard(message.token),
+                _ => Input::Acked(message.token),
+            };
+            self.schedule_on_link(self.latency * 2, answer);
         }
     }
 

@@ -38,6 +38,11 @@ impl Layers {
         Some(self.text(key)).filter(|text| !text.is_empty())
     }
 
+    /// Whether the value is this word.
+    pub fn is_word(&self, key: &Key, word: &str) -> bool {
+        matches!(self.value(key), ValueKind::String(text) if text == word)
+    }
+
     /// A path; `${CREDENTIALS_DIRECTORY}` at its beginning is replaced. Nothing when it is empty.
     pub fn path(&mut self, key: &Key) -> Option<PathBuf> {
         const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";

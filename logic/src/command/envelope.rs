@@ -174,9 +174,8 @@ fn envelope(fields: &Map<String, Value>, id: Option<String>) -> Result<Command, 
 }
 
 fn action(fields: &Map<String, Value>) -> Result<Action, String> {
-    match (present(fields, "led_on"), present(fields, "command")) {
-        (Some(Value::Bool(led_on)), None) => Ok(Action::Led(*led_on)),
-        (Some(_), None) => Err("led_on is neither true nor false".into()),
+    match (led_on(fields)?, present(fields, "command")) {
+        (Some(led_on), None) => Ok(Action::Led(led_on)),
         (None, None) => Err("neither led_on nor command in it".into()),
         (Some(_), Some(_)) => Err("both led_on and command in it".into()),
         (None, Some(Value::String(command))) => match command.as_str() {
@@ -187,6 +186,19 @@ fn action(fields: &Map<String, Value>) -> Result<Action, String> {
             _ => Err("unknown command; there are read-now, set, restart and reboot".into()),
         },
         (None, Some(_)) => Err("command is not a text".into()),
+    }
+}
+
+/// `led_on`, or `state` as Home Assistant's lights have it.
+fn led_on(fields: &Map<String, Value>) -> Result<Option<bool>, String> {
+    match (present(fields, "led_on"), present(fields, "state")) {
+        (None, None) => Ok(None),
+        (Some(Value::Bool(led_on)), None) => Ok(Some(*led_on)),
+        (Some(_), None) => Err("led_on is neither true nor false".into()),
+        (None, Some(Value::String(state))) if state == "ON" => Ok(Some(true)),
+        (None, Some(Value::String(state))) if state == "OFF" => Ok(Some(false)),
+        (None, Some(_)) => Err("state is neither \"ON\" nor \"OFF\"".into()),
+        (Some(_), Some(_)) => Err("both led_on and state in it".into()),
     }
 }
 

@@ -36,6 +36,8 @@ struct Announced {
     backlog: bool,
     store_ok: bool,
     heard: Option<bool>,
+    lost: u64,
+    outages: u64,
 }
 
 impl Announcer {
@@ -72,6 +74,8 @@ impl Controller {
             backlog: self.delivery.backlog() > 0,
             store_ok: self.delivery.store_ok(),
             heard: self.delivery.heard(),
+            lost: self.counters.all_lost(),
+            outages: self.counters.all_outages(),
         };
         if self.announcer.is_due(current, now.boot, &mut self.timers) {
             let payload = self.view(now).announcement().into_bytes();
@@ -139,7 +143,7 @@ impl Controller {
             at: rfc3339(now.wall_ms),
             boot_s: words::seconds(now.boot),
             backlog_bytes: None,
-            written_today_bytes: None,
+            written_today_bytes: self.written_today_bytes,
             loop_lag_s: None,
             last_outage: self.outage.last().cloned(),
         }

@@ -85,6 +85,7 @@ impl Controller {
         self.delivery
             .publish_control(Topic::Status, b"online".to_vec(), true);
         self.announcer.expire();
+        self.discovery.link_up();
         self.outage.link_back(self.clock.stamp(now), now.boot);
         self.timers.set(Timer::LinkHeld, now.boot + HELD);
     }

@@ -34,6 +34,9 @@ impl Controller {
     }
 
     pub(super) fn server_status(&mut self, payload: &[u8], retained: bool, now: Now) {
+        if self.discovery.is_servers() {
+            self.home_assistant_said(payload, retained, now);
+        }
         // What the broker kept says how the server was when it said so, perhaps long ago.
         if retained {
             return;
@@ -50,6 +53,13 @@ impl Controller {
     pub(super) fn server_alive(&mut self, now: Now) {
         self.lighting.server_alive(now.boot, &mut self.timers);
         self.server_heard(now);
+    }
+
+    /// Whether the server is there, as far as link and broker show it.
+    pub(super) fn observe_server(&mut self, now: Now) {
+        let is_there = self.delivery.is_up() && self.delivery.state_heard() != Some(false);
+        self.lighting
+            .server_is_there(is_there, now.boot, &mut self.timers);
     }
 
     /// Something that may end the lease of the server. While the link is up, that is an outage too.

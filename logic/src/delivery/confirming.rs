@@ -53,7 +53,8 @@ impl Delivery {
         self.poison
             .confirmed(&self.keys_of(&contents), sent, now, timers);
         match contents {
-            Contents::Control | Contents::Reply => {}
+            Contents::Control => self.taken_control(sent, is_heard),
+            Contents::Reply => {}
             Contents::Own(seq, last) => self.published_own(seq, last, now, timers),
             Contents::Page(keys) => self.published_page(keys, now, timers),
         }

@@ -47,6 +47,26 @@ impl Delivery {
         self.hearing.heard().filter(|_| self.is_up())
     }
 
+    /// Whether somebody listens to `state`; none while nobody can know.
+    pub fn state_heard(&self) -> Option<bool> {
+        self.state_heard
+    }
+
+    /// Whether the broker has taken what was last said to Home Assistant; none before it has answered, and once.
+    pub fn take_discovery_answer(&mut self) -> Option<bool> {
+        self.discovery_taken.take()
+    }
+
+    /// The broker has a message that is no record.
+    pub(super) fn taken_control(&mut self, sent: Sent, is_heard: bool) {
+        let knows = self.offer.as_ref().is_some_and(Offer::tells_who_listens);
+        match sent {
+            Sent::Publish(Topic::State) if knows => self.state_heard = Some(is_heard),
+            Sent::Publish(Topic::Discovery) => self.discovery_taken = Some(true),
+            _ => {}
+        }
+    }
+
     /// How many publications the broker has refused since the start, by its reason.
     pub(crate) fn refused_so_far(&self) -> impl Iterator<Item = (Refusal, u64)> {
         self.refused
@@ -168,6 +188,9 @@ impl Delivery {
 
     fn refused_control(&mut self, sent: Sent, refusal: Refusal, why: &str) {
         // What is refused of results is gone; state comes again by itself; that we are here must be said.
+        if sent == Sent::Publish(Topic::Discovery) {
+            self.discovery_taken = Some(false);
+        }
         let waits = matches!(refusal, Refusal::Denied | Refusal::Quota | Refusal::Unclear);
         if sent == Sent::Publish(Topic::Status) && waits {
             self.publish_control(Topic::Status, b"online".to_vec(), true);

@@ -38,6 +38,9 @@ pub struct KeptCommand {
     pub led_on: bool,
     /// How long it holds after a sign of life; none: as long as the link is up.
     pub lease: Option<Duration>,
+    /// It holds as long as the server is there, and `lease` after that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub while_present: bool,
     /// When the lease ends.
     pub until: Option<Duration>,
     /// Why, in words.
@@ -67,7 +70,8 @@ impl KeptDecision {
     pub(crate) fn is_sound(&self, written: Duration) -> bool {
         let command = self.command.as_ref().is_none_or(|command| {
             let longest = command.lease.unwrap_or_default();
-            command.lease.is_some() == command.until.is_some()
+            (command.while_present || command.lease.is_some() == command.until.is_some())
+                && command.while_present <= command.lease.is_some()
                 && command
                     .until
                     .is_none_or(|until| until <= written.saturating_add(longest))
@@ -94,8 +98,16 @@ impl Lighting {
         if let Some(command) = kept.command {
             let active = ActiveCommand {
                 led_on: command.led_on,
-                lease: command.lease.map_or(Lease::WhileLinked, Lease::For),
-                until: command.until,
+                lease: match command.lease {
+                    Some(lease) if command.while_present => Lease::WhilePresent(lease),
+                    Some(lease) => Lease::For(lease),
+                    None => Lease::WhileLinked,
+                },
+                // The restart was an absence of the server: of this one, and of us.
+                until: match command.while_present {
+                    true => command.until.or(Some(written + MAX_RESTART)),
+                    false => command.until,
+                },
                 why: command.why,
             };
             let in_time = active.until.is_some() || now.saturating_sub(written) <= MAX_RESTART;
@@ -136,6 +148,9 @@ impl Lighting {
         let is_newest = self.active.is_none();
         if is_newest && undecided.holds(self.settings.mode, now) {
             self.active = Some(undecided.active);
+            if self.server_is_there {
+                self.follow_presence(now);
+            }
         }
         (self.active.is_none(), self.decide(now, timers))
     }
@@ -151,9 +166,10 @@ impl Lighting {
             command: self.left().map(|active| KeptCommand {
                 led_on: active.led_on,
                 lease: match active.lease {
-                    Lease::For(time) => Some(time),
+                    Lease::For(time) | Lease::WhilePresent(time) => Some(time),
                     Lease::WhileLinked => None,
                 },
+                while_present: matches!(active.lease, Lease::WhilePresent(_)),
                 until: active.until,
                 why: active.why.clone(),
             }),

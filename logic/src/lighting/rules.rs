@@ -216,6 +216,9 @@ pub enum Lease {
     For(Duration),
     /// As long as the link is up.
     WhileLinked,
+    /// As long as the server is there, and so long after: the link is up, the server has not said that it goes
+    /// away, and the broker does not say that nobody listens to `state`.
+    WhilePresent(Duration),
 }
 
 /// The LED when nothing is to be trusted.
@@ -231,10 +234,12 @@ pub enum FailSafe {
 }
 
 impl Lease {
-    pub(super) fn end(self, now: Duration) -> Option<Duration> {
+    /// When it ends if it begins now; with it whether the server is there.
+    pub(super) fn end(self, now: Duration, is_there: bool) -> Option<Duration> {
         match self {
             Lease::For(lease) => Some(now + lease),
-            Lease::WhileLinked => None,
+            Lease::WhilePresent(lease) if !is_there => Some(now + lease),
+            Lease::WhileLinked | Lease::WhilePresent(_) => None,
         }
     }
 }

@@ -683,7 +683,7 @@ impl World {
             Output::HandOver(handover) => self.handover = Some(handover),
             Output::KeepDeadLetter(_) => panic!("a good record was taken for a bad one"),
             Output::Exit(_) => panic!("nobody asked for an end"),
-            Output::KeepRules(_) | Output::Log(..) => {}
+            Output::KeepRules(_) | Output::KeepAnnounced(_) | Output::Log(..) => {}
         }
     }
 
@@ -703,7 +703,7 @@ impl World {
                 self.controller
                     .handle(Input::Acked(message.token), self.now);
             }
-            Topic::State | Topic::Status => {
+            Topic::State | Topic::Status | Topic::Discovery => {
                 self.controller
                     .handle(Input::Acked(message.token), self.now);
             }
@@ -804,6 +804,7 @@ fn settings(variant: Variant) -> Settings {
             connect_spread: Duration::ZERO,
             require_listener: false,
         },
+        home_assistant: None,
         device: DeviceInfo {
             device: "pi".into(),
             ..DeviceInfo::default()

@@ -218,6 +218,11 @@ impl Agent {
         agent
     }
 
+    /// Other configuration for the next start.
+    pub fn configure(&mut self, more: &str) {
+        self.more = more.into();
+    }
+
     pub fn run(&mut self) {
         let mut command = self.command();
         self.child = Some(command.spawn().expect("nightlight starts"));
