@@ -954,3 +954,66 @@ fn a_page_that_others_can_reach_wants_a_token_that_cannot_be_guessed() {
         "shown in logs"
     );
 }
+
+#[test]
+fn one_key_settles_everything_for_home_assistant_but_what_the_owner_has_set() {
+    let present = lighting::Lease::WhilePresent(15 * SECOND);
+    let off = load("").unwrap();
+    assert_eq!(off.home_assistant, None);
+    let on = "[device]\nid = \"hall\"\n[home_assistant]\ndiscovery = true\n";
+    let config = load(on).unwrap();
+    let home = config.home_assistant.as_ref().expect("on");
+    assert_eq!(home.topic, "homeassistant/device/hall/config");
+    assert_eq!(
+        config.server_status.as_deref(),
+        Some("homeassistant/status")
+    );
+    assert_eq!(config.home_assistant_status(), None);
+    assert_eq!(config.lighting.lease, present);
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let summary = config.summary().to_string();
+    for words in [
+        "homeassistant/device/hall/config",
+        "as long as Home Assistant is there",
+    ] {
+        assert!(summary.contains(words), "{summary}");
+    }
+
+    let own = load(&format!(
+        "{on}[control]\nlease = \"while-linked\"\nserver_status = \"mine\""
+    ))
+    .unwrap();
+    assert_eq!(own.lighting.lease, lighting::Lease::WhileLinked);
+    assert_eq!(own.server_status.as_deref(), Some("mine"));
+    assert_eq!(own.home_assistant_status(), Some("homeassistant/status"));
+    let short = load(&format!("{on}[control]\nlease = \"30s\"")).unwrap();
+    assert!(
+        short
+            .warnings
+            .iter()
+            .any(|text| text.contains("control.lease"))
+    );
+    let alone = load("[control]\nlease = \"while-present\"").unwrap();
+    assert_eq!(alone.lighting.lease, present);
+
+    let other = "[home_assistant]\ndiscovery = true\nprefix = \"ha\"\nstatus_topic = \"ha/status\"";
+    let config = load(other).unwrap();
+    assert_eq!(config.server_status.as_deref(), Some("ha/status"));
+    assert_eq!(
+        config.home_assistant.expect("on").topic,
+        "ha/device/nightlight/config"
+    );
+    refused(
+        "[home_assistant]\nprefix = \"ha/#\"",
+        &["home_assistant.prefix", "wildcards"],
+    );
+    refused(
+        "[home_assistant]\ndiscovery = true\nstatus_topic = \"nightlight/status\"",
+        &["control.server_status", "topics.status"],
+    );
+    refused(
+        "[device]\nid = \"a.b\"\n[home_assistant]\ndiscovery = true",
+        &["device.id", "Home Assistant"],
+    );
+    refused("[control]\nlease = 15", &["control.lease"]);
+}

@@ -140,7 +140,11 @@ fn it_is_announced_in_each_session_and_a_while_after_home_assistant_has_started(
     assert_eq!(said(&world), ["device"; 4]);
     world.seconds(3_600);
     assert_eq!(said(&world), ["device"; 4]);
-    assert!(world.warnings.iter().all(|text| text.contains("link down")), "{:?}", world.warnings);
+    assert!(
+        world.warnings.iter().all(|text| text.contains("link down")),
+        "{:?}",
+        world.warnings
+    );
 }
 
 #[test]
@@ -178,7 +182,10 @@ fn switched_off_it_is_taken_back_once_and_where_it_never_was_on_nothing_is_touch
         assert_eq!(world.discovery[1].1, "");
         assert_eq!(world.announced, None);
     }
-    let told = world.told.iter().any(|(_, text)| text.contains("taken back from Home Assistant"));
+    let told = world
+        .told
+        .iter()
+        .any(|(_, text)| text.contains("taken back from Home Assistant"));
     assert!(told);
 }
 
@@ -189,7 +196,10 @@ fn switched_off_while_the_broker_is_away_it_is_taken_back_when_that_is_back() {
     world.pull_cable();
     world.stop_and_start();
     world.seconds(60);
-    assert_eq!((said(&world), world.announced.as_deref()), (vec!["device"], Some(TOPIC)));
+    assert_eq!(
+        (said(&world), world.announced.as_deref()),
+        (vec!["device"], Some(TOPIC))
+    );
     // The broker is back, and lost before it answers.
     world.broker_mute = true;
     world.mend_cable();
@@ -205,7 +215,10 @@ fn switched_off_while_the_broker_is_away_it_is_taken_back_when_that_is_back() {
 fn by_another_name_the_old_announcement_goes_before_the_new_one_comes() {
     let mut world = home();
     let topics = &mut world.settings.device.topics;
-    topics.insert(Sent::Publish(Topic::Discovery), "ha/device/pi/config".into());
+    topics.insert(
+        Sent::Publish(Topic::Discovery),
+        "ha/device/pi/config".into(),
+    );
     world.stop_and_start();
     world.seconds(30);
     assert_eq!(said(&world), ["device", TOPIC, "device"]);
@@ -225,7 +238,11 @@ fn a_broker_that_refuses_it_is_asked_once_a_session_and_everything_else_goes_on(
     let sessions = world.sessions;
     world.seconds(3_600);
     // A broker that closes the connection for it (3.1.1) is asked now and then, and keeps its session in between.
-    assert!(world.sessions - sessions < 12, "{}", world.sessions - sessions);
+    assert!(
+        world.sessions - sessions < 12,
+        "{}",
+        world.sessions - sessions
+    );
     assert!(world.view().link_up);
     assert!(world.view().backlog < 3, "{}", world.view().backlog);
 }

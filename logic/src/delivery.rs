@@ -287,7 +287,7 @@ impl Delivery {
     }
 
     /// An empty message in the place of what was announced to Home Assistant on `topic`.
-    pub fn withdraw_discovery(&mut self, topic: String) {
+    pub(crate) fn withdraw_discovery(&mut self, topic: String) {
         let place = ReplyTo {
             topic,
             correlation: None,

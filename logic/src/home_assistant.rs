@@ -56,7 +56,10 @@ pub(crate) fn announcement(
     let id = format!("nightlight_{}", settings.node);
     let entities = [
         ("light", led()),
-        ("illuminance", illuminance(settings, device, &telemetry, &state, &status, cadence)),
+        (
+            "illuminance",
+            illuminance(settings, device, &telemetry, &state, &status, cadence),
+        ),
         ("mode", mode()),
         ("on_below", threshold("on_below", "On below", device)),
         ("off_above", threshold("off_above", "Off above", device)),
@@ -64,9 +67,18 @@ pub(crate) fn announcement(
         ("link", link(&status)),
         ("by", decider()),
         ("why", reason()),
-        ("backlog", records(field("backlog", "Backlog"), "measurement")),
-        ("oldest", seconds(field("backlog_oldest_age_s", "Oldest record"))),
-        ("lost", records(field("lost", "Lost records"), "total_increasing")),
+        (
+            "backlog",
+            records(field("backlog", "Backlog"), "measurement"),
+        ),
+        (
+            "oldest",
+            seconds(field("backlog_oldest_age_s", "Oldest record")),
+        ),
+        (
+            "lost",
+            records(field("lost", "Lost records"), "total_increasing"),
+        ),
         ("last_outage", last_outage(&state)),
         ("clock", clock()),
         ("written", written()),
@@ -209,7 +221,11 @@ fn reason() -> Entity {
 }
 
 fn clock() -> Entity {
-    let states = [ClockState::Synced, ClockState::Corrected, ClockState::Unsynced];
+    let states = [
+        ClockState::Synced,
+        ClockState::Corrected,
+        ClockState::Unsynced,
+    ];
     one_of(field("clock", "Clock"), &states.map(ClockState::name))
 }
 

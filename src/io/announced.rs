@@ -99,14 +99,25 @@ mod tests {
         }
         announced.keep(None).expect("removed");
         assert_eq!(topic(), None);
-        assert_eq!(fs::read_dir(folder.path().join("deep")).expect("a folder").count(), 0);
+        assert_eq!(
+            fs::read_dir(folder.path().join("deep"))
+                .expect("a folder")
+                .count(),
+            0
+        );
     }
 
     #[test]
     fn what_is_no_topic_of_an_announcement_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let announced = Announced::in_folder(folder.path());
-        for text in ["", "home/garage/door", "a/#/config", "a/config\nb/config", "\u{0}/config"] {
+        for text in [
+            "",
+            "home/garage/door",
+            "a/#/config",
+            "a/config\nb/config",
+            "\u{0}/config",
+        ] {
             fs::write(&announced.path, text).expect("written");
             assert!(announced.load().is_err(), "{text:?}");
         }

@@ -45,13 +45,15 @@ fn announced_by_one_key_obeyed_until_its_will_and_taken_back_once() {
     eventually("on by hand", || agent.led_on());
     broker.stop();
     eventually("the broker is missed", || {
-        agent.status().is_some_and(|status| status["link_up"] == false)
+        agent
+            .status()
+            .is_some_and(|status| status["link_up"] == false)
     });
     broker.restart();
     eventually("it is back", || {
-        agent.status().is_some_and(|status| {
-            status["link_up"] == true && status["lease_left_s"].is_null()
-        })
+        agent
+            .status()
+            .is_some_and(|status| status["link_up"] == true && status["lease_left_s"].is_null())
     });
     assert_eq!(decider(&agent), Some("remote".into()));
     assert!(agent.led_on());

@@ -48,12 +48,12 @@ impl Delivery {
     }
 
     /// Whether somebody listens to `state`; none while nobody can know.
-    pub fn state_heard(&self) -> Option<bool> {
+    pub(crate) fn state_heard(&self) -> Option<bool> {
         self.state_heard
     }
 
     /// Whether the broker has taken what was last said to Home Assistant; none before it has answered, and once.
-    pub fn take_discovery_answer(&mut self) -> Option<bool> {
+    pub(crate) fn take_discovery_answer(&mut self) -> Option<bool> {
         self.discovery_taken.take()
     }
 
