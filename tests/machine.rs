@@ -44,6 +44,10 @@ const AUTO: &str = "
     link down                | start off     | fallback off  | remote on     | fail-safe on
     while linked             | remote off    | remote off    | remote off    | remote off
     while linked, link down  | start off     | fallback off  | fallback off  | fail-safe on
+    while present            | remote off    | remote off    | remote off    | remote off
+    while present, away      | remote off    | remote off    | remote off    | remote off
+    while present, gone      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    while present, back      | remote off    | remote off    | remote off    | remote off
     set auto                 | start off     | fallback off  | remote on     | fail-safe on
     set local                | start off     | fallback off  | fallback on   | fail-safe on
     set remote               | start off     | start off     | remote on     | start on
@@ -76,6 +80,10 @@ const LOCAL: &str = "
     link down                | start off     | fallback off  | fallback off  | fail-safe on
     while linked             | start off     | fallback off  | fallback off  | fail-safe on
     while linked, link down  | start off     | fallback off  | fallback off  | fail-safe on
+    while present            | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    while present, away      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    while present, gone      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    while present, back      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
     set auto                 | start off     | fallback off  | remote on     | fail-safe on
     set local                | start off     | fallback off  | fallback off  | fail-safe on
     set remote               | start off     | start off     | remote on     | start on
@@ -108,6 +116,10 @@ const REMOTE: &str = "
     link down                | start off     | start off     | remote on     | start off
     while linked             | remote off    | remote off    | remote off    | remote off
     while linked, link down  | remote off    | remote off    | remote off    | remote off
+    while present            | remote off    | remote off    | remote off    | remote off
+    while present, away      | remote off    | remote off    | remote off    | remote off
+    while present, gone      | remote off    | remote off    | remote off    | remote off
+    while present, back      | remote off    | remote off    | remote off    | remote off
     set auto                 | start off     | fallback off  | remote on     | fail-safe on
     set local                | start off     | fallback off  | fallback on   | fail-safe on
     set remote               | start off     | start off     | remote on     | start off
@@ -157,6 +169,7 @@ fn each_table_has_a_row_for_each_input() {
         "command",
         "server_alive",
         "server_gone",
+        "server_is_there",
         "link_down",
         "set_rules",
         "expired",
@@ -271,6 +284,8 @@ fn assert_table(mode: Mode, table: &str) {
             let mut machine = Machine::new(mode, FailSafe::On, Duration::ZERO);
             if input.starts_with("while linked") {
                 machine = Machine::linked(mode);
+            } else if input.starts_with("while present") {
+                machine = Machine::present(mode);
             } else if input.starts_with("frozen") {
                 machine = Machine::doubting(mode);
             }
@@ -307,6 +322,11 @@ impl Machine {
     fn linked(mode: Mode) -> Self {
         let (fail_safe, hold) = (FailSafe::On, Duration::ZERO);
         Self::with(mode, fail_safe, hold, Lease::WhileLinked, Duration::ZERO)
+    }
+
+    fn present(mode: Mode) -> Self {
+        let lease = Lease::WhilePresent(Duration::from_secs(15));
+        Self::with(mode, FailSafe::On, Duration::ZERO, lease, Duration::ZERO)
     }
 
     fn with(
@@ -405,6 +425,18 @@ impl Machine {
                 self.command(false, None);
                 self.link_down();
             }
+            "while present" => {
+                self.is_there(true);
+                self.command(false, None);
+                self.wait_ms(60_000);
+            }
+            "while present, away" => self.leave(14_999),
+            "while present, gone" => self.leave(15_000),
+            "while present, back" => {
+                self.leave(14_999);
+                self.is_there(true);
+                self.wait_ms(60_000);
+            }
             "frozen" => self.freeze(),
             "frozen, then moves" => {
                 self.freeze();
@@ -448,6 +480,20 @@ impl Machine {
     fn server_gone(&mut self) {
         let change = self.lighting.server_gone(self.now, &mut self.timers);
         self.check(change);
+    }
+
+    fn is_there(&mut self, is_there: bool) {
+        self.lighting
+            .server_is_there(is_there, self.now, &mut self.timers);
+    }
+
+    /// Commands, and is away for so long after that.
+    fn leave(&mut self, time_ms: u64) {
+        self.is_there(true);
+        self.command(false, None);
+        self.wait_ms(60_000);
+        self.is_there(false);
+        self.wait_ms(time_ms);
     }
 
     fn link_down(&mut self) {

@@ -334,7 +334,6 @@ impl Device {
                 }
                 return;
             }
-            Output::KeepAnnounced(_) => {}
             Output::KeepRules(rules) => {
                 self.kept = Some(rules);
                 return;
@@ -375,6 +374,7 @@ fn settings(flags: u8) -> Settings {
         _ => text.to_owned(),
     };
     Settings {
+        home_assistant: None,
         lighting: lighting::LightingSettings {
             mode: match flags & 64 {
                 0 => Mode::Auto,
