@@ -15,7 +15,7 @@ fn announced_by_one_key_obeyed_until_its_will_and_taken_back_once() {
     let pi = Listener::start("pi-ha", broker.port);
     eventually("both listen", || home.listens() && pi.listens());
     let mut agent = Agent::prepare("pi-ha", broker.port, OFF);
-    let mut run = |agent: &mut Agent, more: &str, runs: usize| {
+    let run = |agent: &mut Agent, more: &str, runs: usize| {
         agent.configure(more);
         agent.run();
         let started = |event: &&Value| event["event"] == "started";
