@@ -197,6 +197,13 @@ struct Control {
     reply_to: Option<ReplyTo>,
 }
 
+impl Control {
+    /// Whether it goes where a sender wants it, and not where the configuration says.
+    fn is_reply(&self) -> bool {
+        self.topic == Topic::Results && self.reply_to.is_some()
+    }
+}
+
 impl Delivery {
     /// Nothing to deliver, no link; the first try to connect is due at once, or with more than the least spread
     /// at a random moment of the rest. Each session subscribes to `inbound`.

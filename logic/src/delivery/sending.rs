@@ -20,25 +20,25 @@ impl Delivery {
     pub(super) fn send_control(&mut self, now: Duration) {
         while self.unanswered.others() < MAX_CONTROL_IN_FLIGHT && self.has_room_at_broker() {
             let sessions = &self.sessions;
-            let may_go = |waiting: &Control| match waiting.reply_to {
-                None => !sessions.must_wait(Sent::Publish(waiting.topic)),
+            let may_go = |waiting: &Control| match waiting.is_reply() {
+                false => !sessions.must_wait(Sent::Publish(waiting.topic)),
                 // What the broker refuses on our topics says nothing about this one.
-                Some(_) => !sessions.is_suspect(Sent::Publish(waiting.topic)),
+                true => !sessions.is_suspect(Sent::Publish(waiting.topic)),
             };
             let next = self.control.iter().position(may_go);
-            let Some(Control {
+            let Some(waiting) = next.and_then(|place| self.control.remove(place)) else {
+                break;
+            };
+            let contents = match waiting.is_reply() {
+                false => Contents::Control,
+                true => Contents::Reply,
+            };
+            let Control {
                 topic,
                 payload,
                 retain,
                 reply_to,
-            }) = next.and_then(|place| self.control.remove(place))
-            else {
-                break;
-            };
-            let contents = match reply_to {
-                None => Contents::Control,
-                Some(_) => Contents::Reply,
-            };
+            } = waiting;
             let token = self.take_off(Sent::Publish(topic), contents, now);
             self.orders.push_back(Output::Publish(Message {
                 token,
