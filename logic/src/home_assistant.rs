@@ -186,7 +186,7 @@ fn read_now() -> Entity {
     entity(json!({
         "p": "button",
         "name": "Read now",
-        "prs": r#"{"command":"read-now"}"#,
+        "pl_prs": r#"{"command":"read-now"}"#,
     }))
 }
 
