@@ -14,14 +14,15 @@
 //! Reading order: `wire` and `topics` (pure), `store` with `ingest` (the transaction) and `account`,
 //! `rules` and `decision` (pure), `control`, `switchboard` (what is switched by hand), `leases` (who
 //! of several servers decides), `keeper` (the task that writes), `session`, `watch` (a second
-//! one, of several servers), `shell` (the loop) with `outbox` and
-//! `printer`; `keep` deletes what is old; `web` with `fleet`
+//! one, of several servers), `uplink` with `outbox` (one session after the other, and what is told in it),
+//! `shell` (the loop) with `accounts` and `printer`; `keep` deletes what is old; `web` with `fleet`
 //! and `stats` is the page, the API and the metrics; `books` is what a person asks at the command line.
 
 // `pub` means used from another crate: dead code shows itself.
 #![warn(unreachable_pub)]
 
 mod account;
+mod accounts;
 mod books;
 pub mod cli;
 pub mod config;
@@ -44,6 +45,7 @@ mod stats;
 mod store;
 mod switchboard;
 mod topics;
+mod uplink;
 mod watch;
 mod web;
 mod wire;

@@ -4,7 +4,7 @@
 //! kept, and only then it is acked to the device and acknowledged to the broker, in that order, so
 //! that a server killed at any point is sent again what it had not told. `main` calls [`run`].
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -15,39 +15,31 @@ use tracing::{info, warn};
 
 use nightlight_common::clock::Clock;
 use nightlight_common::mqtt::{Publication, TooLarge};
-use nightlight_logic::backoff::{Backoff, jittered};
 
 use crate::account::Report;
+use crate::accounts::{Accounts, PUBLISH_EVERY};
 use crate::config::Config;
 use crate::control::{Control, Decided};
 use crate::decision::{Decider, Switches};
 use crate::keep;
 use crate::keeper::{Arrival, Keeper, Kept, Ticket, Told, Word};
 use crate::leases::{self, Leases};
-use crate::outbox::{Message, Outbox};
+use crate::outbox::Message;
 use crate::printer::Printer;
 use crate::service::Service;
-use crate::session::{Door, Heard, Plan, Session};
+use crate::session::{Heard, Plan};
 use crate::stats::Stats;
 use crate::store::Fault;
 use crate::switchboard;
 use crate::topics::{Lane, Topics};
+use crate::uplink::Uplink;
 use crate::{watch, web, wire};
 
 /// With more under way than this nothing more is read for now.
 const MOST_WAITING: usize = 2_000;
 const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
-/// Accounts are published so often, and so many at a time.
-const PUBLISH_EVERY: Duration = Duration::from_secs(1);
-const PUBLISH_MOST: usize = 200;
 /// Devices whose state is taken; a larger one is none of ours.
 const STATE_BYTES: usize = 16 * 1024;
-/// Waits between tries to connect; the refused wait longer.
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-const BACKOFF_LONGEST: Duration = Duration::from_secs(10);
-const BACKOFF_REFUSED: Duration = Duration::from_secs(30);
-/// A session that stood for so long was a good one: the backoff begins anew.
-const GOOD_SESSION: Duration = Duration::from_secs(5);
 /// At the end: for what is under way to be kept, and for what was kept to be told.
 const END_KEEP: Duration = Duration::from_millis(2_500);
 const END_TELL: Duration = Duration::from_millis(1_000);
@@ -123,7 +115,6 @@ struct Inputs {
 /// The running server.
 struct Shell {
     topics: Topics,
-    door: Door,
     status_topic: String,
     account_topic: String,
     clock: Clock,
@@ -135,41 +126,21 @@ struct Shell {
     /// What devices last said of themselves, where several servers hear it: written by whoever decides about them.
     statuses: HashMap<String, bool>,
     printer: Printer,
-    link: Link,
+    uplink: Uplink,
     database_is_good: bool,
     keeper_has_ended: bool,
-    sessions: u64,
-    backoff: Backoff,
-    out: Outbox,
     /// Handed to the keeper in this session and not yet kept.
     waiting: usize,
     waiting_bytes: usize,
-    /// Devices whose account is to be asked for.
-    changed: BTreeSet<String>,
-    /// Accounts to be published.
-    reports: VecDeque<(String, Option<Report>)>,
-    /// Accounts that are asked for have not come yet.
-    is_asking: bool,
-    publish_at: Instant,
+    accounts: Accounts,
     refused: u64,
     /// Messages that were not read for their size.
     too_large: u64,
 }
 
-enum Link {
-    Down {
-        retry_at: Instant,
-    },
-    Up {
-        session: Session,
-        since: Option<Instant>,
-    },
-}
-
 impl Shell {
     /// With a store that is open.
     fn new(settings: Config, keeper: Keeper, inputs: Inputs, stats: Arc<Stats>) -> Self {
-        let now = Instant::now();
         let decider = Decider::new(
             settings.rules,
             settings.lease,
@@ -192,10 +163,10 @@ impl Shell {
         let printer = Printer::new(keeper.reports.clone());
         Self {
             account_topic: settings.account_topic,
-            changed: printer.devices(),
+            accounts: Accounts::new(printer.devices()),
             printer,
             topics: settings.topics,
-            door: Door::new(settings.broker, plan),
+            uplink: Uplink::new(settings.broker, plan),
             status_topic: settings.status_topic,
             clock: Clock::new(),
             stats,
@@ -204,17 +175,10 @@ impl Shell {
             leases: Leases::default(),
             statuses: HashMap::new(),
             control: Control::new(decider, settings.expiry),
-            link: Link::Down { retry_at: now },
             database_is_good: true,
             keeper_has_ended: false,
-            sessions: 0,
-            backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_LONGEST),
-            out: Outbox::default(),
             waiting: 0,
             waiting_bytes: 0,
-            reports: VecDeque::new(),
-            is_asking: false,
-            publish_at: now,
             refused: 0,
             too_large: 0,
         }
@@ -244,7 +208,7 @@ impl Shell {
                 Some(leases) = self.inputs.leases.recv() => self.take_leases(leases),
                 Some(switches) = self.inputs.switches.recv() => self.switch(switches),
                 Some(publish) = watched(&mut self.inputs.watched), if self.has_room() => self.watch(&publish),
-                heard = next(&mut self.link), if self.has_room() => self.hear_broker(heard),
+                heard = self.uplink.next(), if self.has_room() => self.hear_broker(heard),
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
@@ -253,34 +217,23 @@ impl Shell {
     }
 
     fn connect_if_due(&mut self) {
-        let Link::Down { retry_at } = self.link else {
-            return;
-        };
-        if !self.database_is_good || Instant::now() < retry_at {
-            return;
+        if self.database_is_good && self.uplink.connect_if_due() {
+            // What was handed over before belongs to no session any more.
+            (self.waiting, self.waiting_bytes) = (0, 0);
         }
-        self.sessions += 1;
-        // What was handed over before belongs to no session any more.
-        (self.waiting, self.waiting_bytes) = (0, 0);
-        self.link = Link::Up {
-            session: self.door.open(),
-            since: None,
-        };
     }
 
     fn hear_broker(&mut self, heard: Heard) {
         match heard {
             Heard::Up => {
-                if let Link::Up { since, .. } = &mut self.link {
-                    *since = Some(Instant::now());
-                }
+                self.uplink.up();
                 self.stats.connected.store(true, Relaxed);
-                info!("connected to {}", self.door.broker.url());
-                self.publish_first(self.status_topic.clone(), true, "online".into());
+                info!("connected to {}", self.uplink.url());
+                self.say_status("online");
             }
             Heard::Message(publish) => self.take(&publish),
             Heard::TooLarge(message) => self.pass_over(&message),
-            Heard::Confirmed => self.out.confirmed(),
+            Heard::Confirmed => self.uplink.confirmed(),
             Heard::Down { why, refused } => self.link_down(&why, refused),
             Heard::Nothing => {}
         }
@@ -288,7 +241,7 @@ impl Shell {
 
     fn take(&mut self, publish: &Publication) {
         let Some((lane, device)) = self.topics.read(&publish.topic) else {
-            self.out.acknowledge(publish.pkid);
+            self.uplink.acknowledge(publish.pkid);
             return;
         };
         let device = device.to_owned();
@@ -298,7 +251,7 @@ impl Shell {
             lane => Some(Told::Records(self.records(&device, lane, publish))),
         };
         let Some(word) = word else {
-            self.out.acknowledge(publish.pkid);
+            self.uplink.acknowledge(publish.pkid);
             return;
         };
         self.hand_over(device, publish.pkid, publish.payload.len(), word);
@@ -318,7 +271,7 @@ impl Shell {
             );
         }
         let Some((_, device)) = self.topics.read(topic) else {
-            self.out.acknowledge(*pkid);
+            self.uplink.acknowledge(*pkid);
             return;
         };
         let rubbish = wire::Payload {
@@ -338,7 +291,7 @@ impl Shell {
         self.waiting_bytes += bytes;
         self.keeper.take(Arrival {
             ticket: Ticket {
-                session: self.sessions,
+                session: self.uplink.session(),
                 pkid,
                 bytes,
                 at: Instant::now(),
@@ -390,7 +343,7 @@ impl Shell {
                 warn!("the database has failed, and the devices keep their records: {why}");
                 self.database_is_good = false;
                 // So that they know, and decide by themselves.
-                self.publish_first(self.status_topic.clone(), true, "offline".into());
+                self.say_status("offline");
                 self.flush();
                 self.link_down("there is no database", false);
             }
@@ -398,26 +351,18 @@ impl Shell {
                 info!("the database is good again");
                 self.database_is_good = true;
                 // It was left for the database's sake, not for the broker's.
-                self.backoff.reset();
-                if let Link::Down { retry_at } = &mut self.link {
-                    *retry_at = Instant::now();
-                }
+                self.uplink.retry_now();
             }
             Word::Reports(reports) => {
-                self.is_asking = false;
-                for (device, report) in &reports {
-                    match report {
-                        Some(report) => self.printer.take(report.clone()),
-                        None => self.printer.forget(device),
-                    }
+                self.accounts.answered();
+                for (device, report) in reports {
+                    self.publish_report(&device, report);
                 }
-                self.reports.extend(reports);
-                self.publish_reports();
             }
             Word::Ended => self.keeper_has_ended = true,
             Word::NoReports(devices) => {
-                self.is_asking = false;
-                self.changed.extend(devices);
+                self.accounts.answered();
+                self.accounts.change(devices);
             }
         }
     }
@@ -425,14 +370,15 @@ impl Shell {
     fn pass_on(&mut self, kept: Kept) {
         for (device, run, acked) in &kept.acked {
             for payload in wire::acks(*run, acked) {
-                self.publish(self.topics.acks.of(device), false, payload);
+                let topic = self.topics.acks.of(device);
+                self.uplink.publish(topic, false, payload);
             }
         }
         for ticket in kept.tickets {
-            if ticket.session == self.sessions {
+            if ticket.session == self.uplink.session() {
                 self.waiting = self.waiting.saturating_sub(1);
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(ticket.bytes);
-                self.out.acknowledge(ticket.pkid);
+                self.uplink.acknowledge(ticket.pkid);
                 self.stats.acks.took(ticket.at.elapsed());
             }
         }
@@ -442,14 +388,12 @@ impl Shell {
             }
             self.refused += kept.refused;
         }
-        self.changed.extend(kept.changed);
+        self.accounts.change(kept.changed);
     }
 
     fn decide_if_due(&mut self) {
-        let Link::Up { session, .. } = &self.link else {
-            return;
-        };
-        if self.control.is_due(session.is_idle()) && !self.out.is_pressed() {
+        let idle = self.uplink.is_idle();
+        if idle.is_some_and(|is_idle| self.control.is_due(is_idle)) {
             let now = self.clock.now();
             let leases = &self.leases;
             let decided = self.control.decide(now, |name| leases.hold(name, now.boot));
@@ -524,105 +468,58 @@ impl Shell {
             self.printer.decided(&device, led_on);
             if let Some(command) = command {
                 self.stats.commands.fetch_add(1, Relaxed);
-                let message = Message {
+                self.uplink.publish_first(Message {
                     topic: self.topics.commands.of(&device),
                     retain: false,
                     payload: command,
                     expiry: Some(self.control.expiry_s()),
-                };
-                if self.is_up() {
-                    self.out.publish_first(message);
-                }
+                });
             }
         }
     }
 
     fn ask_accounts_if_due(&mut self) {
-        let is_due = Instant::now() >= self.publish_at && !self.is_asking;
-        if !is_due || !self.is_up() || self.changed.is_empty() {
-            return;
-        }
-        self.publish_at = Instant::now() + PUBLISH_EVERY;
-        self.ask_accounts();
-    }
-
-    fn ask_accounts(&mut self) {
-        let mut devices = BTreeSet::new();
-        while devices.len() < PUBLISH_MOST
-            && let Some(device) = self.changed.pop_first()
+        if self.uplink.is_up()
+            && let Some(devices) = self.accounts.due(Instant::now())
         {
-            devices.insert(device);
-        }
-        self.is_asking = true;
-        self.keeper.ask(devices);
-    }
-
-    fn publish_reports(&mut self) {
-        while let Some((device, report)) = self.reports.pop_front() {
-            let topic = format!("{}/{device}", self.account_topic);
-            // Nothing, retained, takes back what the broker keeps.
-            let json = report.map_or_else(String::new, |report| report.json());
-            self.publish(topic, true, json);
+            self.keeper.ask(devices);
         }
     }
 
-    fn publish(&mut self, topic: String, retain: bool, payload: String) {
-        if self.is_up() {
-            self.out.publish(Message {
-                topic,
-                retain,
-                payload,
-                expiry: None,
-            });
+    fn publish_report(&mut self, device: &str, report: Option<Report>) {
+        let topic = format!("{}/{device}", self.account_topic);
+        // Nothing, retained, takes back what the broker keeps.
+        let json = report.as_ref().map_or_else(String::new, Report::json);
+        match report {
+            Some(report) => self.printer.take(report),
+            None => self.printer.forget(device),
         }
+        self.uplink.publish(topic, true, json);
     }
 
-    fn publish_first(&mut self, topic: String, retain: bool, payload: String) {
-        if self.is_up() {
-            self.out.publish_first(Message {
-                topic,
-                retain,
-                payload,
-                expiry: None,
-            });
-        }
+    /// Before everything else that is to be told.
+    fn say_status(&mut self, status: &str) {
+        self.uplink.publish_first(Message {
+            topic: self.status_topic.clone(),
+            retain: true,
+            payload: status.into(),
+            expiry: None,
+        });
     }
 
     fn flush(&mut self) {
-        if let Link::Up { session, .. } = &mut self.link {
-            self.out.flush(session);
-        }
-        if self.out.is_stuck() {
+        if !self.uplink.flush() {
             self.link_down("the broker does not take what it is told", false);
         }
     }
 
     /// The session is over. What was not acknowledged in it comes again in the next one.
     fn link_down(&mut self, why: &str, refused: bool) {
-        if let Link::Up {
-            since: Some(since), ..
-        } = &self.link
-            && since.elapsed() >= GOOD_SESSION
-        {
-            self.backoff.reset();
-        }
-        if let Link::Up { session, .. } = &self.link {
-            self.door.ended(session);
-        }
-        let next = self.backoff.next(fastrand::f64());
-        let wait = match refused {
-            true => jittered(BACKOFF_REFUSED, fastrand::f64()),
-            false => next,
-        };
-        warn!("no link: {why}; next try in {:.1} s", wait.as_secs_f64());
-        self.link = Link::Down {
-            retry_at: Instant::now() + wait,
-        };
+        self.uplink.down(why, refused);
         self.stats.connected.store(false, Relaxed);
-        self.out = Outbox::default();
         self.control.clear();
         (self.waiting, self.waiting_bytes) = (0, 0);
-        self.changed.extend(self.printer.devices());
+        self.accounts.change(self.printer.devices());
     }
 
     fn has_room(&self) -> bool {
@@ -630,21 +527,14 @@ impl Shell {
         self.waiting < MOST_WAITING && self.waiting_bytes < MOST_WAITING_BYTES
     }
 
-    fn is_up(&self) -> bool {
-        matches!(self.link, Link::Up { since: Some(_), .. })
-    }
-
     fn deadline(&self) -> Instant {
         let now = Instant::now();
+        // Without a database there is no reason to connect.
+        let uplink = self.uplink.deadline(now).filter(|_| self.database_is_good);
+        let parts = [uplink, self.control.deadline()];
         let mut deadline = now + PUBLISH_EVERY;
-        if let Link::Down { retry_at } = self.link {
-            deadline = deadline.min(retry_at.max(now + Duration::from_millis(10)));
-        }
-        if let Some(due) = self.control.deadline() {
-            deadline = deadline.min(due);
-        }
-        if self.out.waits() {
-            deadline = deadline.min(now + Duration::from_millis(20));
+        for part in parts.into_iter().flatten() {
+            deadline = deadline.min(part);
         }
         deadline
     }
@@ -654,17 +544,17 @@ impl Shell {
         info!("stopping");
         self.keeper.end();
         self.wait(END_KEEP, |shell| shell.keeper_has_ended).await;
-        if !self.changed.is_empty() && !self.is_asking && self.is_up() {
-            self.ask_accounts();
+        if self.uplink.is_up()
+            && let Some(devices) = self.accounts.ask()
+        {
+            self.keeper.ask(devices);
         }
-        self.wait(END_TELL, |shell| !shell.is_asking || !shell.is_up())
-            .await;
-        self.publish(self.status_topic.clone(), true, "offline".into());
-        self.wait(END_TELL, |shell| shell.out.is_done() || !shell.is_up())
-            .await;
-        if let Link::Up { session, .. } = self.link {
-            session.close().await;
-        }
+        let is_told = |shell: &Self| !shell.accounts.is_asking() || !shell.uplink.is_up();
+        self.wait(END_TELL, is_told).await;
+        let topic = self.status_topic.clone();
+        self.uplink.publish(topic, true, "offline".into());
+        self.wait(END_TELL, |shell| shell.uplink.is_done()).await;
+        self.uplink.close().await;
         self.printer.print_all();
     }
 
@@ -676,8 +566,8 @@ impl Shell {
             tokio::select! {
                 biased;
                 Some(word) = self.inputs.words.recv() => self.hear_keeper(word),
-                heard = next(&mut self.link) => match heard {
-                    Heard::Confirmed => self.out.confirmed(),
+                heard = self.uplink.next() => match heard {
+                    Heard::Confirmed => self.uplink.confirmed(),
                     Heard::Down { why, refused } => self.link_down(&why, refused),
                     _ => {}
                 },
@@ -702,13 +592,5 @@ async fn watched(messages: &mut Option<Receiver<Publication>>) -> Option<Publica
     match messages {
         Some(messages) => messages.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-/// The session's next word; never, without a session.
-async fn next(link: &mut Link) -> Heard {
-    match link {
-        Link::Up { session, .. } => session.next().await,
-        Link::Down { .. } => std::future::pending().await,
     }
 }
