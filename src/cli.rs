@@ -41,7 +41,9 @@ const DEMO_EXAMPLES: &str = "\
 Examples:
   nightlight demo
   nightlight demo --broker mqtt://test.local
-  nightlight demo --trace evening.csv";
+  nightlight demo --trace evening.csv
+  nightlight demo --scenario hands-on            everything is in your hands: page and keys
+  nightlight demo --scenario all --report all.html";
 
 /// How the program ends; systemd and scripts read it (see sysexits.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +192,36 @@ pub struct Demo {
     /// Recording of light to play in place of the simulated day
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// One scenario in place of the story
+    #[arg(long, value_name = "NAME", value_enum, conflicts_with = "trace")]
+    pub scenario: Option<Scenario>,
+    /// Write plot, events and account of the run into this file, which needs no other
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Be the device of a demonstration whose files are in this folder; `demo` starts itself so
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub agent: Option<PathBuf>,
+}
+
+/// What can be played, each with its account at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// The cable is pulled, it gets dark, the cable is back
+    Cable,
+    /// The power is cut in an outage, and again in the middle of the replay
+    Power,
+    /// The server is killed while the broker lives, then the broker
+    Server,
+    /// Commands that are late, repeated or kept come all at once
+    StaleCommands,
+    /// The backlog is full, and what is given up is told
+    Full,
+    /// A flood of commands, a link that flaps, the broker killed, the power cut
+    Storm,
+    /// Each of these, one after the other
+    All,
+    /// No story: cause what you like, by the page or by keys
+    HandsOn,
 }
 
 impl Cli {

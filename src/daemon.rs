@@ -62,11 +62,12 @@ const BACKLOG_HANGS: Duration = Duration::from_secs(600);
 /// asks with `looker`, whose questions come in `looks`.
 pub async fn run(
     config: Config,
+    clock: Clock,
     stop: impl Future<Output = ()>,
     (looker, mut looks): (Looker, mpsc::Receiver<Look>),
 ) -> Ended {
     let (sender, mut inputs) = mpsc::unbounded_channel();
-    let (mut shell, led) = Shell::start(&config, sender);
+    let (mut shell, led) = Shell::start(&config, clock, sender);
     let settings = settings(&config);
     let run_info = shell.run_info(led.as_ref().ok().copied());
     let mut controller = Controller::new(settings, run_info, shell.clock.now());
@@ -232,10 +233,10 @@ impl Shell {
     /// With it whether the LED is on, or why that cannot be told.
     fn start(
         config: &Config,
+        clock: Clock,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> (Self, Result<bool, String>) {
         let run = Uuid::new_v4();
-        let clock = Clock::new();
         let boot_id = clock.boot_id();
         let now = clock.now();
         let (led, found) = LedThread::start(&config.led, inputs.clone());

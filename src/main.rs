@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     };
     // The demonstration has a screen of its own, which the usual lines would drown.
     let usual = match cli.command {
-        Command::Demo(_) | Command::Doctor(_) => LevelFilter::WARN,
+        Command::Demo(cli::Demo { agent: None, .. }) | Command::Doctor(_) => LevelFilter::WARN,
         _ => LevelFilter::INFO,
     };
     log::start("NIGHTLIGHT_LOG", usual);
@@ -44,9 +44,19 @@ fn main() -> ExitCode {
 fn carry_out(command: Command) -> Exit {
     match command {
         Command::Run(file) => match load(file.config.as_deref()) {
-            Ok(config) => run(config),
+            Ok(config) => run(config, Clock::new()),
             Err(error) => refused(&error),
         },
+        Command::Demo(cli::Demo {
+            agent: Some(folder),
+            ..
+        }) => {
+            let files = nightlight::demo::AgentFiles::of(&folder);
+            match load(Some(&files.config)) {
+                Ok(config) => run(config, Clock::moved_by(files.clock)),
+                Err(error) => refused(&error),
+            }
+        }
         Command::Demo(demo) => nightlight::demo::run(&demo),
         Command::Check(file) => match load(file.config.as_deref()) {
             Ok(config) => checked(&config),
@@ -116,7 +126,7 @@ fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
     Config::load(file, environment)
 }
 
-fn run(config: Config) -> Exit {
+fn run(config: Config, clock: Clock) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -138,7 +148,9 @@ fn run(config: Config) -> Exit {
     };
     let ended = runtime.block_on(async {
         match signals::stop(None) {
-            Ok(stop) => Ok(daemon::run(config, stop, web::Looker::new()).await.exit),
+            Ok(stop) => Ok(daemon::run(config, clock, stop, web::Looker::new())
+                .await
+                .exit),
             Err(error) => Err(error),
         }
     });

@@ -3,6 +3,7 @@
 
 use std::ffi::c_long;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -19,6 +20,8 @@ const UNSYNCED_US: c_long = 16_000_000;
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     boot_id: Uuid,
+    /// Where the milliseconds stand by which the wall clock is moved; only the demonstration's is.
+    moved_by: Option<&'static Path>,
 }
 
 impl Clock {
@@ -31,14 +34,26 @@ impl Clock {
             // Not knowing it, no record of an earlier run counts as of this boot: that costs a
             // correction, where a wrong id would invent one.
             boot_id: told.unwrap_or_else(Uuid::new_v4),
+            moved_by: None,
+        }
+    }
+
+    /// With a wall clock that is moved by the milliseconds in `file`, so that the demonstration can set it
+    /// without touching the machine's.
+    pub fn moved_by(file: PathBuf) -> Self {
+        Self {
+            moved_by: Some(Box::leak(file.into_boxed_path())),
+            ..Self::new()
         }
     }
 
     /// One look at all clocks.
     pub fn now(&self) -> Now {
+        let moved = self.moved_by.and_then(|file| fs::read_to_string(file).ok());
+        let moved_ms: i64 = moved.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         Now {
             boot: since(clock_gettime(ClockId::Boottime)),
-            wall_ms: milliseconds(clock_gettime(ClockId::Realtime)),
+            wall_ms: milliseconds(clock_gettime(ClockId::Realtime)).saturating_add(moved_ms),
             synced: synced(),
         }
     }
@@ -107,6 +122,18 @@ mod tests {
         assert!(first.boot > Duration::ZERO);
         let system = jiff::Timestamp::now().as_millisecond();
         assert!((system - second.wall_ms).abs() < 5_000);
+    }
+
+    #[test]
+    fn a_demonstration_moves_its_own_clock_alone() {
+        let name = format!("nightlight-clock-{}", Uuid::new_v4());
+        let file = std::env::temp_dir().join(name);
+        let (own, moved) = (Clock::new(), Clock::moved_by(file.clone()));
+        assert!((moved.now().wall_ms - own.now().wall_ms).abs() < 5_000);
+        fs::write(&file, "3600000\n").unwrap();
+        assert!((moved.now().wall_ms - own.now().wall_ms - 3_600_000).abs() < 5_000);
+        assert!(moved.now().boot.abs_diff(own.now().boot) < Duration::from_secs(5));
+        fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -39,7 +39,17 @@ complete -c nightlight -n "__fish_nightlight_using_subcommand run" -s c -l confi
 complete -c nightlight -n "__fish_nightlight_using_subcommand run" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l broker -d 'Broker to use, such as mqtt://localhost:1883' -r
 complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l trace -d 'Recording of light to play in place of the simulated day' -r -F
-complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l scenario -d 'One scenario in place of the story' -r -f -a "cable\t'The cable is pulled, it gets dark, the cable is back'
+power\t'The power is cut in an outage, and again in the middle of the replay'
+server\t'The server is killed while the broker lives, then the broker'
+stale-commands\t'Commands that are late, repeated or kept come all at once'
+full\t'The backlog is full, and what is given up is told'
+storm\t'A flood of commands, a link that flaps, the broker killed, the power cut'
+all\t'Each of these, one after the other'
+hands-on\t'No story: cause what you like, by the page or by keys'"
+complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l report -d 'Write plot, events and account of the run into this file, which needs no other' -r -F
+complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l agent -d 'Be the device of a demonstration whose files are in this folder; `demo` starts itself so' -r -F
+complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F
 complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{LEASE, OFF_ABOVE, ON_BELOW};
+use super::{AgentFiles, INTERVAL, LEASE, MAX_RECORDS, OFF_ABOVE, ON_BELOW};
 use crate::config::{Config, ConfigError};
 use crate::io::web;
 use crate::logic::View;
@@ -26,15 +26,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LIGHT: &str = "light";
 const LED: &str = "led";
 const LOG: &str = "agent.log";
-const CONFIG: &str = "agent.toml";
 const BACKLOG: &str = "backlog";
 
-/// The configuration of the agent as text: its broker is the cable at `port`, its page is at `page`, its files
-/// are in `folder`.
-fn text(id: &str, port: u16, page: u16, folder: &Path) -> String {
+/// The configuration of the agent as text: its broker is the cable at `port`, its files are in `folder`.
+fn text(id: &str, port: u16, folder: &Path) -> String {
     let path = |name: &str| quoted(&folder.join(name));
     let (light, led, backlog) = (path(LIGHT), path(LED), path(BACKLOG));
-    let lease = LEASE.as_millis();
+    let (lease, interval) = (LEASE.as_millis(), INTERVAL.as_millis());
     // A silent link is noticed within keep_alive and twice that.
     format!(
         r#"
@@ -46,7 +44,7 @@ keep_alive = "3s"
 [sensor]
 driver = "iio"
 path = {light}
-interval = "250ms"
+interval = "{interval}ms"
 [led]
 driver = "sysfs"
 path = {led}
@@ -57,12 +55,14 @@ hold = "1s"
 lease = "{lease}ms"
 [backlog]
 path = {backlog}
+max_records = {MAX_RECORDS}
 [delivery]
+# The server's word counts, so that a server that is killed takes nothing along.
+confirm = "server"
+ack_timeout = "4s"
 # Slow enough to be seen.
 replay_rate = 40.0
 replay_jitter = "500ms"
-[web]
-listen = "127.0.0.1:{page}"
 "#
     )
 }
@@ -83,15 +83,12 @@ impl Agent {
     ///
     /// # Errors
     /// Every problem that the configuration has, or a file that cannot be written.
-    pub(super) fn prepare(
-        id: &str,
-        port: u16,
-        page: u16,
-        folder: &Path,
-    ) -> Result<(Self, Config), String> {
-        let text = text(id, port, page, folder);
+    pub(super) fn prepare(id: &str, port: u16, folder: &Path) -> Result<(Self, Config), String> {
+        let text = text(id, port, folder);
+        let files = AgentFiles::of(folder);
         let cannot = |error: io::Error| format!("the agent's files: {error}");
-        fs::write(folder.join(CONFIG), &text).map_err(cannot)?;
+        fs::write(&files.config, &text).map_err(cannot)?;
+        fs::write(&files.clock, "0\n").map_err(cannot)?;
         set_light(folder, 0.0).map_err(cannot)?;
         fs::write(folder.join(LED), "0\n").map_err(cannot)?;
         let wrong = |error: ConfigError| format!("the agent's configuration: {error}");
@@ -123,13 +120,17 @@ impl Agent {
         // What is set for the user's own nightlight is not for this one.
         for (name, _) in std::env::vars_os() {
             let is_ours = name.to_string_lossy().starts_with("NIGHTLIGHT_");
-            if is_ours || name == "STATE_DIRECTORY" || name == "RUNTIME_DIRECTORY" {
+            // A power cut leaves nothing in memory, where the runtime directory is.
+            let is_folder = name == "STATE_DIRECTORY"
+                || name == "RUNTIME_DIRECTORY"
+                || name == "XDG_RUNTIME_DIR";
+            if is_ours || is_folder {
                 command.env_remove(name);
             }
         }
         let child = command
-            .args(["run", "--config"])
-            .arg(self.folder.join(CONFIG))
+            .args(["demo", "--agent"])
+            .arg(&self.folder)
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -154,6 +155,22 @@ impl Agent {
         }
         self.child = None;
         fs::write(self.folder.join(LED), "0\n").map_err(|error| format!("the LED: {error}"))
+    }
+
+    /// Where its backlog is, and its status socket.
+    pub(super) fn backlog(&self) -> PathBuf {
+        self.folder.join(BACKLOG)
+    }
+
+    /// Moves its wall clock, by so many milliseconds from the machine's.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn move_clock(&self, by_ms: i64) -> Result<(), String> {
+        let file = AgentFiles::of(&self.folder).clock;
+        let next = self.folder.join("clock.next");
+        let moved = fs::write(&next, format!("{by_ms}\n")).and_then(|()| fs::rename(next, file));
+        moved.map_err(|error| format!("the clock: {error}"))
     }
 
     /// What the sensor sees from now on.
@@ -276,7 +293,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("a \"day\"");
         fs::create_dir(&folder).unwrap();
-        let (agent, config) = Agent::prepare("nightlight-demo-1", 1883, 8080, &folder).unwrap();
+        let (agent, config) = Agent::prepare("nightlight-demo-1", 1883, &folder).unwrap();
         assert_eq!(config.topics.history, "nightlight-demo-1/telemetry/history");
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         assert_eq!(config.sensor.path, folder.join(LIGHT));

@@ -16,6 +16,7 @@ use crate::config::url::BrokerUrl;
 
 /// A mosquitto that does not listen after so long will not.
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
+const NOT_OURS: &str = "this broker is yours: only one of the demonstration's own is killed";
 /// How often to look whether it listens.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Somebody else may take the free port before mosquitto does: then another one is tried.
@@ -36,7 +37,15 @@ pub(super) struct Broker {
     pub(super) port: u16,
     /// Whether it was started here and nobody else uses it.
     pub(super) is_own: bool,
-    _process: Option<Process>,
+    own: Option<Own>,
+}
+
+/// A mosquitto of our own, which can be killed and started again.
+#[derive(Debug)]
+struct Own {
+    program: PathBuf,
+    folder: PathBuf,
+    process: Option<Process>,
 }
 
 impl Broker {
@@ -57,7 +66,7 @@ impl Broker {
             host: parts.host,
             port: parts.port,
             is_own: false,
-            _process: None,
+            own: None,
         })
     }
 
@@ -80,13 +89,44 @@ impl Broker {
                         host: "127.0.0.1".to_owned(),
                         port,
                         is_own: true,
-                        _process: Some(process),
+                        own: Some(Own {
+                            program,
+                            folder: folder.to_owned(),
+                            process: Some(process),
+                        }),
                     });
                 }
                 Err(error) => why = error,
             }
         }
         Err(format!("{} does not start: {why}", program.display()))
+    }
+
+    /// Whether it runs, as far as that is ours to know.
+    pub(super) fn is_up(&self) -> bool {
+        self.own.as_ref().is_none_or(|own| own.process.is_some())
+    }
+
+    /// Kills it; it has kept nothing.
+    ///
+    /// # Errors
+    /// It is not ours.
+    pub(super) fn kill(&mut self) -> Result<(), String> {
+        let own = self.own.as_mut().ok_or(NOT_OURS)?;
+        own.process = None;
+        Ok(())
+    }
+
+    /// Starts it again, on the same port. Blocks until it listens.
+    ///
+    /// # Errors
+    /// It is not ours, or does not start.
+    pub(super) fn start_again(&mut self) -> Result<(), String> {
+        let own = self.own.as_mut().ok_or(NOT_OURS)?;
+        if own.process.is_none() {
+            own.process = Some(Process::start(&own.program, self.port, &own.folder)?);
+        }
+        Ok(())
     }
 }
 

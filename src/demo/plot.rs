@@ -64,6 +64,16 @@ pub(super) fn plot(moments: &[Moment]) -> String {
             (false, _) => ' ',
         }
     }));
+    if moments.iter().any(|moment| !moment.server_up) {
+        lines.push(line("server", ' ', &columns, |moment| {
+            if moment.server_up { '━' } else { ' ' }
+        }));
+    }
+    if moments.iter().any(|moment| !moment.broker_up) {
+        lines.push(line("broker", ' ', &columns, |moment| {
+            if moment.broker_up { '━' } else { ' ' }
+        }));
+    }
     lines.push(format!(
         "{:SCALE$}╌ threshold  ● on  ○ off  S server  P Pi itself  ━ link up  · not yet",
         ""
@@ -136,6 +146,8 @@ mod tests {
                 by: if out { "fallback" } else { "remote" }.to_owned(),
                 cable_in: !out,
                 link_up: !out,
+                server_up: true,
+                broker_up: true,
                 backlog: 0,
                 received: 0,
             }

@@ -40,6 +40,9 @@ pub(super) struct Moment {
     pub(super) by: String,
     /// Whether the cable is plugged in.
     pub(super) cable_in: bool,
+    /// Whether the server lives, and the broker.
+    pub(super) server_up: bool,
+    pub(super) broker_up: bool,
     /// Whether the agent has a link.
     pub(super) link_up: bool,
     /// Records that wait.
@@ -56,6 +59,11 @@ impl Screen {
         Self {
             colour: std::io::stdout().is_terminal() && !unwanted,
         }
+    }
+
+    /// Without colour, wherever it is.
+    pub(super) fn plain() -> Self {
+        Self { colour: false }
     }
 
     /// A line of text, or several.
@@ -80,11 +88,13 @@ impl Screen {
             (true, false) => self.ink(Ink::Yellow, "down  "),
             (false, _) => self.ink(Ink::Red, "pulled"),
         };
+        // In 80 columns for as long as a lesson lasts.
+        let unit = if moment.at < 999.5 { " s" } else { "s" };
         let light = moment
             .light
             .map_or_else(|| "   -".to_owned(), |light| format!("{light:4.0}"));
         self.say(&format!(
-            "{:3.0} s  light {light} {}  LED {led} by {:<9}  link {link}  kept {:3}  got {:3}",
+            "{:3.0}{unit}  light {light} {}  LED {led} by {:<9}  link {link}  kept {:3}  got {:3}",
             moment.at,
             self.ink(Ink::Grey, &bar(moment.light)),
             who(&moment.by),
@@ -169,15 +179,20 @@ fn bar(light: Option<f64>) -> String {
 }
 
 /// What is said first.
-pub(super) fn greeting(broker: &str, page: &str, light: &str) -> String {
+pub(super) fn greeting(broker: &str, page: &str, light: &str, keys: &str) -> String {
+    let keys = match keys.is_empty() {
+        true => "the panel on the page takes over, whenever you like",
+        false => "the panel on the page and the keys of this terminal take over:",
+    };
     format!(
         "This is nightlight: a light sensor, an LED, and a server that decides over MQTT.\n\
          When the server cannot be reached, the Pi decides by itself, and whatever it\n\
-         measured meanwhile reaches the server afterwards. In a minute you see all of it.\n\
+         measured meanwhile reaches the server afterwards.\n\
          \n\
          broker   {broker}\n\
          light    {light}\n\
          page     {page}\n\
+         yours    {keys}\n\
          kept     records on the Pi that the server does not have yet\n\
          got      records that the server has\n\
          stop     Ctrl-C"

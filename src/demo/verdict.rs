@@ -26,6 +26,12 @@ impl Verdict {
             format!("missing               {:5}", self.missing.len()),
             format!("twice                 {:5}", self.twice.len()),
         ];
+        if self.given_up > 0 {
+            let given_up = self.given_up;
+            lines.push(format!(
+                "given up, and told    {given_up:5}   (the backlog was full)"
+            ));
+        }
         if let Some(cut_off) = self.cut_off {
             lines.push(format!(
                 "lost to the power cut {cut_off:5}   (younger than a second: the one exception)"
@@ -35,7 +41,14 @@ impl Verdict {
             .faults
             .iter()
             .any(|fault| fault.contains("out of order"));
-        lines.push(format!("in order              {:>5}", yes(!order)));
+        lines.push(match self.overtaken {
+            0 => format!("in order              {:>5}", yes(!order)),
+            places => format!(
+                "in order              {:>5}   (but for {}: first sent while no server listened)",
+                yes(!order),
+                words::counted(places, "place")
+            ),
+        });
         for outage in &self.outages {
             lines.push(format!(
                 "outage of the {:<6}  {:5.1} s: {}, {}, {}, {}",
@@ -52,20 +65,48 @@ impl Verdict {
             true => "not switched: the light did not cross".to_owned(),
             false => format!("switched {} by the Pi itself", changes.join(", ")),
         };
-        lines.push(format!(
-            "the LED meanwhile     {changes}; checked against the rule at {}",
-            words::counted(self.ruled as u64, "reading")
-        ));
+        match self.ruled {
+            0 => {
+                lines.push("the LED meanwhile     not held against the local rule here".to_owned())
+            }
+            ruled => lines.push(format!(
+                "the LED meanwhile     {changes}; checked against the rule at {}",
+                words::counted(ruled as u64, "reading")
+            )),
+        }
+        lines.extend(self.notes.iter().cloned());
         lines.push(String::new());
-        lines.push(match self.is_right() {
-            true => screen.ink(
-                Ink::Green,
-                "The account is right: everything arrived, once, in order.",
-            ),
-            false => screen.ink(Ink::Red, "The account is not right:"),
-        });
+        let ink = if self.is_right() {
+            Ink::Green
+        } else {
+            Ink::Red
+        };
+        lines.push(screen.ink(ink, &self.sentence()));
         lines.extend(self.faults.iter().map(|fault| format!("  - {fault}")));
         lines.join("\n")
+    }
+
+    /// What it comes to.
+    pub(super) fn sentence(&self) -> String {
+        if !self.is_right() {
+            return "The account is not right:".to_owned();
+        }
+        let all = match self.given_up {
+            0 => "everything arrived".to_owned(),
+            given_up => format!("everything arrived but {given_up}, and those were told"),
+        };
+        let order = match self.overtaken {
+            0 => "in order",
+            _ => "to be ordered by number",
+        };
+        match self.twice.len() as u64 {
+            0 => format!("The account is right: {all}, once, {order}."),
+            twice => format!(
+                "The account is right: {all}, {order}; {} came again and {} known by number.",
+                words::counted(twice, "record"),
+                if twice == 1 { "is" } else { "are" }
+            ),
+        }
     }
 }
 
@@ -82,11 +123,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_sentence_says_what_it_comes_to() {
+        let said = |twice: Vec<u64>, given_up| {
+            let verdict = Verdict {
+                twice,
+                given_up,
+                ..Verdict::default()
+            };
+            verdict.sentence()
+        };
+        let (right, once) = (
+            "The account is right: everything arrived",
+            "once, in order.",
+        );
+        assert_eq!(said(vec![], 0), format!("{right}, {once}"));
+        let told = format!("{right} but 3, and those were told, {once}");
+        assert_eq!(said(vec![], 3), told);
+        assert!(said(vec![4], 0).ends_with("1 record came again and is known by number."));
+    }
+
+    #[test]
     fn every_fault_is_said() {
         let screen = Screen::new();
         let mut verdict = Verdict {
             last: 3,
             local_changes: vec![true],
+            ruled: 7,
             ..Verdict::default()
         };
         assert!(verdict.in_words(&screen).contains("The account is right"));

@@ -338,6 +338,15 @@ fn a_foreign_name_or_page_is_refused_and_nothing_can_be_changed() {
     assert!(["431", "414", "400"].contains(&code(&send(port, &long))));
     assert_eq!(code(&get(port, "/login/../etc", "")), "404");
     let page = get(port, "/", "");
+    // The panel is the demonstration's alone.
+    assert!(!page.contains("panel.js"), "{page}");
+    for path in ["/panel", "/panel.js"] {
+        assert_eq!(code(&get(port, path, "")), "404", "{path}");
+    }
+    let post = format!(
+        "POST /panel HTTP/1.1\r\n{own}Origin: http://localhost:{port}\r\nContent-Length: 4\r\n\r\npull"
+    );
+    assert_eq!(code(&send(port, &post)), "405");
     for header in [
         "content-security-policy: default-src 'none'",
         "x-content-type-options: nosniff",

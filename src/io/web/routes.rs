@@ -33,7 +33,7 @@ pub struct Site {
     desk: Desk,
     guard: Arc<Guard>,
     live: Option<Live>,
-    more: Option<&'static dyn More>,
+    more: Option<Arc<dyn More>>,
 }
 
 /// What somebody else serves beside the page: the panel of the demonstration.
@@ -76,7 +76,7 @@ impl Site {
     }
 
     /// With more beside it.
-    pub fn with(mut self, more: &'static dyn More) -> Self {
+    pub fn with(mut self, more: Arc<dyn More>) -> Self {
         self.more = Some(more);
         self
     }
@@ -108,7 +108,7 @@ async fn route(request: Request<Incoming>, site: &Site, stay: Stay) -> Routed {
     if let Some(refusal) = refusal(site, &head.headers, path) {
         return Ok(refusal);
     }
-    if let Some(more) = site.more {
+    if let Some(more) = &site.more {
         let body = match head.method {
             Method::POST => read(body).await?,
             _ => Vec::new(),
