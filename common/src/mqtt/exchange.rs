@@ -209,13 +209,16 @@ impl Exchange {
         let until = now + TIMEOUT;
         let greeting = tokio::time::timeout_at(until, exchange.introduce(wish, login));
         let session_present = greeting.await.map_err(|_| LinkError::Timeout("MQTT"))??;
-        // A clean session has nothing to release, whatever the broker says of it.
-        let release = session_present && wish.exactly_once && !wish.clean;
+        // A clean session has nothing to release, whatever the broker says of it; a broker without QoS 2 remembers no
+        // such id, and may not know PUBREL at all.
+        let may_remember = session_present && exchange.terms.max_qos == 2;
+        let release = may_remember && wish.exactly_once && !wish.clean;
         exchange.ids = Ids::new(wish.in_flight, exchange.terms.receive_max, release);
         if release {
             let until = Instant::now() + RELEASE_WITHIN;
             let released = tokio::time::timeout_at(until, exchange.release());
-            released.await.map_err(|_| LinkError::Unreleased)??;
+            let released = released.await.map_err(|_| LinkError::Unreleased)?;
+            released.map_err(LinkError::on_release)?;
         }
         let now = Instant::now();
         (exchange.opened_at, exchange.heard_at) = (now, now);

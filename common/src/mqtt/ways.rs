@@ -27,6 +27,9 @@ use crate::config::{Broker, Speak};
 /// A broker that speaks 3.1.1 alone may have been renewed after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(3_600);
 
+/// A broker that closed so many connections in a row for PUBREL does not know it.
+const CLOSED_ON_RELEASE: u32 = 2;
+
 /// The ways to one broker, from session to session.
 #[derive(Debug)]
 pub struct Ways {
@@ -46,6 +49,8 @@ struct Learnt {
     was_silent: bool,
     /// The broker does not free packet ids: the session there begins anew.
     starts_clean: bool,
+    /// The broker closed so many connections in a row when it was to free packet ids.
+    closed_on_release: u32,
 }
 
 /// What a session leaves behind for the next one.
@@ -89,7 +94,7 @@ impl Ways {
         let learnt = Arc::clone(&self.learnt);
         let version = {
             let mut learnt = lock(&learnt);
-            wish.clean |= self.avoid.starts_clean() || std::mem::take(&mut learnt.starts_clean);
+            wish.clean |= self.avoid.starts_clean() || learnt.starts_clean(wish.exactly_once);
             learnt.version(broker.speak)
         };
         async move {
@@ -121,6 +126,13 @@ impl Ways {
 }
 
 impl Learnt {
+    /// Whether what the broker kept of the session is to be left. Once it closes the connection for PUBREL it is not
+    /// asked again: a broker without QoS 2 does so.
+    fn starts_clean(&mut self, exactly_once: bool) -> bool {
+        let cannot_release = exactly_once && self.closed_on_release >= CLOSED_ON_RELEASE;
+        std::mem::take(&mut self.starts_clean) || cannot_release
+    }
+
     /// What to speak first.
     fn version(&mut self, speak: Speak) -> Version {
         self.old_until.take_if(|until| Instant::now() >= *until);
@@ -144,6 +156,12 @@ impl Learnt {
             Err(error) => {
                 self.was_silent = tried == Version::V5 && error.is_silent_greeting();
                 self.starts_clean = error.is_unreleased();
+                self.closed_on_release = match self.closed_on_release {
+                    count if error.is_closed_on_release() => count.saturating_add(1),
+                    // Once is chance, and what the broker kept for us is worth another try.
+                    count if count < CLOSED_ON_RELEASE => 0,
+                    count => count,
+                };
             }
         }
     }
@@ -235,5 +253,37 @@ impl Way {
         })??;
         debug!("{address}: CONNECT as {:?}, MQTT {version}", wish.client_id);
         Exchange::greet(line, version, wish, keys.login.as_ref()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_left_when_the_broker_closes_twice_for_the_release_of_ids() {
+        let mut learnt = Learnt::default();
+        let closed = || {
+            Err(LinkError::Unreachable(vec![(
+                "127.0.0.1:1".parse().unwrap(),
+                LinkError::ClosedOnRelease,
+            )]))
+        };
+        let learn =
+            |learnt: &mut Learnt, opened| learnt.learn(Speak::Auto, Version::V5, &opened);
+        learn(&mut learnt, closed());
+        assert!(!learnt.starts_clean(true), "once is chance");
+        learn(&mut learnt, Err(LinkError::Closed));
+        learn(&mut learnt, closed());
+        assert!(!learnt.starts_clean(true), "not in a row");
+        learn(&mut learnt, closed());
+        for _ in 0..3 {
+            assert!(learnt.starts_clean(true));
+            assert!(
+                !learnt.starts_clean(false),
+                "below QoS 2 nothing is released"
+            );
+            learn(&mut learnt, Err(LinkError::Closed));
+        }
     }
 }

@@ -29,6 +29,8 @@ pub enum LinkError {
     NotABroker,
     /// The broker does not free the packet ids of an earlier connection.
     Unreleased,
+    /// The broker closed the connection when it was to free them.
+    ClosedOnRelease,
     /// Something was to be sent while the broker had too much to answer.
     NoRoom,
     /// No address led to a session; what each said.
@@ -119,6 +121,19 @@ impl LinkError {
         self.any(&|error| matches!(error, Self::Unreleased))
     }
 
+    /// Whether the broker closed the connection when it was to free packet ids.
+    pub(super) fn is_closed_on_release(&self) -> bool {
+        self.any(&|error| matches!(error, Self::ClosedOnRelease))
+    }
+
+    /// What went wrong while the broker was to free packet ids.
+    pub(super) fn on_release(self) -> Self {
+        match self.is_end() {
+            true => Self::ClosedOnRelease,
+            false => self,
+        }
+    }
+
     fn any(&self, is: &dyn Fn(&Self) -> bool) -> bool {
         match self {
             Self::Unreachable(tried) => tried.iter().any(|(_, error)| error.any(is)),
@@ -150,6 +165,10 @@ impl fmt::Display for LinkError {
             Self::Unreleased => {
                 "the broker does not free the packet ids of the session before: the next one begins without what \
                  the broker kept for us"
+            }
+            Self::ClosedOnRelease => {
+                "the broker closed the connection when it was to free the packet ids of the session before; if it has \
+                 no QoS 2, set delivery.qos = 1"
             }
             Self::NoRoom => "the broker does not confirm what it took long ago",
             Self::Unreachable(tried) => return unreachable(tried, f),

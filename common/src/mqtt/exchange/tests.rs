@@ -304,6 +304,33 @@ fn a_broker_that_frees_no_packet_id_is_left() {
 }
 
 #[test]
+fn a_broker_that_does_not_know_pubrel_is_known_by_its_goodbye() {
+    on_paused_time(async {
+        let wish = Wish {
+            exactly_once: true,
+            clean: false,
+            ..wish()
+        };
+        let (line, mut peer) = line();
+        let broker = async move {
+            let hello = greeting(Version::V311, true, &[]);
+            peer.write_all(&hello).await.unwrap();
+            heard(&mut peer).await;
+            // CONNECT is read, PUBREL may be: gone.
+        };
+        let greet = Exchange::greet(line, Version::V311, &wish, None);
+        let (left, ()) = tokio::join!(greet, broker);
+        assert!(left.err().unwrap().is_closed_on_release());
+        // One that offers no QoS 2 is not asked: property 0x24, and the session is there at once.
+        let (line, mut peer) = self::line();
+        let hello = greeting(Version::V5, true, &[0x24, 1]);
+        peer.write_all(&hello).await.unwrap();
+        let opened = Exchange::greet(line, Version::V5, &wish, None).await;
+        assert!(opened.is_ok(), "{:?}", opened.err());
+    });
+}
+
+#[test]
 fn what_comes_before_the_packet_ids_are_free_is_bounded() {
     on_paused_time(async {
         let (line, mut peer) = line();
