@@ -1,5 +1,7 @@
 //! What is installed for people beside the program says what the program says: the manual page names
-//! every command and option, and the shells complete them. Decision records have one shape.
+//! every command and option, and the shells complete them; the configuration reference has every key.
+//! Decision records have one shape.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -75,6 +77,106 @@ fn shells_complete_what_the_program_takes() {
             file.display()
         );
     }
+}
+
+/// `UPDATE=1 cargo test --test manual` writes it anew. The shipped files have each key of the code with its default,
+/// and why: tests beside the keys hold them to that. So the reference is made from those.
+#[test]
+fn the_configuration_reference_is_that_of_the_shipped_files() {
+    let mut page = String::from(
+        "# Every key of the configuration\n\n\
+         Made from the shipped files by a test (`UPDATE=1 cargo test --test manual`); do not edit it here. `nightlight check` and\n\
+         `nightlight-server check` tell every problem of a file at once, `nightlight check` also what would be in force.\n\n\
+         Durations are texts with a unit (`\"500ms\"`, `\"5s\"`, `\"1h30m\"`). Each key can be set from the environment, which wins: `section.key` is\n\
+         `NIGHTLIGHT_SECTION__KEY` for the daemon and `NIGHTLIGHT_SERVER_SECTION__KEY` for the server, in capitals and with two underscores between section and key.\n",
+    );
+    for (program, file, place) in [
+        (
+            "nightlight",
+            "config/nightlight.toml",
+            "/etc/nightlight/nightlight.toml",
+        ),
+        (
+            "nightlight-server",
+            "server/config/nightlight-server.toml",
+            "/etc/nightlight-server/nightlight-server.toml",
+        ),
+    ] {
+        let text = fs::read_to_string(file).expect("the shipped file");
+        page += &format!("\n## {program}: `{place}`\n");
+        page += &tables(&text);
+    }
+    let file = "docs/configuration.md";
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(file, &page).expect("writable");
+    }
+    let shipped = fs::read_to_string(file).unwrap_or_default();
+    assert!(
+        shipped == page,
+        "{file} is not of the shipped files: UPDATE=1 cargo test --test manual"
+    );
+}
+
+/// A person searches for what the log says: each message that the page explains is one of the sources.
+#[test]
+fn what_the_troubleshooting_page_quotes_is_what_the_programs_say() {
+    let mut code = String::new();
+    for folder in ["src", "logic/src", "common/src"] {
+        sources(folder.as_ref(), &mut code);
+    }
+    let page = fs::read_to_string("docs/troubleshooting.md").expect("readable");
+    let (_, table) = page
+        .split_once("## By what the log says")
+        .expect("the part");
+    let mut count = 0;
+    for line in table.lines().filter(|line| line.starts_with("| `")) {
+        let cell = line.split(" | ").next().expect("a first cell");
+        for said in cell.split('`').skip(1).step_by(2) {
+            assert!(code.contains(said), "no program says {said:?}");
+            count += 1;
+        }
+    }
+    assert!(count > 15, "{count}");
+}
+
+/// The sources as one text, literals that go over several lines joined.
+fn sources(folder: &std::path::Path, code: &mut String) {
+    for entry in fs::read_dir(folder).expect("the folder is here") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            sources(&path, code);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            let text = fs::read_to_string(&path).expect("readable");
+            let mut parts = text.split("\\\n");
+            code.push_str(parts.next().unwrap_or_default());
+            for part in parts {
+                code.push_str(part.trim_start());
+            }
+        }
+    }
+}
+
+/// A table for each section: key, default, and the comment above it.
+fn tables(toml: &str) -> String {
+    let (mut out, mut comment) = (String::new(), Vec::new());
+    for line in toml.lines() {
+        if let Some(section) = line.strip_prefix('[') {
+            out += &format!(
+                "\n### [{}\n\n| key | default | what |\n| --- | --- | --- |\n",
+                section
+            );
+            comment.clear();
+        } else if let Some(said) = line.strip_prefix('#') {
+            comment.push(said.trim());
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            let what = comment.join(" ").replace('|', "\\|");
+            out += &format!("| `{key}` | `{value}` | {what} |\n");
+            comment.clear();
+        } else {
+            comment.clear();
+        }
+    }
+    out
 }
 
 #[test]

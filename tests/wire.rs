@@ -12,7 +12,7 @@ use nightlight::logic::telemetry::{Body, Event, Loss, OutageReport, Record};
 use nightlight::logic::time::{Clock, ClockState, Now, Stamp};
 use nightlight::logic::{Controller, Entry, Input, Key, Opened, Output, RunInfo};
 use uuid::Uuid;
-use world::settings;
+use world::{schema, settings};
 
 const RUN: Uuid = Uuid::from_u128(0x0b7e_c0de_0000_4000_8000_0000_0000_0001);
 const EARLIER: Uuid = Uuid::from_u128(0x0a11_c0de_0000_4000_8000_0000_0000_0002);
@@ -413,4 +413,66 @@ fn a_batch_is_an_array_and_one_record_is_an_object() {
     assert!(started.is_some_and(|text| text.starts_with(r#"{"event":"started","#)));
     let pair = format!("[{},{}]", object(1), object(2));
     assert_eq!(arrays, [(false, 1, pair), (false, 1, object(3))]);
+}
+
+#[test]
+fn the_descriptions_of_messages_can_be_broken_and_fit_the_examples() {
+    let reading = r#"{"light":1,"led_on":false,"run":"0b7ec0de-0000-4000-8000-000000000001","seq":7,"ts":"2026-11-20T17:03:11.250Z","clock":"synced"}"#;
+    let loss = r#"{"event":"loss","of_run":"0b7ec0de-0000-4000-8000-000000000001","from_seq":3,"to_seq":4,"count":2,"reason":"backlog-full","replayed":true}"#;
+    let faults = |name, text: &str| {
+        schema::faults(schema::of(name), &serde_json::from_str(text).expect("JSON"))
+    };
+    for (name, good, broken) in [
+        (
+            "reading.json",
+            reading,
+            vec![
+                ("\"seq\":7", "\"seq\":0"),
+                ("synced", "right"),
+                ("\"light\":1", "\"lux\":1"),
+            ],
+        ),
+        (
+            "history.json",
+            loss,
+            vec![
+                ("loss", "gain"),
+                ("\"count\":2,", ""),
+                ("backlog-full", "lazy"),
+            ],
+        ),
+        (
+            "acks.json",
+            r#"{"run":"0b7ec0de-0000-4000-8000-000000000001","acked":[[1,40],[43,43]]}"#,
+            vec![
+                ("[43,43]", "[43]"),
+                ("[1,40]", "[0,40]"),
+                ("acked", "taken"),
+            ],
+        ),
+        (
+            "command.json",
+            r#"{"led_on":true,"id":"evening-17","issued_at":"2026-11-20T17:03:12Z","expires_at":"2026-11-20T17:04:12Z","lease":"5m"}"#,
+            vec![("true", "1"), ("led_on", "led"), ("evening-17", "")],
+        ),
+        (
+            "command.json",
+            r#"{"command":"set","on_below":250,"off_above":300,"mode":"auto","interval":"5s","persist":true}"#,
+            vec![
+                ("\"set\"", "\"dance\""),
+                ("250", "\"250\""),
+                ("auto", "both"),
+            ],
+        ),
+    ] {
+        assert_eq!(faults(name, good), Vec::<String>::new(), "{name}");
+        for (was, is) in broken {
+            assert!(good.contains(was), "{was}");
+            let text = good.replacen(was, is, 1);
+            assert!(!faults(name, &text).is_empty(), "{name}: {text}");
+        }
+    }
+    let several = format!("[{reading},{loss}]");
+    assert_eq!(faults("history.json", &several), Vec::<String>::new());
+    assert!(!faults("history.json", "[]").is_empty());
 }

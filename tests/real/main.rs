@@ -22,6 +22,8 @@ mod manual;
 mod oversize;
 mod page;
 mod reasons;
+#[path = "../schema/mod.rs"]
+mod schema;
 mod sessions;
 mod signals;
 mod stage;

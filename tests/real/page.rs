@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::schema::faults;
 use crate::stage::{Agent, Broker, Listener, eventually, free_port, read};
 
 /// Bytes a second that a viewer may cost, and for how long a test counts them.
@@ -59,59 +60,10 @@ fn metrics(port: u16) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// What is wrong with `value`, if it is to be as `schema` says; a property that is not described counts too,
-/// so that the description is whole.
-fn faults(schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_u64() || number.is_i64() => "integer",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    let one = [schema["type"].clone()];
-    let kinds = schema["type"].as_array().map_or(&one[..], Vec::as_slice);
-    let is_kind = |wanted: &Value| wanted == kind || wanted == "number" && kind == "integer";
-    if !kinds.iter().any(is_kind) {
-        found.push(format!("{at} is {kind}"));
-    }
-    if let (Some(number), Some(least)) = (value.as_f64(), schema["minimum"].as_f64())
-        && number < least
-    {
-        found.push(format!("{at} is {number}"));
-    }
-    if let Some(allowed) = schema["enum"].as_array()
-        && !allowed.contains(value)
-    {
-        found.push(format!("{at} is {value}"));
-    }
-    let Some(object) = value.as_object() else {
-        return;
-    };
-    for name in schema["required"].as_array().into_iter().flatten() {
-        if !object.contains_key(name.as_str().expect("a name")) {
-            found.push(format!("{at} lacks {name}"));
-        }
-    }
-    for (name, inner) in object {
-        let named = schema["properties"].get(name);
-        let others = schema
-            .get("additionalProperties")
-            .filter(|schema| schema.is_object());
-        match named.or(others) {
-            Some(schema) => faults(schema, inner, &format!("{at}/{name}"), found),
-            None => found.push(format!("{at}/{name} is not in docs/status.schema.json")),
-        }
-    }
-}
-
 fn assert_as_described(status: &Value) {
     let schema = include_str!("../../docs/status.schema.json");
     let schema: Value = serde_json::from_str(schema).expect("JSON");
-    let mut found = Vec::new();
-    faults(&schema, status, "", &mut found);
+    let found = faults(&schema, status);
     assert!(found.is_empty(), "{found:#?}\n{status:#}");
 }
 
@@ -119,9 +71,8 @@ fn assert_as_described(status: &Value) {
 fn the_description_of_a_status_can_be_broken() {
     let schema = include_str!("../../docs/status.schema.json");
     let schema: Value = serde_json::from_str(schema).expect("JSON");
-    let mut found = Vec::new();
     let broken = serde_json::json!({"device": 5, "by": "nobody", "light_age_s": -1, "more": true});
-    faults(&schema, &broken, "", &mut found);
+    let found = faults(&schema, &broken);
     let told = found.join("\n");
     for fault in [
         "/device is integer",

@@ -5,6 +5,9 @@
 #![allow(dead_code, reason = "each test file uses a part of the world")]
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../schema/mod.rs"]
+pub mod schema;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -284,6 +287,7 @@ pub struct World {
     /// What the operator was warned of.
     pub warnings: Vec<String>,
     pub window_seen: usize,
+    published: u64,
     unconfirmed: BTreeSet<u64>,
 }
 
@@ -384,6 +388,7 @@ impl World {
             log: Vec::new(),
             warnings: Vec::new(),
             window_seen: 0,
+            published: 0,
             unconfirmed: BTreeSet::new(),
         };
         world.open_disk();
@@ -988,6 +993,11 @@ impl World {
 
     fn publish(&mut self, message: Message) {
         assert!(self.session, "published without a session");
+        self.published += 1;
+        // Of very many in one story a part is enough, and keeps the stories fast.
+        if self.published < 100 || self.published.is_multiple_of(64) {
+            as_described(&message);
+        }
         assert!(message.payload.len() < 256 * 1024);
         self.unconfirmed.insert(message.token);
         self.offer(&message);
@@ -1259,5 +1269,23 @@ fn run_info(run: u128, led_on: bool) -> RunInfo {
         led_on: Some(led_on),
         version: "1.2.3".into(),
         handover: None,
+    }
+}
+
+/// Whatever is published is as docs/schemas says.
+fn as_described(message: &Message) {
+    let payload = &message.payload;
+    match message.topic {
+        Topic::Telemetry => schema::assert_is("reading.json", payload),
+        Topic::Events => schema::assert_is("event.json", payload),
+        Topic::History => schema::assert_is("history.json", payload),
+        Topic::Results => schema::assert_is("result.json", payload),
+        Topic::State => schema::assert_is("state.json", payload),
+        Topic::Status => assert!(payload == b"online" || payload == b"offline"),
+        // The form is Home Assistant's own; an empty one takes it back.
+        Topic::Discovery => assert!(
+            payload.is_empty()
+                || serde_json::from_slice::<Value>(payload).is_ok_and(|it| it.is_object())
+        ),
     }
 }

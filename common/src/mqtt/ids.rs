@@ -126,7 +126,8 @@ impl Ids {
 
     pub(super) fn pub_ack(&mut self, pkid: u16, said: Said) -> Result<Answer, Unasked> {
         match self.get(pkid)? {
-            Waits::PubAck(token) => Ok(self.published(pkid, token, said)),
+            // RabbitMQ with MQTT 3.1.1 has no QoS 2, and answers such a publication as one of QoS 1.
+            Waits::PubAck(token) | Waits::PubRec(token) => Ok(self.published(pkid, token, said)),
             _ => Err(Unasked),
         }
     }
@@ -231,6 +232,12 @@ mod tests {
         }
         assert_eq!(ids.pub_comp(1), answered(0));
         assert!(ids.has_room());
+        // A broker without QoS 2 answers as at QoS 1; after PUBREC it is too late for that.
+        let mut at_qos_1 = publish(QoS::ExactlyOnce);
+        assert_eq!(at_qos_1.pub_ack(1, yes()), answered(0));
+        let mut late = publish(QoS::ExactlyOnce);
+        assert_eq!(late.pub_rec(1, yes()), Ok(Answer::Release));
+        assert_eq!(late.pub_ack(1, yes()), Err(Unasked));
         assert_eq!(ids.subscribe(5), Some(1));
         assert_eq!(ids.pub_ack(1, yes()), Err(Unasked));
         assert_eq!(ids.sub_ack(1), Ok(Answer::Subscribed(5)));

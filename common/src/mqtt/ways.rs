@@ -269,8 +269,7 @@ mod tests {
                 LinkError::ClosedOnRelease,
             )]))
         };
-        let learn =
-            |learnt: &mut Learnt, opened| learnt.learn(Speak::Auto, Version::V5, &opened);
+        let learn = |learnt: &mut Learnt, opened| learnt.learn(Speak::Auto, Version::V5, &opened);
         learn(&mut learnt, closed());
         assert!(!learnt.starts_clean(true), "once is chance");
         learn(&mut learnt, Err(LinkError::Closed));
