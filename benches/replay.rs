@@ -3,8 +3,10 @@
 //!
 //!     cargo bench --bench replay
 //!
-//! With and without 100 ms of round trip, which a proxy of ours makes. Each line is `ROUNDS` (5) pairs of
-//! runs; `WINDOWS=16,100,1000`, `BATCHES=1,100` and `ROUND_TRIPS=0,100` choose lines. A run of the daemon
+//! With and without 100 ms of round trip, which a proxy of ours makes. Each line is `ROUNDS` (5) turns of the daemon
+//! in MQTT 5, the daemon in 3.1.1, and the bare client, which speaks 3.1.1. `WINDOWS=16,100,1000`, `BATCHES=1,100`,
+//! `ROUND_TRIPS=0,100` and `LIMITS=1,0` choose lines; a limit of 1 has mosquitto take as many publications at a
+//! time as the window has, 0 any number (`max_inflight_messages 0`). A run of the daemon
 //! lasts from its `online` to the `state` that says that nothing waits; one of the bare client from the
 //! CONNACK to the last PUBACK. Processor time of the daemon is counted until what was confirmed has been
 //! removed as well; the store and its thread are in it. Each has a process of its own.
@@ -51,6 +53,8 @@ struct Case {
     window: u64,
     batch: u64,
     round_trip: Duration,
+    /// The broker takes no more than the window has.
+    is_limited: bool,
 }
 
 /// What one run took.
@@ -87,15 +91,18 @@ fn main() {
         wire(&record(5_000)).len()
     );
     println!(
-        "{:>10} {:>6} {:>5} {:>7}  {:34}{:36}{:22}{:22}{:22}{:>6} {:>6}",
+        "{:>10} {:>6} {:>5} {:>5} {:>7}  {:34}{:34}{:22}{:36}{:22}{:22}{:22}{:>6} {:>6}",
         "round trip",
         "window",
+        "limit",
         "batch",
         "records",
-        "nightlight, records/s",
+        "MQTT 5, records/s",
+        "MQTT 3.1.1, records/s",
+        "5 to 3.1.1",
         "bare, records/s",
-        "ratio",
-        "nightlight, processor",
+        "5 to bare",
+        "MQTT 5, processor",
         "bare, processor",
         "peak",
         "bare"
@@ -104,23 +111,29 @@ fn main() {
     for case in cases {
         let count = case.records();
         let store = stores.with(count);
-        let pairs: Vec<(Run, Run)> = (0..rounds)
-            .map(|_| (daemon(case, count, &store), bare(case, count)))
-            .collect();
+        let turns: Vec<[Run; 3]> = (0..rounds).map(|n| turn(n, case, count, &store)).collect();
         let count = count as f64;
-        let own = |what: fn(&Run) -> f64| Figure::new(pairs.iter().map(|(own, _)| what(own)));
-        let bare = |what: fn(&Run) -> f64| Figure::new(pairs.iter().map(|(_, bare)| what(bare)));
+        let of = |who: usize, what: fn(&Run) -> f64| {
+            Figure::new(turns.iter().map(|runs| what(&runs[who])))
+        };
+        let own = |what| of(0, what);
+        let bare = |what| of(2, what);
+        let ratio =
+            |to: usize| Figure::new(turns.iter().map(|runs| runs[to].seconds / runs[0].seconds));
         let rate = |figure: Figure| figure.map(|seconds| count / seconds);
         let micros = |figure: Figure| figure.map(|seconds| seconds * 1e6 / count);
         println!(
-            "{:>7} ms {:>6} {:>5} {:>7}  {:34}{:36}{:22}{:22}{:22}{:>6.1} {:>6.1}",
+            "{:>7} ms {:>6} {:>5} {:>5} {:>7}  {:34}{:34}{:22}{:36}{:22}{:22}{:22}{:>6.1} {:>6.1}",
             case.round_trip.as_millis(),
             case.window,
+            if case.is_limited { "own" } else { "none" },
             case.batch,
             count,
             rate(own(|run| run.seconds)),
+            rate(of(1, |run| run.seconds)),
+            ratio(1),
             rate(bare(|run| run.seconds)),
-            Figure::new(pairs.iter().map(|(own, bare)| bare.seconds / own.seconds)),
+            ratio(2),
             micros(own(|run| run.processor)),
             micros(bare(|run| run.processor)),
             own(|run| run.peak_kb).median() / 1e3,
@@ -134,11 +147,14 @@ fn cases() -> Vec<Case> {
     for millis in list("ROUND_TRIPS", "0,100") {
         for batch in list("BATCHES", "1,100") {
             for window in list("WINDOWS", "16,100,1000") {
-                cases.push(Case {
-                    window,
-                    batch,
-                    round_trip: Duration::from_millis(millis),
-                });
+                for limit in list("LIMITS", "1") {
+                    cases.push(Case {
+                        window,
+                        batch,
+                        round_trip: Duration::from_millis(millis),
+                        is_limited: limit != 0,
+                    });
+                }
             }
         }
     }
@@ -168,9 +184,9 @@ impl Case {
     }
 
     fn broker(self) -> Broker {
+        let most = if self.is_limited { self.window } else { 0 };
         Broker::start_with(&format!(
-            "allow_anonymous true\nmax_inflight_messages {}\n",
-            self.window
+            "allow_anonymous true\nmax_inflight_messages {most}\n"
         ))
     }
 }
@@ -199,13 +215,28 @@ impl Stores {
     }
 }
 
-fn daemon(case: Case, count: u64, store: &Path) -> Run {
+/// One run of each: MQTT 5, 3.1.1, bare. Who of the first two begins changes from turn to turn.
+fn turn(number: u64, case: Case, count: u64, store: &Path) -> [Run; 3] {
+    let (new, old) = match number % 2 {
+        0 => {
+            let new = daemon(case, count, store, "5");
+            (new, daemon(case, count, store, "3.1.1"))
+        }
+        _ => {
+            let old = daemon(case, count, store, "3.1.1");
+            (daemon(case, count, store, "5"), old)
+        }
+    };
+    [new, old, bare(case, count)]
+}
+
+fn daemon(case: Case, count: u64, store: &Path, version: &str) -> Run {
     let broker = case.broker();
     let heard = subscriber(broker.port);
     let more = format!(
         "[delivery]\nwindow = {}\nbatch = {}\nreplay_rate = 0.0\nreplay_jitter = \"0s\"\n\
          [sensor]\ndriver = \"iio\"\npath = \"{{folder}}/light\"\ninterval = \"1h\"\n\
-         [broker]\nurl = \"mqtt://127.0.0.1:{}\"\nkeep_alive = \"60s\"\n\
+         [broker]\nurl = \"mqtt://127.0.0.1:{}\"\nkeep_alive = \"60s\"\nversion = \"{version}\"\n\
          [backlog]\npath = \"{{folder}}/backlog\"\nmax_bytes = \"8GB\"\n",
         case.window,
         case.batch,

@@ -34,6 +34,11 @@ fn the_corpus_of_acks_breaks_nothing() {
     replay("acks", promises::acks);
 }
 
+#[test]
+fn the_corpus_of_packets_breaks_nothing() {
+    replay("packets", promises::packets::packets);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
@@ -44,5 +49,6 @@ proptest! {
     fn no_bytes_break_anything(data in proptest::collection::vec(any::<u8>(), 0..200)) {
         promises::commands(&data);
         promises::acks(&data);
+        promises::packets::packets(&data);
     }
 }

@@ -16,6 +16,7 @@ use nightlight_common::mqtt::{
     About, Ended, Exchange, GOODBYE, Happened, LEAVE_OUT_FOR, LinkError, Publication, QoS, Said,
     Terms, TooLarge, Version, Ways, Will, Wish, until,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -67,6 +68,23 @@ impl Link {
     /// Begins a session; [`Session::next`] tells what becomes of it.
     pub fn connect(&mut self) -> Session {
         let opening = self.ways.open(self.wish());
+        self.begin(opening)
+    }
+
+    /// The same over a stream that is open, in place of the way to the broker: what a test has at its other end.
+    pub fn connect_over(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        version: Version,
+    ) -> Session {
+        let wish = self.wish();
+        self.begin(async move { Exchange::over(stream, version, &wish).await })
+    }
+
+    fn begin(
+        &mut self,
+        opening: impl Future<Output = Result<Exchange, LinkError>> + Send + 'static,
+    ) -> Session {
         let inbound = [&self.topics.commands, &self.topics.acks];
         let left_out = inbound
             .into_iter()

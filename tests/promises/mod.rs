@@ -1,4 +1,4 @@
-//! What must hold whatever bytes come on the commands and acks topics: told once, for the fuzzer
+//! What must hold whatever bytes come on the commands and acks topics, and from a broker (`packets`): told once, for the fuzzer
 //! (`fuzz/`) and for `tests/hostile.rs`, which replays what the fuzzer found worth keeping.
 //!
 //! The first byte chooses settings, the rest are payloads, one a line. Before a payload, `~` says that
@@ -11,13 +11,15 @@
     reason = "a broken promise panics, so that the fuzzer sees it"
 )]
 
+pub mod packets;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nightlight::logic::command::{self, Order, parse};
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules, RulesPatch};
-use nightlight::logic::link::DeviceInfo;
+use nightlight::logic::link::{DeviceInfo, Inbound, Offer, Sent};
 use nightlight::logic::telemetry::{self, OutageReadings};
 use nightlight::logic::time::Now;
 use nightlight::logic::{Controller, Entry, Exit, Input, Key, Opened, Output, RunInfo, Settings};
@@ -211,10 +213,23 @@ struct Device {
     stored: BTreeMap<u64, Entry>,
     /// Numbers of the records published.
     published: Vec<u64>,
+    /// What was published on a link that always works.
+    delivered: Vec<Message>,
+    /// Orders for a link that does not always work.
+    line: Option<VecDeque<Output>>,
 }
 
 impl Device {
     fn new(settings: Settings, synced: bool) -> Self {
+        Self::with(settings, synced, None)
+    }
+
+    /// What it orders of the link waits in `line`.
+    fn on_line(settings: Settings) -> Self {
+        Self::with(settings, true, Some(VecDeque::new()))
+    }
+
+    fn with(settings: Settings, synced: bool, line: Option<VecDeque<Output>>) -> Self {
         let boot = Duration::from_secs(100);
         let run_info = RunInfo {
             run: Uuid::from_u128(RUN),
@@ -239,6 +254,8 @@ impl Device {
             results: Vec::new(),
             stored: BTreeMap::new(),
             published: Vec::new(),
+            delivered: Vec::new(),
+            line,
         };
         device.give(Input::BacklogOpened(Opened {
             run_number: 1,
@@ -300,10 +317,28 @@ impl Device {
                 Input::LedWritten { led_on: on, was }
             }
             Output::ReadSensor => Input::Read(LIGHT),
-            Output::Connect => Input::LinkUp,
+            order @ (Output::Connect
+            | Output::Disconnect
+            | Output::Subscribe { .. }
+            | Output::Publish(_))
+                if self.line.is_some() =>
+            {
+                if let Output::Publish(message) = &order {
+                    self.read(message);
+                }
+                self.line.as_mut().expect("a line").push_back(order);
+                return;
+            }
+            Output::Connect => {
+                self.inputs.push_back(Input::Offered(Offer::default()));
+                Input::LinkUp
+            }
+            Output::Subscribe { token, .. } => Input::Acked(token),
             Output::Publish(message) => {
                 self.read(&message);
-                Input::Acked(message.token)
+                let token = message.token;
+                self.delivered.push(message);
+                Input::Acked(token)
             }
             Output::Append { entries, .. } => {
                 let stored = entries.into_iter().map(|entry| (entry.first(), entry));
@@ -421,6 +456,11 @@ fn settings(flags: u8) -> Settings {
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
         },
-        device: DeviceInfo::default(),
+        device: DeviceInfo {
+            topics: [Inbound::Commands, Inbound::Acks, Inbound::ServerStatus]
+                .map(|inbound| (Sent::Subscribe(inbound), "t".to_owned()))
+                .into(),
+            ..DeviceInfo::default()
+        },
     }
 }

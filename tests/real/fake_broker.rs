@@ -23,19 +23,27 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::filled;
-use crate::stage::fake::{Act, FakeBroker, Packet, answer, connack, puback};
+use crate::stage::dialect::{Dialect, in_both_versions};
+use crate::stage::fake::{Act, FakeBroker, Packet, puback};
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 use uuid::Uuid;
 
-/// Runs stories at once; each fails for itself, and all that failed are named.
-fn together(stories: &[(&'static str, fn())]) {
+type Story = fn(Dialect);
+
+/// Runs stories at once, in both versions of MQTT; each fails for itself, and all that failed are named.
+fn together(stories: &[(&'static str, Story)]) {
     let picked = std::env::var("TEST_STORY").unwrap_or_default();
     let running: Vec<_> = stories
         .iter()
         .filter(|(name, _)| name.contains(&picked))
         .map(|&(name, story)| {
             let thread = thread::Builder::new().name(name.into());
-            (name, thread.spawn(story).expect("a thread"))
+            (
+                name,
+                thread
+                    .spawn(move || in_both_versions(story))
+                    .expect("a thread"),
+            )
         })
         .collect();
     let failed: Vec<&str> = running
@@ -60,39 +68,43 @@ fn a_broker_that_breaks_the_protocol_loses_nothing_and_is_left() {
 
 #[test]
 fn a_record_that_the_broker_refuses_is_set_aside_and_blocks_nothing() {
-    let broker = FakeBroker::start(|_, packet| match packet {
-        Packet::Publish(publish)
-            if String::from_utf8_lossy(&publish.payload).contains("\"seq\":7,") =>
-        {
-            vec![Act::Close]
-        }
-        _ => answer(packet),
+    in_both_versions(|dialect| {
+        let broker = FakeBroker::start(move |_, packet| match packet {
+            Packet::Publish(publish)
+                if String::from_utf8_lossy(&publish.payload).contains("\"seq\":7,") =>
+            {
+                vec![Act::Close]
+            }
+            _ => dialect.answer(packet),
+        });
+        let mut agent = dialect.start("pi-poison", broker.port, "");
+        // A record is blamed only when sessions without it held.
+        let reported = within(Duration::from_secs(120), || {
+            let records = broker.records();
+            records.iter().any(|record| {
+                record["event"] == "loss"
+                    && record["reason"] == "refused"
+                    && record["from_seq"] == 7
+            })
+        });
+        assert!(reported, "it is reported as lost");
+        let aside =
+            std::fs::read_to_string(agent.path("backlog/dead-letter.jsonl")).expect("kept aside");
+        assert_eq!(aside.lines().count(), 1, "{aside}");
+        assert!(aside.contains("\"seq\":7,"));
+        let connection = broker.connections().len() - 1;
+        let empty = within(Duration::from_secs(30), || broker.nothing_waits(connection));
+        assert!(empty, "the others go on");
+        assert_eq!(agent.stop().code(), Some(0));
+        let numbers: BTreeSet<u64> = broker
+            .records()
+            .iter()
+            .filter_map(|record| record["seq"].as_u64())
+            .collect();
+        let last = numbers.last().copied().unwrap_or(0);
+        let missing: Vec<u64> = (1..=last).filter(|seq| !numbers.contains(seq)).collect();
+        assert_eq!(missing, [7]);
     });
-    let mut agent = Agent::start("pi-poison", broker.port, "");
-    // A record is blamed only when sessions without it held.
-    let reported = within(Duration::from_secs(120), || {
-        let records = broker.records();
-        records.iter().any(|record| {
-            record["event"] == "loss" && record["reason"] == "refused" && record["from_seq"] == 7
-        })
-    });
-    assert!(reported, "it is reported as lost");
-    let aside =
-        std::fs::read_to_string(agent.path("backlog/dead-letter.jsonl")).expect("kept aside");
-    assert_eq!(aside.lines().count(), 1, "{aside}");
-    assert!(aside.contains("\"seq\":7,"));
-    let connection = broker.connections().len() - 1;
-    let empty = within(Duration::from_secs(30), || broker.nothing_waits(connection));
-    assert!(empty, "the others go on");
-    assert_eq!(agent.stop().code(), Some(0));
-    let numbers: BTreeSet<u64> = broker
-        .records()
-        .iter()
-        .filter_map(|record| record["seq"].as_u64())
-        .collect();
-    let last = numbers.last().copied().unwrap_or(0);
-    let missing: Vec<u64> = (1..=last).filter(|seq| !numbers.contains(seq)).collect();
-    assert_eq!(missing, [7]);
 }
 
 #[test]
@@ -155,67 +167,73 @@ fn all_arrives(broker: &FakeBroker, agent: &mut Agent, connection: usize) {
     }
 }
 
-fn confirms_what_was_never_sent() {
-    let broker = FakeBroker::start(|connection, packet| match packet {
+fn confirms_what_was_never_sent(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match packet {
         Packet::Publish(_) if connection < 2 && is_record(packet) => vec![puback(4242)],
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-never-sent", broker.port, "");
+    let mut agent = dialect.start("pi-never-sent", broker.port, "");
     eventually("a third connection", || broker.connections().len() > 2);
     follows_the_light(&agent);
     all_arrives(&broker, &mut agent, 2);
 }
 
-fn confirms_twice() {
-    let broker = FakeBroker::start(|connection, packet| match packet {
+fn confirms_twice(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match packet {
         Packet::Publish(publish) if connection < 3 && is_record(packet) => {
             vec![puback(publish.pkid), puback(publish.pkid)]
         }
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-twice", broker.port, "");
+    let mut agent = dialect.start("pi-twice", broker.port, "");
     follows_the_light(&agent);
     eventually("readings", || broker.on("/telemetry").len() > 20);
     let connection = broker.connections().len() - 1;
     all_arrives(&broker, &mut agent, connection);
 }
 
-fn sends_rubbish() {
-    let broker = FakeBroker::start(|connection, packet| match (connection, packet) {
+fn sends_rubbish(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match (connection, packet) {
         // In place of the greeting, behind it, and in place of a confirmation.
         (0, Packet::Connect { .. }) => vec![Act::Send(vec![0xff; 64])],
-        (1, Packet::Connect { .. }) => vec![connack(0), Act::Send(b"HTTP/1.1 400\r\n\r\n".into())],
+        (1, Packet::Connect { .. }) => vec![
+            dialect.greeting(0),
+            Act::Send(b"HTTP/1.1 400\r\n\r\n".into()),
+        ],
         (2, Packet::Publish(_)) if is_record(packet) => vec![Act::Send(vec![0, 0x80, 7, 0xf0])],
         // A length that no packet has.
         (3, Packet::Connect { .. }) => {
-            vec![connack(0), Act::Send(vec![0x30, 0xff, 0xff, 0xff, 0x7f])]
+            vec![
+                dialect.greeting(0),
+                Act::Send(vec![0x30, 0xff, 0xff, 0xff, 0x7f]),
+            ]
         }
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-rubbish", broker.port, "");
+    let mut agent = dialect.start("pi-rubbish", broker.port, "");
     follows_the_light(&agent);
     eventually("a fifth connection", || broker.connections().len() > 4);
     all_arrives(&broker, &mut agent, 4);
 }
 
-fn closes_early() {
-    let broker = FakeBroker::start(|connection, packet| match packet {
+fn closes_early(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match packet {
         Packet::Connect { .. } if connection < 2 => vec![Act::Close],
         Packet::Publish(_) if connection < 4 && is_record(packet) => vec![Act::Close],
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-closes", broker.port, "");
+    let mut agent = dialect.start("pi-closes", broker.port, "");
     follows_the_light(&agent);
     eventually("a fifth connection", || broker.connections().len() > 4);
     all_arrives(&broker, &mut agent, 4);
 }
 
-fn never_confirms() {
-    let broker = FakeBroker::start(|connection, packet| match packet {
+fn never_confirms(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match packet {
         Packet::Publish(_) if connection == 0 => vec![],
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-unconfirmed", broker.port, "");
+    let mut agent = dialect.start("pi-unconfirmed", broker.port, "");
     eventually("readings", || !broker.on("/telemetry").is_empty());
     follows_the_light(&agent);
     // Ten seconds without a confirmation are the story.
@@ -234,25 +252,25 @@ fn never_confirms() {
 }
 
 /// Bad password, then not authorised, then in order.
-fn refuses() {
+fn refuses(dialect: Dialect) {
     let refusals = Arc::new(AtomicUsize::new(0));
-    let code = Arc::new(AtomicUsize::new(4));
+    let code = Arc::new(AtomicUsize::new(0x86));
     let (counted, current) = (Arc::clone(&refusals), Arc::clone(&code));
     let broker = FakeBroker::start(move |_, packet| match packet {
         Packet::Connect { .. } => {
             let code = current.load(Ordering::Relaxed) as u8;
             counted.fetch_add(usize::from(code > 0), Ordering::Relaxed);
-            vec![connack(code)]
+            vec![dialect.greeting(code)]
         }
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-refused", broker.port, "");
+    let mut agent = dialect.start("pi-refused", broker.port, "");
     eventually("refused", || refusals.load(Ordering::Relaxed) == 1);
     follows_the_light(&agent);
     eventually("the log says what to mend", || {
         agent.log().contains("refused the user name or password")
     });
-    code.store(5, Ordering::Relaxed);
+    code.store(0x87, Ordering::Relaxed);
     // A refusal is not tried again soon: 15 s to 30 s, by the clock.
     let again = within(Duration::from_secs(40), || {
         refusals.load(Ordering::Relaxed) == 2
@@ -272,12 +290,12 @@ fn refuses() {
     all_arrives(&broker, &mut agent, 2);
 }
 
-fn never_greets() {
-    let broker = FakeBroker::start(|connection, packet| match packet {
+fn never_greets(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match packet {
         Packet::Connect { .. } if connection == 0 => vec![],
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
-    let mut agent = Agent::start("pi-ungreeted", broker.port, "");
+    let mut agent = dialect.start("pi-ungreeted", broker.port, "");
     follows_the_light(&agent);
     // The time for name, TCP, TLS and greeting together is 20 s.
     eventually("a second connection", || broker.connections().len() > 1);
@@ -286,16 +304,16 @@ fn never_greets() {
 }
 
 /// Half open: megabytes are on their way, the peer reads no more, the window of TCP fills.
-fn stops_reading() {
-    let broker = FakeBroker::start(|connection, packet| match packet {
+fn stops_reading(dialect: Dialect) {
+    let broker = FakeBroker::start(move |connection, packet| match packet {
         Packet::Publish(publish) if connection == 0 && publish.topic.ends_with("/history") => {
             vec![Act::StopReading]
         }
-        _ => answer(packet),
+        _ => dialect.answer(packet),
     });
     let delivery =
         "[delivery]\nreplay_rate = 0\nreplay_jitter = \"0s\"\nbatch = 200\nwindow = 500\n";
-    let mut agent = Agent::prepare("pi-half-open", broker.port, delivery);
+    let mut agent = dialect.prepare("pi-half-open", broker.port, delivery);
     let run = Uuid::new_v4();
     filled::fill(&agent.path("backlog"), run, 20_000);
     agent.run();
@@ -359,12 +377,12 @@ fn pass_on(from: &mut TcpStream, to: &mut TcpStream, swallows: &AtomicBool) {
     }
 }
 
-fn a_link_that_swallows_packets() {
+fn a_link_that_swallows_packets(dialect: Dialect) {
     let broker = Broker::start();
     let link = Swallower::before(broker.port);
     let server = Listener::lesson_server("pi-swallow", broker.port);
     eventually("the server listens", || server.listens());
-    let mut agent = Agent::prepare("pi-swallow", link.port, "");
+    let mut agent = dialect.prepare("pi-swallow", link.port, "");
     agent.run();
     eventually("the server decides", || {
         let states = server.on("state");
@@ -413,14 +431,14 @@ fn picture(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)> {
     all
 }
 
-fn nothing_is_written_on_a_healthy_link() {
+fn nothing_is_written_on_a_healthy_link(dialect: Dialect) {
     let broker = Broker::start();
     let server = Listener::lesson_server("pi-healthy", broker.port);
     eventually("the server listens", || server.listens());
     // An unconfirmed reading goes to the card after half of `durable_within`. Here that is 5 s, so that
     // it is the program that is tested and not how busy this machine is.
     let more = "[backlog]\npath = \"{folder}/backlog\"\ndurable_within = \"10s\"\n";
-    let mut agent = Agent::start("pi-healthy", broker.port, more);
+    let mut agent = dialect.start("pi-healthy", broker.port, more);
     eventually("readings", || server.on("telemetry").len() > 20);
     eventually("nothing waits", || {
         let states = server.on("state");
@@ -461,38 +479,40 @@ fn nothing_is_written_on_a_healthy_link() {
 
 #[test]
 fn a_backlog_of_100_000_records_is_drained_at_full_speed_complete_in_order_and_once() {
-    const LAST: u64 = 100_000;
-    let mut broker = Broker::start();
-    let listener = Listener::start("pi-fast", broker.port);
-    eventually("the listener listens", || listener.listens());
-    let delivery = "[delivery]\nreplay_rate = 0\nreplay_jitter = \"0s\"\nbatch = 100\n";
-    let mut agent = Agent::prepare("pi-fast", broker.port, delivery);
-    let run = Uuid::new_v4();
-    filled::fill(&agent.path("backlog"), run, LAST);
-    let began = Instant::now();
-    agent.run();
-    let run = run.to_string();
-    let limit = Duration::from_secs(90);
-    let drained = within(limit, || {
-        thread::sleep(Duration::from_millis(200));
-        // Before the store is open, state says 0 too.
-        let states = listener.on("state");
-        listener.on("telemetry/history").len() as u64 >= LAST
-            && states.last().is_some_and(|state| state["backlog"] == 0)
+    in_both_versions(|dialect| {
+        const LAST: u64 = 100_000;
+        let mut broker = Broker::start();
+        let listener = Listener::start("pi-fast", broker.port);
+        eventually("the listener listens", || listener.listens());
+        let delivery = "[delivery]\nreplay_rate = 0\nreplay_jitter = \"0s\"\nbatch = 100\n";
+        let mut agent = dialect.prepare("pi-fast", broker.port, delivery);
+        let run = Uuid::new_v4();
+        filled::fill(&agent.path("backlog"), run, LAST);
+        let began = Instant::now();
+        agent.run();
+        let run = run.to_string();
+        let limit = Duration::from_secs(90);
+        let drained = within(limit, || {
+            thread::sleep(Duration::from_millis(200));
+            // Before the store is open, state says 0 too.
+            let states = listener.on("state");
+            listener.on("telemetry/history").len() as u64 >= LAST
+                && states.last().is_some_and(|state| state["backlog"] == 0)
+        });
+        println!("{LAST} records in {:?}", began.elapsed());
+        assert!(drained, "not drained in {limit:?}");
+        assert_eq!(agent.stop().code(), Some(0));
+        eventually("all is heard", || listener.last_text("status") == "offline");
+        let numbers: Vec<u64> = listener
+            .on("telemetry/history")
+            .iter()
+            .filter(|record| record["run"] == run.as_str())
+            .filter_map(|record| record["seq"].as_u64())
+            .collect();
+        assert!(
+            numbers.iter().copied().eq(1..=LAST),
+            "complete, in order, once"
+        );
+        broker.stop();
     });
-    println!("{LAST} records in {:?}", began.elapsed());
-    assert!(drained, "not drained in {limit:?}");
-    assert_eq!(agent.stop().code(), Some(0));
-    eventually("all is heard", || listener.last_text("status") == "offline");
-    let numbers: Vec<u64> = listener
-        .on("telemetry/history")
-        .iter()
-        .filter(|record| record["run"] == run.as_str())
-        .filter_map(|record| record["seq"].as_u64())
-        .collect();
-    assert!(
-        numbers.iter().copied().eq(1..=LAST),
-        "complete, in order, once"
-    );
-    broker.stop();
 }

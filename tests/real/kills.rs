@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::filled;
+use crate::stage::dialect::{Dialect, in_both_versions};
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 use serde_json::Value;
 use uuid::Uuid;
@@ -66,11 +67,11 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(id: &str, delivery: &str) -> Self {
+    fn new(dialect: Dialect, id: &str, delivery: &str) -> Self {
         let broker = Broker::start();
         let listener = Listener::start(id, broker.port);
         eventually("the listener listens", || listener.listens());
-        let agent = Agent::prepare(id, broker.port, &more(delivery));
+        let agent = dialect.prepare(id, broker.port, &more(delivery));
         Self {
             broker,
             listener,
@@ -300,16 +301,18 @@ fn keyed(mut record: Value) -> ((String, u64), Value) {
 
 #[test]
 fn killed_on_line_at_random_moments() {
-    let mut victim = Victim::new("pi-on-line", "");
-    for _ in 0..variable("TEST_KILLS", 6) {
-        victim.run_and_kill(200..2500);
-    }
-    victim.ends_well(None);
+    in_both_versions(|dialect| {
+        let mut victim = Victim::new(dialect, "pi-on-line", "");
+        for _ in 0..variable("TEST_KILLS", 6) {
+            victim.run_and_kill(200..2500);
+        }
+        victim.ends_well(None);
+    });
 }
 
 #[test]
 fn killed_off_line_at_random_moments() {
-    let mut victim = Victim::new("pi-off-line", "replay_rate = 0\nbatch = 50");
+    let mut victim = Victim::new(Dialect::V5, "pi-off-line", "replay_rate = 0\nbatch = 50");
     victim.broker.stop();
     for _ in 0..variable("TEST_KILLS", 6) {
         victim.run_and_kill(300..3000);
@@ -320,18 +323,20 @@ fn killed_off_line_at_random_moments() {
 
 #[test]
 fn killed_in_a_replay_at_random_moments() {
-    let mut victim = Victim::new("pi-replay", "replay_rate = 1000");
-    let run = Uuid::new_v4();
-    filled::fill(&victim.agent.path("backlog"), run, 6000);
-    for _ in 0..variable("TEST_KILLS", 6) {
-        victim.run_and_kill(300..1800);
-    }
-    victim.ends_well(None);
+    in_both_versions(|dialect| {
+        let mut victim = Victim::new(dialect, "pi-replay", "replay_rate = 1000");
+        let run = Uuid::new_v4();
+        filled::fill(&victim.agent.path("backlog"), run, 6000);
+        for _ in 0..variable("TEST_KILLS", 6) {
+            victim.run_and_kill(300..1800);
+        }
+        victim.ends_well(None);
+    });
 }
 
 #[test]
 fn killed_while_it_opens_its_backlog() {
-    let mut victim = Victim::new("pi-opening", "replay_rate = 0\nbatch = 50");
+    let mut victim = Victim::new(Dialect::V5, "pi-opening", "replay_rate = 0\nbatch = 50");
     victim.broker.stop();
     let run = Uuid::new_v4();
     filled::fill(&victim.agent.path("backlog"), run, 3000);
@@ -345,7 +350,7 @@ fn killed_while_it_opens_its_backlog() {
 /// A power cut while it mends what the power cut before has broken.
 #[test]
 fn killed_while_it_salvages_a_damaged_store() {
-    let mut victim = Victim::new("pi-salvage", "replay_rate = 0\nbatch = 50");
+    let mut victim = Victim::new(Dialect::V5, "pi-salvage", "replay_rate = 0\nbatch = 50");
     victim.broker.stop();
     let run = Uuid::new_v4();
     let backlog = victim.agent.path("backlog");

@@ -15,7 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use uuid::Uuid;
 
+use crate::filled;
 use crate::stage::fake::{
     Act, FakeBroker, Packet, Publish, answer, answer5, connack, connack5, puback5, suback5,
 };
@@ -243,6 +245,95 @@ fn the_limits_of_a_broker_are_kept() {
 }
 
 #[test]
+fn a_broker_that_takes_less_than_it_says_gets_less_and_nothing_is_lost() {
+    const LAST: u64 = 2_000;
+    type Breaks = fn(&Publish, usize) -> bool;
+    let table: [(u8, &str, Breaks); 2] = [
+        (0x93, "fewer publications at a time", |_, nth| nth > 4),
+        (0x95, "smaller packets", |publish, _| {
+            publish.payload.len() > 2_000
+        }),
+    ];
+    let running = table.map(|(code, says, breaks)| {
+        thread::spawn(move || {
+            let history = std::sync::Mutex::new((0, 0));
+            let broker = FakeBroker::start(move |connection, packet| match packet {
+                Packet::Publish(publish) if publish.topic.ends_with("/history") => {
+                    let mut history = history.lock().expect("sound");
+                    history.0 = if history.1 == connection {
+                        history.0 + 1
+                    } else {
+                        1
+                    };
+                    history.1 = connection;
+                    // The answers to the first ones are on their way when it breaks off; twice is enough for the number.
+                    let is_over = breaks(publish, history.0) && (code == 0x95 || connection < 2);
+                    match is_over {
+                        true => vec![Act::Send(vec![0xe0, 1, code]), Act::Close],
+                        false if code == 0x93 && connection < 2 => vec![],
+                        false => answer5(packet, &[]),
+                    }
+                }
+                _ => answer5(packet, &[]),
+            });
+            let id = format!("pi-less-{code:x}");
+            let more = "[delivery]\nbatch = 100\nreplay_rate = 0\nreplay_jitter = \"0s\"\n";
+            let mut agent = Agent::prepare(&id, broker.port, more);
+            let run = Uuid::new_v4();
+            filled::fill(&agent.path("backlog"), run, LAST);
+            agent.run();
+            let run = run.to_string();
+            in_time("all arrives", &agent, || {
+                let records = broker.records();
+                let of_run = records
+                    .iter()
+                    .filter(|record| record["run"] == run.as_str());
+                let numbers: BTreeSet<u64> =
+                    of_run.filter_map(|record| record["seq"].as_u64()).collect();
+                numbers.len() as u64 == LAST
+            });
+            let log = agent.log();
+            assert!(log.contains(says), "{log}");
+            assert!(!log.contains("access list"), "no topic is blamed: {log}");
+            assert!(!agent.path("backlog/dead-letter.jsonl").exists());
+            assert!(broker.connections().len() < 10, "{log}");
+            assert_eq!(agent.stop().code(), Some(0));
+        })
+    });
+    for story in running {
+        story.join().expect("as it should be");
+    }
+}
+
+#[test]
+fn a_broker_whose_packets_are_too_small_for_any_record_gets_none_and_loses_none() {
+    // Packets of 30 bytes, keep alive 1 s, receive maximum 1.
+    let properties = [0x27, 0, 0, 0, 30, 0x13, 0, 1, 0x21, 0, 1];
+    let largest = Arc::new(AtomicUsize::new(0));
+    let most = Arc::clone(&largest);
+    let broker = FakeBroker::start(move |_, packet| {
+        if let Packet::Publish(publish) = packet {
+            most.fetch_max(
+                publish.topic.len() + publish.payload.len(),
+                Ordering::Relaxed,
+            );
+        }
+        answer5(packet, &properties)
+    });
+    let mut agent = Agent::start("pi-30", broker.port, "");
+    in_time("status names it", &agent, || {
+        let why = status(&agent, "link_why").to_string();
+        why.contains("larger than it takes") && status(&agent, "backlog").as_u64() > Some(20)
+    });
+    agent.set_light("100");
+    in_time("the LED follows the light", &agent, || agent.led_on());
+    assert!(largest.load(Ordering::Relaxed) < 30);
+    assert!(!agent.path("backlog/dead-letter.jsonl").exists());
+    assert_eq!(broker.connections().len(), 1, "{}", agent.log());
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
 fn a_broker_without_quality_of_service_confirms_nothing_and_it_says_so() {
     let broker = FakeBroker::start(|_, packet| answer5(packet, &[0x24, 0]));
     let mut agent = Agent::start("pi-qos0", broker.port, "");
@@ -358,6 +449,27 @@ fn at_qos_2_commands_of_an_outage_arrive_and_nothing_is_lost_in_silence() {
 }
 
 #[test]
+fn a_real_broker_says_that_nobody_listens_and_a_listener_ends_it() {
+    let broker = Broker::start();
+    let mut agent = Agent::start("pi-alone", broker.port, "");
+    in_time("status says so", &agent, || {
+        status(&agent, "heard") == false && status(&agent, "backlog") == 0
+    });
+    let listener = Listener::start("pi-alone", broker.port);
+    eventually("the listener listens", || listener.listens());
+    in_time("it is over", &agent, || status(&agent, "heard") == true);
+    assert_eq!(status(&agent, "mqtt")["version"], "5");
+    eventually("an event says since when", || {
+        let events = listener.on("events");
+        let is_it = |event: &Value| event["event"] == "heard" && event["since"].is_string();
+        events
+            .iter()
+            .any(|event| is_it(event) && event["heard"] == true)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
 fn with_mosquitto_a_denied_topic_is_named_and_its_limits_are_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("acl");
@@ -395,10 +507,11 @@ fn with_mosquitto_a_denied_topic_is_named_and_its_limits_are_kept() {
     in_time("readings come as history", &agent, || {
         listener.on("telemetry/history").len() > 20
     });
-    let mqtt = status(&agent, "mqtt");
-    assert_eq!(mqtt["version"], "5");
-    assert_eq!(mqtt["keep_alive_s"], 10);
-    assert_eq!(mqtt["max_packet"], 1000);
+    // It ends the session now and then, after a denial.
+    in_time("status shows its limits", &agent, || {
+        let mqtt = status(&agent, "mqtt");
+        mqtt["version"] == "5" && mqtt["keep_alive_s"] == 10 && mqtt["max_packet"] == 1000
+    });
     assert_eq!(agent.stop().code(), Some(0));
 }
 
@@ -536,5 +649,42 @@ fn a_password_file_that_hangs_delays_the_link_and_not_the_light() {
     in_time("it is connected again", &agent, || {
         status(&agent, "link_up") == true
     });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn a_ca_file_that_hangs_delays_the_link_and_not_the_light() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    let none = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(&file, none).expect("written");
+    let more = format!("[broker]\nurl = \"mqtts://127.0.0.1:1\"\nca_file = {file:?}\n");
+    let mut agent = Agent::start("pi-ca", 1, &more);
+    in_time("it is read", &agent, || {
+        agent.log().contains("no usable certificate")
+    });
+    // Each try reads it anew: a FIFO without a writer takes for ever.
+    fs::remove_file(&file).expect("removed");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&file)
+        .status()
+        .expect("mkfifo");
+    assert!(made.success());
+    in_time("it is being read", &agent, || {
+        agent.threads().iter().any(|name| name == "files")
+    });
+    for (light, is_on) in [("100", true), ("900", false), ("100", true)] {
+        agent.set_light(light);
+        in_time("the LED follows the light", &agent, || {
+            agent.led_on() == is_on
+        });
+    }
+    in_time("the log says why", &agent, || {
+        let log = agent.log();
+        log.contains("do not answer within") && log.contains("ca_file")
+    });
+    // The doctor does not begin to read what is no file.
+    let (_, out, told) = crate::stage::outcome(agent.other("doctor"));
+    assert!((out + &told).contains("it is not a file"), "{told}");
     assert_eq!(agent.stop().code(), Some(0));
 }

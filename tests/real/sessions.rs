@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::filled;
-use crate::stage::fake::{Act, FakeBroker, Packet, answer, connack};
+use crate::stage::dialect::{Dialect, in_both_versions};
+use crate::stage::fake::{Act, FakeBroker, Packet};
 use crate::stage::{Agent, Broker, Listener, eventually, within};
 
 /// A broker that closes the connection at one step of each session.
@@ -125,7 +126,12 @@ fn at_whatever_step_the_broker_ends_sessions_the_log_names_it_and_the_rest_goes_
         .iter()
         .map(|step| {
             let thread = thread::Builder::new().name(step.id.into());
-            (step.id, thread.spawn(|| play(step)).expect("a thread"))
+            (
+                step.id,
+                thread
+                    .spawn(|| in_both_versions(|dialect| play(step, dialect)))
+                    .expect("a thread"),
+            )
         })
         .collect();
     let failed: Vec<&str> = running
@@ -135,7 +141,7 @@ fn at_whatever_step_the_broker_ends_sessions_the_log_names_it_and_the_rest_goes_
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
-fn play(step: &'static Step) {
+fn play(step: &'static Step, dialect: Dialect) {
     let broker = FakeBroker::start(move |connection, packet| {
         // History needs an outage: what is in flight when the first session ends.
         let makes_history = step.id == "pi-history" && connection == 1;
@@ -143,9 +149,10 @@ fn play(step: &'static Step) {
             // What comes behind CONNECT is closed on as a whole.
             return vec![Act::Close];
         }
-        let mut acts = answer(packet);
+        let mut acts = dialect.answer(packet);
         if subscribes(packet, "/commands") {
-            acts.push(command(step.id));
+            let topic = format!("{}/commands", step.id);
+            acts.push(dialect.message(&topic, r#"{"command":"read-now"}"#));
         }
         acts
     });
@@ -154,7 +161,7 @@ fn play(step: &'static Step) {
          [delivery]\nreplay_jitter = \"200ms\"\nqos = {}\n",
         step.qos
     );
-    let mut agent = Agent::start(step.id, broker.port, &more);
+    let mut agent = dialect.start(step.id, broker.port, &more);
     let limit = Duration::from_secs(120);
     let began = Instant::now();
     let named = within(limit, || {
@@ -210,91 +217,85 @@ fn play(step: &'static Step) {
     assert_eq!(agent.stop().code(), Some(0));
 }
 
-/// A command that is answered on the results topic.
-fn command(id: &str) -> Act {
-    let topic = format!("{id}/commands");
-    let payload = br#"{"command":"read-now"}"#;
-    let mut bytes = vec![
-        0x30,
-        (2 + topic.len() + payload.len()) as u8,
-        0,
-        topic.len() as u8,
-    ];
-    bytes.extend(topic.as_bytes());
-    bytes.extend(payload);
-    Act::Send(bytes)
-}
-
 #[test]
 fn each_refusal_of_connect_is_named_and_is_not_tried_again_at_once() {
-    let table = [
-        (1, "does not speak MQTT 3.1.1"),
-        (2, "refused the client id"),
-        (3, "takes nobody now"),
-        (4, "refused the user name or password"),
-        (5, "not authorised"),
-    ];
-    let running = table.map(|(code, says)| {
-        thread::spawn(move || {
-            let broker = FakeBroker::start(move |_, packet| match packet {
-                Packet::Connect { .. } => vec![connack(code)],
-                _ => answer(packet),
-            });
-            let mut agent = Agent::start(&format!("pi-code-{code}"), broker.port, "");
-            eventually("the log names it", || agent.log().contains(says));
-            let status = || agent.status().map(|status| status["link_why"].to_string());
-            eventually("status names it", || {
-                status().is_some_and(|why| why.contains(says))
-            });
-            // Ten seconds are the story.
-            thread::sleep(Duration::from_secs(10));
-            // Of another version, both are tried.
-            let most = match code {
-                1 => 2,
-                3 => 20,
-                _ => 1,
-            };
-            assert!(
-                broker.connections().len() <= most,
-                "{}",
-                broker.connections().len()
-            );
-            assert_eq!(agent.log().matches(says).count(), 1, "told once");
-            assert_eq!(agent.stop().code(), Some(0));
-        })
+    in_both_versions(|dialect| {
+        let version = match dialect {
+            Dialect::V311 => "does not speak MQTT 3.1.1",
+            Dialect::V5 => "does not speak MQTT 5",
+        };
+        let table = [
+            (0x84, version),
+            (0x85, "refused the client id"),
+            (0x88, "takes nobody now"),
+            (0x86, "refused the user name or password"),
+            (0x87, "not authorised"),
+            // 3.1.1 has no other words.
+            (0x8a, "has banned this client"),
+            (0x9d, "the broker has moved"),
+        ];
+        let of_3_1_1 = |(code, _): &(u8, &str)| *code <= 0x88;
+        let known = table
+            .into_iter()
+            .filter(|it| dialect == Dialect::V5 || of_3_1_1(it));
+        let running: Vec<_> = known
+            .map(|(code, says)| thread::spawn(move || is_refused(dialect, code, says)))
+            .collect();
+        for story in running {
+            story.join().expect("as it should be");
+        }
     });
-    for story in running {
-        story.join().expect("as it should be");
-    }
+}
+
+fn is_refused(dialect: Dialect, code: u8, says: &str) {
+    let broker = FakeBroker::start(move |_, packet| match packet {
+        Packet::Connect { .. } => vec![dialect.greeting(code)],
+        _ => dialect.answer(packet),
+    });
+    let mut agent = dialect.start(&format!("pi-code-{code:x}"), broker.port, "");
+    eventually("the log names it", || agent.log().contains(says));
+    let status = || agent.status().map(|status| status["link_why"].to_string());
+    eventually("status names it", || {
+        status().is_some_and(|why| why.contains(says))
+    });
+    // Ten seconds are the story.
+    thread::sleep(Duration::from_secs(10));
+    let most = if code == 0x88 { 20 } else { 1 };
+    let connections = broker.connections().len();
+    assert!(connections <= most, "{code:x}: {connections}");
+    assert_eq!(agent.log().matches(says).count(), 1, "told once");
+    assert_eq!(agent.stop().code(), Some(0));
 }
 
 #[test]
 fn two_clients_of_one_id_are_told_so_slow_down_and_both_deliver() {
-    let broker = Broker::start();
-    let listener = Listener::start("pi-twin", broker.port);
-    eventually("the listener listens", || listener.listens());
-    let mut twins = [(); 2].map(|()| Agent::start("pi-twin", broker.port, ""));
-    for twin in &twins {
-        let says = "another client uses the client id \"pi-twin\"";
-        let told = within(Duration::from_secs(120), || twin.log().contains(says));
-        assert!(told, "{}", twin.log());
-        let status = || twin.status().map(|status| status["link_why"].to_string());
-        eventually("status says so", || {
-            status().is_some_and(|why| why.contains("client id"))
-        });
-    }
-    let outages = listener
-        .on("events")
-        .iter()
-        .filter(|event| event["event"] == "outage")
-        .count();
-    assert!(outages < 8, "{outages}");
-    for twin in &mut twins {
-        assert_eq!(twin.log().matches("another client").count(), 1);
-        assert_eq!(twin.stop().code(), Some(0));
-    }
-    let runs = listener.account().len();
-    assert_eq!(runs, 2, "both deliver");
+    in_both_versions(|dialect| {
+        let broker = Broker::start();
+        let listener = Listener::start("pi-twin", broker.port);
+        eventually("the listener listens", || listener.listens());
+        let mut twins = [(); 2].map(|()| dialect.start("pi-twin", broker.port, ""));
+        for twin in &twins {
+            let says = "another client uses the client id \"pi-twin\"";
+            let told = within(Duration::from_secs(120), || twin.log().contains(says));
+            assert!(told, "{}", twin.log());
+            let status = || twin.status().map(|status| status["link_why"].to_string());
+            eventually("status says so", || {
+                status().is_some_and(|why| why.contains("client id"))
+            });
+        }
+        let outages = listener
+            .on("events")
+            .iter()
+            .filter(|event| event["event"] == "outage")
+            .count();
+        assert!(outages < 8, "{outages}");
+        for twin in &mut twins {
+            assert_eq!(twin.log().matches("another client").count(), 1);
+            assert_eq!(twin.stop().code(), Some(0));
+        }
+        let runs = listener.account().len();
+        assert_eq!(runs, 2, "both deliver");
+    });
 }
 
 #[test]

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::stage::fake::{Act, FakeBroker, Packet, answer};
+use crate::stage::dialect::{Dialect, in_both_versions};
+use crate::stage::fake::{Act, FakeBroker, Packet};
 use crate::stage::{Agent, Broker, Listener, eventually};
 
 /// Says what a name is, in the place of the system: `hang` answers never, other names of this test have
@@ -66,8 +67,14 @@ fn url(scheme: &str, host: &str, port: u16) -> String {
 }
 
 /// Runs an agent until `ready`, then SIGTERM; it has 2 s.
-fn stops(id: &str, more: &str, library: Option<&Path>, ready: impl Fn(&Agent) -> bool) {
-    let mut agent = Agent::prepare(id, 1, more);
+fn stops(
+    dialect: Dialect,
+    id: &str,
+    more: &str,
+    library: Option<&Path>,
+    ready: impl Fn(&Agent) -> bool,
+) {
+    let mut agent = dialect.prepare(id, 1, more);
     let library = library.map(|path| path.display().to_string());
     agent.run_with(&[
         ("NIGHTLIGHT_LOG", "debug"),
@@ -82,82 +89,91 @@ fn stops(id: &str, more: &str, library: Option<&Path>, ready: impl Fn(&Agent) ->
 
 #[test]
 fn a_stop_takes_less_than_two_seconds_at_every_stage_of_connecting() {
-    let (_folder, library) = resolver();
-    let says = |words: &'static str| move |agent: &Agent| agent.log().contains(words);
-    stops(
-        "stop-name",
-        &url("mqtt", "hang.test", 1883),
-        Some(&library),
-        says("looking up"),
-    );
-    let full = Full::start();
-    stops(
-        "stop-tcp",
-        &url("mqtt", "127.0.0.1", full.port),
-        None,
-        says(": connecting"),
-    );
-    let silent = Silent::start();
-    stops(
-        "stop-tls",
-        &url("mqtts", "127.0.0.1", silent.port),
-        None,
-        says("TLS handshake"),
-    );
-    stops(
-        "stop-connack",
-        &url("mqtt", "127.0.0.1", silent.port),
-        None,
-        says("CONNECT as"),
-    );
-    let deaf = FakeBroker::start(|_, packet| match packet {
-        Packet::Subscribe { .. } => vec![Act::StopReading],
-        _ => answer(packet),
+    in_both_versions(|dialect| {
+        let (_folder, library) = resolver();
+        let says = |words: &'static str| move |agent: &Agent| agent.log().contains(words);
+        stops(
+            dialect,
+            "stop-name",
+            &url("mqtt", "hang.test", 1883),
+            Some(&library),
+            says("looking up"),
+        );
+        let full = Full::start();
+        stops(
+            dialect,
+            "stop-tcp",
+            &url("mqtt", "127.0.0.1", full.port),
+            None,
+            says(": connecting"),
+        );
+        let silent = Silent::start();
+        stops(
+            dialect,
+            "stop-tls",
+            &url("mqtts", "127.0.0.1", silent.port),
+            None,
+            says("TLS handshake"),
+        );
+        stops(
+            dialect,
+            "stop-connack",
+            &url("mqtt", "127.0.0.1", silent.port),
+            None,
+            says("CONNECT as"),
+        );
+        let deaf = FakeBroker::start(move |_, packet| match packet {
+            Packet::Subscribe { .. } => vec![Act::StopReading],
+            _ => dialect.answer(packet),
+        });
+        stops(
+            dialect,
+            "stop-deaf",
+            &url("mqtt", "127.0.0.1", deaf.port),
+            None,
+            says("link up"),
+        );
     });
-    stops(
-        "stop-deaf",
-        &url("mqtt", "127.0.0.1", deaf.port),
-        None,
-        says("link up"),
-    );
 }
 
 #[test]
 fn dead_addresses_of_any_kind_do_not_hide_the_good_one_and_it_is_remembered() {
-    let (_folder, library) = resolver();
-    let mut broker = Broker::start();
-    let port = broker.port;
-    let listener = Listener::start("way-a", port);
-    eventually("the listener listens", || listener.listens());
-    // Refused; a route to nowhere; one that takes connections and says nothing.
-    Silent::at("127.0.0.3", port);
-    let mut agent = Agent::prepare("way-a", 1, &url("mqtt", "many.test", port));
-    let addresses = ["::1", "100::1", "127.0.0.3", "127.0.0.2", "127.0.0.1"].join(",");
-    agent.run_with(&[
-        ("NIGHTLIGHT_LOG", "debug"),
-        ("LD_PRELOAD", &library.display().to_string()),
-        ("TEST_ADDRESSES", &addresses),
-    ]);
-    let up = |times| move |agent: &Agent| agent.log().matches("link up").count() >= times;
-    let began = Instant::now();
-    assert!(
-        crate::stage::within(Duration::from_secs(45), || up(1)(&agent)),
-        "{}",
-        agent.log()
-    );
-    println!("up after {:?}", began.elapsed());
-    // A session that stood is remembered: the next one goes there at once.
-    thread::sleep(Duration::from_secs(11));
-    let before = agent.log().len();
-    broker.restart();
-    eventually("it is up again", || up(2)(&agent));
-    let log = agent.log();
-    let again = &log[before..];
-    let first = again.lines().find(|line| line.contains(": connecting"));
-    assert!(
-        first.is_some_and(|line| line.contains("127.0.0.1:")),
-        "{again}"
-    );
+    in_both_versions(|dialect| {
+        let (_folder, library) = resolver();
+        let mut broker = Broker::start();
+        let port = broker.port;
+        let listener = Listener::start("way-a", port);
+        eventually("the listener listens", || listener.listens());
+        // Refused; a route to nowhere; one that takes connections and says nothing.
+        Silent::at("127.0.0.3", port);
+        let mut agent = dialect.prepare("way-a", 1, &url("mqtt", "many.test", port));
+        let addresses = ["::1", "100::1", "127.0.0.3", "127.0.0.2", "127.0.0.1"].join(",");
+        agent.run_with(&[
+            ("NIGHTLIGHT_LOG", "debug"),
+            ("LD_PRELOAD", &library.display().to_string()),
+            ("TEST_ADDRESSES", &addresses),
+        ]);
+        let up = |times| move |agent: &Agent| agent.log().matches("link up").count() >= times;
+        let began = Instant::now();
+        assert!(
+            crate::stage::within(Duration::from_secs(45), || up(1)(&agent)),
+            "{}",
+            agent.log()
+        );
+        println!("up after {:?}", began.elapsed());
+        // A session that stood is remembered: the next one goes there at once.
+        thread::sleep(Duration::from_secs(11));
+        let before = agent.log().len();
+        broker.restart();
+        eventually("it is up again", || up(2)(&agent));
+        let log = agent.log();
+        let again = &log[before..];
+        let first = again.lines().find(|line| line.contains(": connecting"));
+        assert!(
+            first.is_some_and(|line| line.contains("127.0.0.1:")),
+            "{again}"
+        );
+    });
 }
 
 /// Takes connections and says nothing.

@@ -213,6 +213,13 @@ impl Way {
         loop {
             let greeted = self.greet(address, tcp, host, version, &wish).await;
             let error = match greeted {
+                // The short greeting of 3.1.1, to a CONNECT of MQTT 5.
+                Ok(exchange)
+                    if self.broker.speak == Speak::Only(Version::V5)
+                        && exchange.terms().version != version =>
+                {
+                    return Err(LinkError::NotSpoken(version, false));
+                }
                 Ok(exchange) => return Ok(exchange),
                 Err(error) => error,
             };

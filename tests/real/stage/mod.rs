@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod dialect;
 pub mod fake;
 
 use std::collections::BTreeMap;
@@ -87,7 +88,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-/// A mosquitto of one's own.
+/// A mosquitto of one's own; or another broker, where `TEST_BROKER` names what starts it (tests/mqtt5/run).
 pub struct Broker {
     pub port: u16,
     folder: TempDir,
@@ -120,8 +121,29 @@ impl Broker {
 
     pub fn restart(&mut self) {
         self.kill();
-        let more = fs::read_to_string(self.folder.path().join("more.conf"))
-            .unwrap_or_else(|_| "allow_anonymous true\n".into());
+        let more = fs::read_to_string(self.folder.path().join("more.conf")).ok();
+        let other = std::env::var_os("TEST_BROKER").filter(|_| more.is_none());
+        let mut command = match other {
+            None => self.mosquitto(more.as_deref().unwrap_or("allow_anonymous true\n")),
+            Some(program) => {
+                let mut command = Command::new(program);
+                command.arg(self.port.to_string()).arg(self.folder.path());
+                command
+            }
+        };
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the broker starts");
+        self.child = Some(child);
+        let port = self.port;
+        eventually("the broker listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    }
+
+    fn mosquitto(&self, more: &str) -> Command {
         let file = self.folder.path().join("mosquitto.conf");
         let folder = self.folder.path().display();
         // Sessions outlive it, so that a listener misses nothing of what comes before it is back.
@@ -131,18 +153,9 @@ impl Broker {
             self.port
         );
         fs::write(&file, text).expect("written");
-        let child = Command::new(mosquitto())
-            .arg("-c")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("mosquitto starts");
-        self.child = Some(child);
-        let port = self.port;
-        eventually("mosquitto listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
+        let mut command = Command::new(mosquitto());
+        command.arg("-c").arg(file);
+        command
     }
 
     /// Without warning.
@@ -191,6 +204,8 @@ pub struct Agent {
     pub id: String,
     /// A variable of its environment.
     pub variable: Option<(&'static str, PathBuf)>,
+    /// `broker.version`, where it is not the default.
+    pub version: Option<&'static str>,
     port: u16,
     more: String,
     child: Option<Child>,
@@ -203,6 +218,7 @@ impl Agent {
             folder: tempfile::tempdir().expect("a folder"),
             id: id.into(),
             variable: None,
+            version: None,
             port,
             more: more.into(),
             child: None,
@@ -272,6 +288,10 @@ impl Agent {
             if !self.more.contains(section) {
                 text.push_str(&format!("\n{section}\n{keys}\n"));
             }
+        }
+        if let Some(version) = self.version {
+            let keys = format!("[broker]\nversion = \"{version}\"\n");
+            text = text.replace("[broker]\n", &keys);
         }
         fs::write(self.path("nightlight.toml"), text).expect("written");
         let log = fs::OpenOptions::new()
