@@ -37,6 +37,14 @@ Examples:
 Changes nothing. Exits with 0 if nothing fails, whatever is warned of; else with 78 (the configuration is
 wrong), 77 (a right is missing, also at the broker) or 70 (anything else), the first of these that applies.";
 
+const DRILL_EXAMPLES: &str = "\
+Examples:
+  sudo nightlight drill
+  sudo nightlight drill --seconds 120 --kill --report report.json
+
+Needs the running service, and nftables. Whatever becomes of the drill, the way to the broker is mended: when it
+ends, when it is killed, and by the kernel itself after a while. Exits with 0 only if the account is right.";
+
 const DEMO_EXAMPLES: &str = "\
 Examples:
   nightlight demo
@@ -92,6 +100,9 @@ pub enum Command {
     /// Show the daemon at work with a simulated sensor and LED
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(Demo),
+    /// Cut the running service's way to the broker for a while, watch it, and count what arrives
+    #[command(after_help = DRILL_EXAMPLES)]
+    Drill(Drill),
     /// Check the configuration and say what the daemon would do with it
     #[command(after_help = CHECK_EXAMPLES)]
     Check(ConfigFile),
@@ -201,6 +212,23 @@ pub struct Demo {
     /// Be the device of a demonstration whose files are in this folder; `demo` starts itself so
     #[arg(long, value_name = "DIR", hide = true)]
     pub agent: Option<PathBuf>,
+}
+
+/// How to drill.
+#[derive(Debug, Args, PartialEq)]
+pub struct Drill {
+    /// The configuration of the service
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// The way is cut for at least so many seconds
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Kill the service (SIGKILL) in the middle
+    #[arg(long)]
+    pub kill: bool,
+    /// What the machine is, what happened when, and the account; without names, addresses and secrets
+    #[arg(long, value_name = "FILE.json", default_value = "report.json")]
+    pub report: PathBuf,
 }
 
 /// What can be played, each with its account at the end.

@@ -10,6 +10,7 @@
 //! - `story`: the story of a minute; `scenarios`: one kind of fault each; `hands`: whatever somebody wants
 //! - `act`: what can be done, on the `stage`; by `panel` (the page) and `keys` (the terminal), too
 //! - `screen`, `plot`, `report`: what is shown
+//! - `drill`: the same on a machine where the service runs
 //! - `record`, `account`, `rule`, `verdict`: whether all of it was right
 
 mod account;
@@ -17,6 +18,7 @@ mod act;
 mod agent;
 mod broker;
 mod cable;
+pub mod drill;
 mod folder;
 mod hands;
 mod keys;

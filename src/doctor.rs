@@ -22,6 +22,7 @@ mod network;
 mod service;
 mod storage;
 
+pub use machine::system_name;
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};

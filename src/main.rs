@@ -34,7 +34,9 @@ fn main() -> ExitCode {
     };
     // The demonstration has a screen of its own, which the usual lines would drown.
     let usual = match cli.command {
-        Command::Demo(cli::Demo { agent: None, .. }) | Command::Doctor(_) => LevelFilter::WARN,
+        Command::Demo(cli::Demo { agent: None, .. }) | Command::Drill(_) | Command::Doctor(_) => {
+            LevelFilter::WARN
+        }
         _ => LevelFilter::INFO,
     };
     log::start("NIGHTLIGHT_LOG", usual);
@@ -57,6 +59,10 @@ fn carry_out(command: Command) -> Exit {
                 Err(error) => refused(&error),
             }
         }
+        Command::Drill(how) => match load(how.file.config.as_deref()) {
+            Ok(config) => nightlight::demo::drill::run(&how, &config),
+            Err(error) => refused(&error),
+        },
         Command::Demo(demo) => nightlight::demo::run(&demo),
         Command::Check(file) => match load(file.config.as_deref()) {
             Ok(config) => checked(&config),

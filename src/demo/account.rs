@@ -49,7 +49,8 @@ pub(super) struct Expected {
 pub(super) struct Claim {
     /// Its run.
     pub(super) run: Uuid,
-    /// The number of its newest record.
+    /// The number of the first record that has to be there, and that of its newest.
+    pub(super) first: u64,
     pub(super) last: u64,
     /// Records that it certainly made off line.
     pub(super) off_line: Vec<RangeInclusive<u64>>,
@@ -155,6 +156,12 @@ impl Account {
         self.numbers(run).missing(last).is_empty()
     }
 
+    /// Whether every record of `run` from `first` up to `last` is here.
+    pub(super) fn is_complete_from(&self, run: Uuid, first: u64, last: u64) -> bool {
+        let missing = self.numbers(run).missing(last);
+        !missing.iter().any(|seq| *seq >= first)
+    }
+
     /// Closes the account: every record of the claims once, history in order and on its own topic, and
     /// the LED in the outage as the local rule says; but for what `expected` lets happen.
     pub(super) fn close(&self, claims: &[Claim], expected: &Expected) -> Verdict {
@@ -194,12 +201,14 @@ impl Account {
         let count = |wanted: fn(&Received) -> bool| records.iter().filter(|r| wanted(r)).count();
         let numbers = self.numbers(claim.run);
         let readings = count(|record| matches!(record.tells, Tells::Reading { .. }));
-        verdict.last += claim.last;
+        verdict.last += (claim.last + 1).saturating_sub(claim.first);
         verdict.readings += readings;
         verdict.events += records.len() - readings;
         verdict.live += count(|record| record.lane != Lane::History);
         verdict.replayed += count(|record| record.lane == Lane::History);
-        let (missing, twice) = (numbers.missing(claim.last), numbers.twice());
+        let mut missing = numbers.missing(claim.last);
+        missing.retain(|seq| *seq >= claim.first);
+        let twice = numbers.twice();
         let may_repeat = expected.may_repeat;
         let wrong = if may_repeat { &[][..] } else { &twice[..] };
         self.judge_completeness(claim, (&missing, wrong), verdict);

@@ -45,6 +45,7 @@ fn a_good_one() -> Account {
 fn claim() -> Claim {
     Claim {
         run: RUN,
+        first: 1,
         last: 50,
         off_line: vec![11..=40],
         may_cut: None,
@@ -97,6 +98,12 @@ fn a_missing_record_is_found() {
     assert_eq!(fault(&account), "missing: 4 (1 record)");
     let mut late = claim();
     late.last = 60;
+    let begins_later = Claim {
+        first: 55,
+        ..late.clone()
+    };
+    let verdict = a_good_one().close(&[begins_later], &expected());
+    assert_eq!((verdict.missing.len(), verdict.last), (6, 6));
     let verdict = a_good_one().close(&[late], &expected());
     assert_eq!(verdict.missing.len(), 10);
     assert_eq!(verdict.faults, ["missing: 51 to 60 (10 records)"]);

@@ -15,9 +15,14 @@ const MARKS: [f64; 5] = [10.0, 20.0, 60.0, 120.0, 600.0];
 
 /// The picture of moments in the order of their times; empty without any.
 pub(super) fn plot(moments: &[Moment]) -> String {
+    plot_at(moments, ON_BELOW)
+}
+
+/// The same, with the line at this threshold.
+pub(super) fn plot_at(moments: &[Moment], on_below: f64) -> String {
     let columns = columns(moments);
     let lights = columns.iter().flatten().filter_map(|moment| moment.light);
-    let brightest = lights.fold(ON_BELOW * 1.2, f64::max);
+    let brightest = lights.fold(on_below * 1.2, f64::max);
     let mut lines = Vec::new();
     if moments.is_empty() {
         return String::new();
@@ -27,9 +32,9 @@ pub(super) fn plot(moments: &[Moment]) -> String {
         (share * (HEIGHT - 1) as f64).round() as usize
     };
     for row in (0..HEIGHT).rev() {
-        let is_threshold = row == row_of(ON_BELOW);
+        let is_threshold = row == row_of(on_below);
         let label = match row {
-            _ if is_threshold => format!("{ON_BELOW:.0}"),
+            _ if is_threshold => format!("{on_below:.0}"),
             _ if row == HEIGHT - 1 => format!("{brightest:.0}"),
             0 => "0".to_owned(),
             _ => String::new(),

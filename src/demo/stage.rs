@@ -272,6 +272,7 @@ impl<'a> Story<'a> {
             let a_second = 1.0 / view.rules.interval.as_secs_f64().max(0.001);
             self.cut.push(Claim {
                 run: view.run,
+                first: 1,
                 last: view.last_seq,
                 off_line: self.off_line(view.run),
                 may_cut: Some((a_second * 1.5 + MAX_CUT_EVENTS) as u64),
@@ -664,6 +665,7 @@ impl<'a> Story<'a> {
         let mut claims = std::mem::take(&mut self.cut);
         claims.push(Claim {
             run: view.run,
+            first: 1,
             last,
             off_line: self.off_line(view.run),
             may_cut: None,

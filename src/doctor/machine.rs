@@ -27,10 +27,7 @@ pub(super) fn examine() -> Vec<Finding> {
         kernel.release().to_string_lossy(),
         kernel.machine().to_string_lossy(),
     );
-    let name = fs::read_to_string("/etc/os-release")
-        .ok()
-        .and_then(|text| os_name(&text))
-        .unwrap_or_else(|| "an unnamed system".to_owned());
+    let name = system_name().unwrap_or_else(|| "an unnamed system".to_owned());
     let system = format!(
         "{name}, Linux {release} {machine}, nightlight {}",
         crate::VERSION
@@ -95,6 +92,12 @@ pub(super) fn clock() -> Vec<Finding> {
     } else {
         Finding::warn("clock", "not synchronised", remedy)
     }]
+}
+
+/// What the system calls itself.
+pub fn system_name() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    os_name(&text)
 }
 
 fn os_name(text: &str) -> Option<String> {

@@ -1,6 +1,7 @@
 """The story that run plays, chapter by chapter: a package installed, the server's command, the cable
 pulled, the date set, the power cut, an upgrade, the cable mended, the books; then service and removal."""
 
+import json
 import os
 import re
 import sys
@@ -247,6 +248,44 @@ class Story:
             raise Failed(f"systemctl stop took {took:.1f} s, more than 5 s")
         self.tell("systemctl stop", took, pi.do("systemctl show -P Result nightlight"))
 
+    def drill(self, board):
+        """An outage by `nightlight drill`, with a kill in it; the hand that darkens the sensor is this test's."""
+        pi = self.pi
+        began = time.monotonic()
+        pi.do(
+            "(nightlight drill --seconds 60 --kill --report /root/drill.json >/root/drill.txt 2>&1; "
+            "echo $? >/root/drill.code) </dev/null >/dev/null 2>&1 &"
+        )
+        asked = "grep -oE 'Darken the sensor|Shine a light' /root/drill.txt"
+        while not (word := pi.do(asked, allow_failure=True)[1].strip()):
+            if time.monotonic() - began > 300:
+                raise Failed("the drill asks for no light: " + pi.do("cat /root/drill.txt"))
+            time.sleep(1)
+        pi.do(board.light(board.dark if word.startswith("Darken") else board.bright))
+        while pi.do("cat /root/drill.code", allow_failure=True)[0] != 0:
+            if time.monotonic() - began > 900:
+                raise Failed("the drill does not end: " + pi.do("tail -n 40 /root/drill.txt"))
+            time.sleep(2)
+        told = pi.do("cat /root/drill.txt")
+        with open(os.path.join(self.folder, "drill.txt"), "w") as file:
+            file.write(told + "\n")
+        report = pi.do("cat /root/drill.json")
+        with open(os.path.join(self.folder, "drill.json"), "w") as file:
+            file.write(report + "\n")
+        if pi.do("cat /root/drill.code").strip() != "0":
+            raise Failed("the drill is not right:\n" + told)
+        if pi.do("nft list tables").strip():
+            raise Failed("the drill left its rules")
+        told = json.loads(report)
+        seconds, account = told["seconds"], told["account"]
+        if seconds["until_the_led_changed"] is None or seconds["until_back_after_the_kill"] is None:
+            raise Failed(f"the drill saw no change of the LED, or no kill: {seconds}")
+        self.tell(
+            "nightlight drill --kill: the account is right", time.monotonic() - began,
+            f"cut for {seconds['cut']} s, decided after {seconds['until_the_pi_decided']} s, "
+            f"{account['records']} records, {account['replayed']} of them as history, {account['missing']} missing",
+        )
+
     def watchdog(self, board):
         """A daemon that hangs is replaced."""
         pi = self.pi
@@ -295,6 +334,7 @@ class Story:
         self.again(board)
         self.mend()
         self.account(marks, cut)
+        self.drill(board)
         self.service(board)
         self.other(GroveHat)
         self.leave()
