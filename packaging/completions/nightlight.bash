@@ -28,6 +28,9 @@ _nightlight() {
             nightlight,doctor)
                 cmd="nightlight__subcmd__doctor"
                 ;;
+            nightlight,drill)
+                cmd="nightlight__subcmd__drill"
+                ;;
             nightlight,help)
                 cmd="nightlight__subcmd__help"
                 ;;
@@ -84,6 +87,9 @@ _nightlight() {
                 ;;
             nightlight__subcmd__help,doctor)
                 cmd="nightlight__subcmd__help__subcmd__doctor"
+                ;;
+            nightlight__subcmd__help,drill)
+                cmd="nightlight__subcmd__help__subcmd__drill"
                 ;;
             nightlight__subcmd__help,help)
                 cmd="nightlight__subcmd__help__subcmd__help"
@@ -167,7 +173,7 @@ _nightlight() {
 
     case "${cmd}" in
         nightlight)
-            opts="-h -V --help --version run demo check status backlog doctor sensor led help"
+            opts="-h -V --help --version run demo drill check status backlog doctor sensor led help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -428,8 +434,38 @@ _nightlight() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        nightlight__subcmd__drill)
+            opts="-c -h --config --seconds --kill --report --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seconds)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --report)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         nightlight__subcmd__help)
-            opts="run demo check status backlog doctor sensor led help"
+            opts="run demo drill check status backlog doctor sensor led help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -541,6 +577,20 @@ _nightlight() {
             return 0
             ;;
         nightlight__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        nightlight__subcmd__help__subcmd__drill)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

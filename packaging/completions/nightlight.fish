@@ -28,6 +28,7 @@ complete -c nightlight -n "__fish_nightlight_needs_command" -s h -l help -d 'Pri
 complete -c nightlight -n "__fish_nightlight_needs_command" -s V -l version -d 'Print version'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "run" -d 'Run the daemon until it is told to stop (SIGTERM, SIGINT)'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "demo" -d 'Show the daemon at work with a simulated sensor and LED'
+complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "drill" -d 'Cut the running service\'s way to the broker for a while, watch it, and count what arrives'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "check" -d 'Check the configuration and say what the daemon would do with it'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "status" -d 'Show what the running daemon sees and does, and why the LED is as it is'
 complete -c nightlight -n "__fish_nightlight_needs_command" -f -a "backlog" -d 'Look into the backlog of a daemon that does not run'
@@ -50,6 +51,11 @@ hands-on\t'No story: cause what you like, by the page or by keys'"
 complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l report -d 'Write plot, events and account of the run into this file, which needs no other' -r -F
 complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -l agent -d 'Be the device of a demonstration whose files are in this folder; `demo` starts itself so' -r -F
 complete -c nightlight -n "__fish_nightlight_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c nightlight -n "__fish_nightlight_using_subcommand drill" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F
+complete -c nightlight -n "__fish_nightlight_using_subcommand drill" -l seconds -d 'The way is cut for at least so many seconds' -r
+complete -c nightlight -n "__fish_nightlight_using_subcommand drill" -l report -d 'What the machine is, what happened when, and the account; without names, addresses and secrets' -r -F
+complete -c nightlight -n "__fish_nightlight_using_subcommand drill" -l kill -d 'Kill the service (SIGKILL) in the middle'
+complete -c nightlight -n "__fish_nightlight_using_subcommand drill" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F
 complete -c nightlight -n "__fish_nightlight_using_subcommand check" -s h -l help -d 'Print help'
 complete -c nightlight -n "__fish_nightlight_using_subcommand status" -s c -l config -d 'Configuration file; without it /etc/nightlight/nightlight.toml is read if it exists' -r -F
@@ -100,15 +106,16 @@ complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_se
 complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_seen_subcommand_from help" -f -a "off" -d 'Switch it off'
 complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_seen_subcommand_from help" -f -a "blink" -d 'Let it blink for five seconds, then leave it as it was'
 complete -c nightlight -n "__fish_nightlight_using_subcommand led; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "run" -d 'Run the daemon until it is told to stop (SIGTERM, SIGINT)'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "demo" -d 'Show the daemon at work with a simulated sensor and LED'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "check" -d 'Check the configuration and say what the daemon would do with it'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "status" -d 'Show what the running daemon sees and does, and why the LED is as it is'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "backlog" -d 'Look into the backlog of a daemon that does not run'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "doctor" -d 'Look at this machine: sensor, LED, broker, clock, disk, service, and what to do about each'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "sensor" -d 'Read the configured sensor'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "led" -d 'Switch the configured LED by hand'
-complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo check status backlog doctor sensor led help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "run" -d 'Run the daemon until it is told to stop (SIGTERM, SIGINT)'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "demo" -d 'Show the daemon at work with a simulated sensor and LED'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "drill" -d 'Cut the running service\'s way to the broker for a while, watch it, and count what arrives'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "check" -d 'Check the configuration and say what the daemon would do with it'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "status" -d 'Show what the running daemon sees and does, and why the LED is as it is'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "backlog" -d 'Look into the backlog of a daemon that does not run'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "doctor" -d 'Look at this machine: sensor, LED, broker, clock, disk, service, and what to do about each'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "sensor" -d 'Read the configured sensor'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "led" -d 'Switch the configured LED by hand'
+complete -c nightlight -n "__fish_nightlight_using_subcommand help; and not __fish_seen_subcommand_from run demo drill check status backlog doctor sensor led help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c nightlight -n "__fish_nightlight_using_subcommand help; and __fish_seen_subcommand_from backlog" -f -a "stats" -d 'How much is in it, and of which runs'
 complete -c nightlight -n "__fish_nightlight_using_subcommand help; and __fish_seen_subcommand_from backlog" -f -a "list" -d 'Its chunks and single records: run, first seq, last seq, count'
 complete -c nightlight -n "__fish_nightlight_using_subcommand help; and __fish_seen_subcommand_from backlog" -f -a "export" -d 'Each record as a line of JSON, as it would be replayed, oldest first'
