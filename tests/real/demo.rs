@@ -211,6 +211,29 @@ fn every_scenario_comes_out_right() {
     }
 }
 
+/// The whole of it needs a network of its own: tests/drill/run.
+#[test]
+fn a_drill_without_a_service_says_so_and_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nightlight.toml");
+    let state = folder.path().join("state");
+    std::fs::write(&file, format!("[backlog]\npath = {state:?}\n")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_nightlight"))
+        .args(["drill", "--config"])
+        .arg(&file)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let is_told = match output.status.code() {
+        Some(77) => told.contains("only root"),
+        Some(70) => told.contains("needs the service running"),
+        _ => false,
+    };
+    assert!(is_told, "{:?} {told}", output.status);
+    assert!(!folder.path().join("report.json").exists() && !state.exists());
+}
+
 /// The page, as a browser asks it.
 struct Panel {
     port: u16,

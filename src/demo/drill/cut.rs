@@ -185,6 +185,19 @@ mod tests {
     }
 
     #[test]
+    fn the_connections_of_a_process_are_its_own() {
+        let broker = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = broker.local_addr().unwrap().port();
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let ours = client.local_addr().unwrap().port();
+        assert_eq!(
+            local_ports(std::process::id(), port),
+            BTreeSet::from([ours])
+        );
+        assert_eq!(local_ports(std::process::id(), 1), BTreeSet::new());
+    }
+
+    #[test]
     fn the_rules_name_nobody_else_and_end_by_themselves() {
         let target = Target {
             uid: 999,
