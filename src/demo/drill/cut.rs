@@ -52,8 +52,13 @@ impl Cut {
             .process_group(0)
             .spawn()
             .map_err(|error| format!("no shell to mend it again: {error}"))?;
-        let cut = Self { watcher };
-        nft(&rules(target, limit)).map(|()| cut)
+        let mut cut = Self { watcher };
+        if let Err(why) = nft(&rules(target, limit)) {
+            // What is there is another drill's, and not ours to mend.
+            let _ = cut.watcher.kill();
+            return Err(why);
+        }
+        Ok(cut)
     }
 }
 
