@@ -138,7 +138,10 @@ impl World {
                     self.store.insert(Key { run_number, seq }, entry);
                 }
                 let records = self.store.len() as u64;
-                Some(Input::Stored { records, lost: 0 })
+                Some(Input::Stored {
+                    records,
+                    lost: Default::default(),
+                })
             }
             Output::Discard(ranges) => {
                 self.store.retain(|key, _| {

@@ -24,8 +24,8 @@ pub struct Counters {
     pub replayed: u64,
     /// Records and losses that were confirmed, and so left memory and store.
     pub confirmed: u64,
-    /// Records given up, by reason: `memory-full`, `refused` (by the broker), or `store` (which was full or
-    /// damaged, or for which they were too large).
+    /// Records given up, by reason: `memory-full`, `refused` (by the broker), or by the store `backlog-full`,
+    /// `damaged`, `unreadable` or `too-large`.
     pub lost: BTreeMap<String, u64>,
     /// Outages that are over, by cause: `link` or `server`.
     pub outages: BTreeMap<String, Outages>,
@@ -95,9 +95,37 @@ impl Counters {
         self.outages.values().map(|outages| outages.count).sum()
     }
 
+    /// The store gave records up.
+    pub(crate) fn lose_stored(&mut self, lost: StoreLosses) {
+        self.lose(LostBy::Full, lost.full);
+        self.lose(LostBy::Damaged, lost.damaged);
+        self.lose(LostBy::Unreadable, lost.unreadable);
+        self.lose(LostBy::TooLarge, lost.too_large);
+    }
+
     /// A command has its result.
     pub(crate) fn command(&mut self, result: Outcome) {
         *self.commands.entry(result).or_default() += 1;
+    }
+}
+
+/// Records that the store gave up, by why.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreLosses {
+    /// There was no room.
+    pub full: u64,
+    /// Their bytes are damaged.
+    pub damaged: u64,
+    /// A later version wrote them.
+    pub unreadable: u64,
+    /// They fit into no chunk.
+    pub too_large: u64,
+}
+
+impl StoreLosses {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.full + self.damaged + self.unreadable + self.too_large
     }
 }
 
@@ -108,20 +136,36 @@ pub(crate) enum LostBy {
     Memory,
     /// Us, because the broker does not take them.
     Refused,
-    /// The store.
-    Store,
+    /// The store, by its bounds.
+    Full,
+    /// The store, whose bytes were damaged.
+    Damaged,
+    /// The store, which a later version wrote.
+    Unreadable,
+    /// The store, no chunk of which is so large.
+    TooLarge,
 }
 
 impl LostBy {
     /// All of them.
-    pub(crate) const ALL: [LostBy; 3] = [LostBy::Memory, LostBy::Refused, LostBy::Store];
+    pub(crate) const ALL: [LostBy; 6] = [
+        LostBy::Memory,
+        LostBy::Refused,
+        LostBy::Full,
+        LostBy::Damaged,
+        LostBy::Unreadable,
+        LostBy::TooLarge,
+    ];
 
     /// As `lost` has it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             LostBy::Memory => "memory-full",
             LostBy::Refused => "refused",
-            LostBy::Store => "store",
+            LostBy::Full => "backlog-full",
+            LostBy::Damaged => "damaged",
+            LostBy::Unreadable => "unreadable",
+            LostBy::TooLarge => "too-large",
         }
     }
 }

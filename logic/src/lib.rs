@@ -247,7 +247,7 @@ pub enum Input {
         /// Records and gaps in the store now.
         records: u64,
         /// Records that the store gave up since the last time: gaps say which.
-        lost: u64,
+        lost: counters::StoreLosses,
     },
     /// They are not; they must be handed over again.
     StoreFailed(String),

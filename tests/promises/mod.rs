@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nightlight::logic::command::{self, Order, parse};
+use nightlight::logic::counters::StoreLosses;
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, Rules, RulesPatch};
 use nightlight::logic::link::{DeviceInfo, Inbound, Offer, Sent};
@@ -345,7 +346,7 @@ impl Device {
                 self.stored.extend(stored);
                 Input::Stored {
                     records: self.stored.len() as u64,
-                    lost: 0,
+                    lost: StoreLosses::default(),
                 }
             }
             Output::ReadAfter { after, limit } => {

@@ -184,7 +184,14 @@ fn each_number_agrees_with_the_books_through_an_outage() {
     assert!((total("outage_seconds_total{cause=\"link\"}") - seconds).abs() < 0.01);
     assert_eq!(total("reconnects_total"), total("sessions_total") - 1.0);
     assert!(total("reconnects_total") >= 1.0);
-    for reason in ["memory-full", "refused", "store"] {
+    for reason in [
+        "memory-full",
+        "refused",
+        "backlog-full",
+        "damaged",
+        "unreadable",
+        "too-large",
+    ] {
         assert_eq!(
             total(&format!("lost_records_total{{reason=\"{reason}\"}}")),
             0.0

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nightlight::logic::account::Account;
 use nightlight::logic::command::{self, Order};
+use nightlight::logic::counters::StoreLosses;
 use nightlight::logic::delivery::{self, Confirm, Message, Topic};
 use nightlight::logic::handover::Handover;
 use nightlight::logic::lighting::{self, FailSafe, Lease, Mode, RulesPatch};
@@ -1143,7 +1144,10 @@ impl World {
                 }
                 Some(Input::Stored {
                     records: self.disk.len() as u64,
-                    lost: std::mem::take(&mut self.disk_lost),
+                    lost: StoreLosses {
+                        full: std::mem::take(&mut self.disk_lost),
+                        ..StoreLosses::default()
+                    },
                 })
             }
             Work::Discard(ranges) => {

@@ -1,7 +1,7 @@
 //! What the store on the disk says, and what goes to it.
 
 use super::Controller;
-use crate::counters::LostBy;
+use crate::counters::StoreLosses;
 use crate::time::Now;
 use crate::{Level, Opened, words};
 
@@ -18,12 +18,12 @@ impl Controller {
         self.finish_first_record(opened.previous, now);
     }
 
-    pub(super) fn stored(&mut self, records: u64, lost: u64) {
+    pub(super) fn stored(&mut self, records: u64, lost: StoreLosses) {
         self.commands.ids_stored(true);
-        self.delivery.stored(records, lost);
+        self.delivery.stored(records, lost.total());
         self.counters.store_commits += 1;
-        self.counters.lose(LostBy::Store, lost);
-        self.note_lost(lost, "the backlog is full or damaged");
+        self.counters.lose_stored(lost);
+        self.note_lost(lost.total(), "the backlog is full or damaged");
         self.stop_stored();
     }
 

@@ -532,7 +532,7 @@ impl World {
                 self.disk_is_behind = false;
                 Input::Stored {
                     records: self.disk.len() as u64,
-                    lost: 0,
+                    lost: Default::default(),
                 }
             }
             Work::Discard(ranges) => {

@@ -198,7 +198,11 @@ impl Store {
         let holes = holes(first, last, lines.iter().map(|line| line.seq));
         let gap = |(from, to, count)| loss(entry.header.run, from, to, count, reason);
         let gaps: Vec<Loss> = spread(&holes, lost).into_iter().map(gap).collect();
-        self.lost += gaps.iter().map(|gap| gap.count).sum::<u64>();
+        let lost = gaps.iter().map(|gap| gap.count).sum::<u64>();
+        match reason {
+            UNREADABLE => self.lost.unreadable += lost,
+            _ => self.lost.damaged += lost,
+        }
         self.rewrite(entry, &lines, gaps)
     }
 
@@ -340,7 +344,7 @@ impl Store {
             if run.held > 0 {
                 // Which of them it was, nobody knows any more.
                 let (first, last) = (run.low.min(run.high).max(1), run.high.max(1));
-                self.lost += run.held;
+                self.lost.damaged += run.held;
                 let gap = loss(run.run, first, last, run.held, DAMAGED);
                 self.add_gap(&mut batch, *number, gap)?;
             }

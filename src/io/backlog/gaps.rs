@@ -32,7 +32,7 @@ impl Store {
             return Ok(false);
         };
         let count = u64::from(chunk.header.count).saturating_sub(self.confirmed_of(&chunk));
-        self.lost += count;
+        self.lost.full += count;
         let (first, last) = (chunk.header.first, chunk.header.last);
         let gap = loss(chunk.header.run, first, last, count.max(1), FULL);
         self.rewrite(&chunk, &[], vec![gap])?;

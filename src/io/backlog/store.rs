@@ -19,6 +19,7 @@ use sled::Batch;
 use uuid::Uuid;
 
 use crate::config::{self, OnFull};
+use crate::logic::counters::StoreLosses;
 use crate::logic::telemetry::Record;
 use crate::logic::{Entry, Key};
 
@@ -50,7 +51,7 @@ pub(super) struct Store {
     /// The last entry that replay has read: those up to it are pinned.
     pub(super) read_to: Option<Key>,
     /// Records given up, and the daemon has not been told.
-    pub(super) lost: u64,
+    pub(super) lost: StoreLosses,
     /// The checkpoint is to be written: see there.
     pub(super) checkpoint_due: bool,
     /// The number of the current run.
@@ -87,7 +88,7 @@ impl Store {
             dirty: BTreeSet::new(),
             confirmed: BTreeSet::new(),
             read_to: None,
-            lost: 0,
+            lost: StoreLosses::default(),
             checkpoint_due: false,
             current: 0,
             generation: 0,
@@ -260,7 +261,7 @@ impl Store {
             [] => Ok(()),
             [first, ..] => {
                 let (last, count) = (&refused[refused.len() - 1], refused.len() as u64);
-                store.lost += count;
+                store.lost.full += count;
                 store.put_gap(
                     of.run_number,
                     loss(of.run, first.seq, last.seq, count, FULL),
@@ -337,7 +338,7 @@ impl Store {
             self.commit(batch)?;
         }
         for seq in packed.too_large {
-            self.lost += 1;
+            self.lost.too_large += 1;
             self.put_gap(of.run_number, loss(of.run, seq, seq, 1, TOO_LARGE))?;
         }
         Ok(())

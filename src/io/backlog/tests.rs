@@ -74,7 +74,7 @@ impl Open {
         self.backlog.append(entries, ids, last_seq);
         match self.answer() {
             Input::Stored { records, lost } => {
-                self.lost += lost;
+                self.lost += lost.total();
                 records
             }
             other => panic!("not stored: {other:?}"),

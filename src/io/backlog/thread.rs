@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use crate::config;
+use crate::logic::counters::StoreLosses;
 use crate::logic::{Entry, Input, Key, KeyRange};
 
 use super::Counts;
@@ -160,7 +161,7 @@ impl StoreThread {
             self.life.remember_last(last_seq).map_err(told)?;
             return Ok(Input::Stored {
                 records: 0,
-                lost: 0,
+                lost: StoreLosses::default(),
             });
         }
         // Not a failure of the store: it stays open, to be read.
