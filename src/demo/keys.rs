@@ -13,8 +13,8 @@ use super::act::{Act, MAX_LIGHT};
 use super::stage::Shown;
 
 /// What the keys do.
-pub(super) const HELP: &str = "\nKeys: c cable, s server, b broker, p power, t clock, o old command, f fill the backlog,\n\
-                               h hand over the sensor, + and - light, q the end. Each press undoes the one before.";
+pub(super) const HELP: &str = "\nKeys: c cable, s server, b broker, p power, t clock, o old command, f fill,\n\
+                               h hand over the sensor, + and - light, q the end. Again undoes it.";
 
 /// How much a key changes the light.
 const STEP: f64 = 50.0;
