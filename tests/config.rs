@@ -957,7 +957,7 @@ fn a_page_that_others_can_reach_wants_a_token_that_cannot_be_guessed() {
 
 #[test]
 fn one_key_settles_everything_for_home_assistant_but_what_the_owner_has_set() {
-    let present = lighting::Lease::WhilePresent(15 * SECOND);
+    let present = lighting::Lease::WhilePresent(30 * SECOND);
     let off = load("").unwrap();
     assert_eq!(off.home_assistant, None);
     let on = "[device]\nid = \"hall\"\n[home_assistant]\ndiscovery = true\n";

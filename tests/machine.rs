@@ -48,6 +48,8 @@ const AUTO: &str = "
     while present, away      | remote off    | remote off    | remote off    | remote off
     while present, gone      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
     while present, back      | remote off    | remote off    | remote off    | remote off
+    while present, goodbye   | remote off    | remote off    | remote off    | remote off
+    while present, left      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
     set auto                 | start off     | fallback off  | remote on     | fail-safe on
     set local                | start off     | fallback off  | fallback on   | fail-safe on
     set remote               | start off     | start off     | remote on     | start on
@@ -84,6 +86,8 @@ const LOCAL: &str = "
     while present, away      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
     while present, gone      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
     while present, back      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    while present, goodbye   | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
+    while present, left      | fail-safe on  | fail-safe on  | fail-safe on  | fail-safe on
     set auto                 | start off     | fallback off  | remote on     | fail-safe on
     set local                | start off     | fallback off  | fallback off  | fail-safe on
     set remote               | start off     | start off     | remote on     | start on
@@ -120,6 +124,8 @@ const REMOTE: &str = "
     while present, away      | remote off    | remote off    | remote off    | remote off
     while present, gone      | remote off    | remote off    | remote off    | remote off
     while present, back      | remote off    | remote off    | remote off    | remote off
+    while present, goodbye   | remote off    | remote off    | remote off    | remote off
+    while present, left      | remote off    | remote off    | remote off    | remote off
     set auto                 | start off     | fallback off  | remote on     | fail-safe on
     set local                | start off     | fallback off  | fallback on   | fail-safe on
     set remote               | start off     | start off     | remote on     | start off
@@ -169,7 +175,7 @@ fn each_table_has_a_row_for_each_input() {
         "command",
         "server_alive",
         "server_gone",
-        "server_is_there",
+        "server_may_be_there",
         "link_down",
         "set_rules",
         "expired",
@@ -432,6 +438,8 @@ impl Machine {
             }
             "while present, away" => self.leave(14_999),
             "while present, gone" => self.leave(15_000),
+            "while present, goodbye" => self.say_goodbye(1_999),
+            "while present, left" => self.say_goodbye(2_000),
             "while present, back" => {
                 self.leave(14_999);
                 self.is_there(true);
@@ -484,7 +492,7 @@ impl Machine {
 
     fn is_there(&mut self, is_there: bool) {
         self.lighting
-            .server_is_there(is_there, self.now, &mut self.timers);
+            .server_may_be_there(is_there, self.now, &mut self.timers);
     }
 
     /// Commands, and is away for so long after that.
@@ -493,6 +501,14 @@ impl Machine {
         self.command(false, None);
         self.wait_ms(60_000);
         self.is_there(false);
+        self.wait_ms(time_ms);
+    }
+
+    fn say_goodbye(&mut self, time_ms: u64) {
+        self.is_there(true);
+        self.command(false, None);
+        self.wait_ms(60_000);
+        self.server_gone();
         self.wait_ms(time_ms);
     }
 

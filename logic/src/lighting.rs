@@ -31,6 +31,8 @@ pub use rules::{FailSafe, Lease, LightingSettings, Mode, Rules, RulesPatch};
 
 /// This many failed reads in a row, or intervals without one, make a sensor fault.
 const FAULT_AFTER: u32 = 3;
+/// After a goodbye of the server, a command that holds as long as it is there holds so long.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Bounds of a lease that comes with a command.
 const MIN_LEASE: Duration = Duration::from_secs(1);
 const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
@@ -96,7 +98,9 @@ pub struct Lighting {
     moved_at: Duration,
     sensor_why: String,
     /// The link is up, and somebody listens as far as can be known.
-    server_is_there: bool,
+    may_be_there: bool,
+    /// The server has said that it goes away, and nothing since.
+    has_left: bool,
     decided: Authority,
     decided_at: Duration,
     /// Who decided before a restart, as long as nobody has decided since.
@@ -143,7 +147,8 @@ impl Lighting {
             failure: String::new(),
             moved_at: now,
             sensor_why: String::new(),
-            server_is_there: false,
+            may_be_there: false,
+            has_left: false,
             decided: Authority::Starting,
             decided_at: now,
             inherited_by: None,
@@ -200,10 +205,11 @@ impl Lighting {
             Some(own) => Lease::For(own.clamp(MIN_LEASE, MAX_LEASE)),
             None => self.settings.lease,
         };
+        self.has_left = false;
         let active = Some(ActiveCommand {
             led_on,
             lease,
-            until: lease.end(now, self.server_is_there),
+            until: lease.end(now, self.is_server_there()),
             why,
         });
         if self.active != active {
@@ -215,51 +221,57 @@ impl Lighting {
 
     /// A sign of life from the server: the command that holds goes on holding.
     pub fn server_alive(&mut self, now: Duration, timers: &mut Timers) {
+        self.has_left = false;
+        let is_there = self.is_server_there();
         if let Some(active) = &mut self.active
             && active.until.is_none_or(|until| now < until)
         {
-            active.until = active.lease.end(now, self.server_is_there);
+            active.until = active.lease.end(now, is_there);
         }
         self.expect_lease_end(timers);
     }
 
-    /// The server said that it goes away.
+    /// The server said that it goes away. A command that holds as long as it is there waits a moment: a broker that
+    /// stops says so of everybody, and then the link goes down too.
     pub fn server_gone(&mut self, now: Duration, timers: &mut Timers) -> Option<Change> {
-        if self.settings.mode != Mode::Remote {
-            self.active = None;
+        self.has_left = true;
+        match &mut self.active {
+            _ if self.settings.mode == Mode::Remote => {}
+            Some(active) if matches!(active.lease, Lease::WhilePresent(_)) => {
+                let soon = now + GOODBYE;
+                active.until = Some(active.until.map_or(soon, |until| until.min(soon)));
+            }
+            _ => self.active = None,
         }
         self.decide(now, timers)
     }
 
     /// Whether the link is up, and somebody listens as far as can be known. A command that holds as long as the
     /// server is there begins to run out when it is not, and no longer does when it is back in time.
-    pub fn server_is_there(&mut self, is_there: bool, now: Duration, timers: &mut Timers) {
-        if self.server_is_there == is_there {
-            return;
-        }
-        self.server_is_there = is_there;
-        self.follow_presence(now);
-        self.expect_lease_end(timers);
-    }
-
-    fn follow_presence(&mut self, now: Duration) {
-        if let Some(active) = &mut self.active
-            && let Lease::WhilePresent(_) = active.lease
-            && active.until.is_none_or(|until| now < until)
-        {
-            active.until = active.lease.end(now, self.server_is_there);
+    pub fn server_may_be_there(&mut self, may_be: bool, now: Duration, timers: &mut Timers) {
+        if self.may_be_there != may_be {
+            self.may_be_there = may_be;
+            self.follow_presence(now);
+            self.expect_lease_end(timers);
         }
     }
 
     /// The link is down: what holds while linked holds no more.
     pub fn link_down(&mut self, now: Duration, timers: &mut Timers) -> Option<Change> {
-        if self.settings.mode != Mode::Remote
-            && let Some(ActiveCommand {
-                lease: Lease::WhileLinked,
-                ..
-            }) = self.active
-        {
-            self.active = None;
+        // Each try to connect that fails comes here too; what runs out begins with the first.
+        let was_there = self.may_be_there;
+        // Whoever said goodbye just before may have been cut off by the broker, as we were.
+        self.has_left = false;
+        self.may_be_there = false;
+        match &mut self.active {
+            _ if self.settings.mode == Mode::Remote => {}
+            Some(active) if active.lease == Lease::WhileLinked => self.active = None,
+            Some(active) if matches!(active.lease, Lease::WhilePresent(_)) => {
+                if was_there && active.until.is_none_or(|until| now < until) {
+                    active.until = active.lease.end(now, false);
+                }
+            }
+            _ => {}
         }
         self.decide(now, timers)
     }
@@ -457,6 +469,23 @@ impl Lighting {
         if self.sensor != Sensor::Faulty {
             self.sensor = Sensor::Faulty;
             self.sensor_why = why;
+        }
+    }
+
+    fn is_server_there(&self) -> bool {
+        self.may_be_there && !self.has_left
+    }
+
+    fn follow_presence(&mut self, now: Duration) {
+        let is_there = self.is_server_there();
+        if let Some(active) = &mut self.active
+            && let Lease::WhilePresent(_) = active.lease
+            && active.until.is_none_or(|until| now < until)
+        {
+            active.until = match is_there {
+                true => None,
+                false => active.until.or(active.lease.end(now, false)),
+            };
         }
     }
 

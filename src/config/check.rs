@@ -26,7 +26,8 @@ const MS: Duration = Duration::from_millis(1);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// With `while-present` a command outlives the server's presence by this.
-const ABSENCE: Duration = Duration::from_secs(15);
+/// Home Assistant needs 10 s to connect again after a restart of its broker, and 5 s more to say so.
+const ABSENCE: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(86_400);
 /// A broker that takes longer to confirm a publication is given up. Not a key: nobody could tell a
 /// better value, and a wrong one hides a dead link.

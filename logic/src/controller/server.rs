@@ -51,6 +51,9 @@ impl Controller {
     }
 
     pub(super) fn server_alive(&mut self, now: Now) {
+        // What the broker said of its listeners is older.
+        self.delivery.forget_state_heard();
+        self.observe_server(now);
         self.lighting.server_alive(now.boot, &mut self.timers);
         self.server_heard(now);
     }
@@ -59,7 +62,7 @@ impl Controller {
     pub(super) fn observe_server(&mut self, now: Now) {
         let is_there = self.delivery.is_up() && self.delivery.state_heard() != Some(false);
         self.lighting
-            .server_is_there(is_there, now.boot, &mut self.timers);
+            .server_may_be_there(is_there, now.boot, &mut self.timers);
     }
 
     /// Something that may end the lease of the server. While the link is up, that is an outage too.

@@ -52,6 +52,11 @@ impl Delivery {
         self.state_heard
     }
 
+    /// Whether somebody listens to `state` is to be seen anew.
+    pub(crate) fn forget_state_heard(&mut self) {
+        self.state_heard = None;
+    }
+
     /// Whether the broker has taken what was last said to Home Assistant; none before it has answered, and once.
     pub(crate) fn take_discovery_answer(&mut self) -> Option<bool> {
         self.discovery_taken.take()

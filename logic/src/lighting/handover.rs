@@ -148,7 +148,7 @@ impl Lighting {
         let is_newest = self.active.is_none();
         if is_newest && undecided.holds(self.settings.mode, now) {
             self.active = Some(undecided.active);
-            if self.server_is_there {
+            if self.is_server_there() {
                 self.follow_presence(now);
             }
         }
