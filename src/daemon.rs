@@ -35,6 +35,7 @@ use crate::logic::handover::Handover;
 use crate::logic::home_assistant::DiscoverySettings;
 use crate::logic::link::{DeviceInfo, Inbound, Sent};
 use crate::logic::past::Past;
+use crate::logic::telemetry::PayloadFormat;
 use crate::logic::time::Now;
 use crate::logic::{Controller, Exit, Input, Level, Output, RunInfo, Settings, View};
 
@@ -502,7 +503,10 @@ fn discovery(config: &Config) -> Option<DiscoverySettings> {
     Some(DiscoverySettings {
         node: home.node.clone(),
         status_is_servers: config.home_assistant_status().is_none(),
-        light: "light",
+        light: match config.delivery.format {
+            PayloadFormat::Flat => "light",
+            PayloadFormat::ThingsBoard => "values.light",
+        },
     })
 }
 

@@ -129,6 +129,7 @@ fn config_defaults_are_those_of_the_contract() {
             batch: 1,
             durable_within: SECOND,
             require_listener: false,
+            format: telemetry::PayloadFormat::Flat,
             stalled_after: 10 * SECOND,
             connect_spread: SECOND / 2,
         }
@@ -1016,4 +1017,31 @@ fn one_key_settles_everything_for_home_assistant_but_what_the_owner_has_set() {
         &["device.id", "Home Assistant"],
     );
     refused("[control]\nlease = 15", &["control.lease"]);
+}
+
+#[test]
+fn the_form_of_thingsboard_lets_records_share_a_topic_that_names_no_device() {
+    let telemetry = "v1/devices/me/telemetry";
+    let shared = format!(
+        "[topics]\ntelemetry = \"{telemetry}\"\nhistory = \"{telemetry}\"\nevents = \"{telemetry}\"\n"
+    );
+    let config = load(&format!("{shared}[payload]\nformat = \"thingsboard\"")).unwrap();
+    assert_eq!(
+        config.delivery.format,
+        telemetry::PayloadFormat::ThingsBoard
+    );
+    assert_eq!(config.topics.history, telemetry);
+    let problems = load(&shared).unwrap_err();
+    let named = problems
+        .iter()
+        .filter(|line| line.contains("does not name the device"));
+    assert_eq!((named.count(), problems.len()), (3, 5), "{problems:#?}");
+    refused(
+        &format!("{shared}state = \"{telemetry}\"\n[payload]\nformat = \"thingsboard\""),
+        &["topics.state", "topics.telemetry too"],
+    );
+    refused(
+        "[payload]\nformat = \"xml\"",
+        &["payload.format", "nightlight, thingsboard"],
+    );
 }

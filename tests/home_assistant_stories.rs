@@ -316,7 +316,10 @@ fn a_broker_that_stops_says_goodbye_for_everybody_and_home_assistant_needs_a_whi
     status(&mut world, "online", false);
     world.seconds(600);
     assert_eq!(world.led_changes.len(), changes, "{:#?}", world.log);
-    assert_eq!((world.view().by.as_str(), world.view().lease_left_s), ("remote", None));
+    assert_eq!(
+        (world.view().by.as_str(), world.view().lease_left_s),
+        ("remote", None)
+    );
 }
 
 #[test]

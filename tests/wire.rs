@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nightlight::logic::command::Outcome;
 use nightlight::logic::delivery::{Message, Topic};
-use nightlight::logic::telemetry::{Body, Event, Loss, OutageReport, Record};
+use nightlight::logic::telemetry::{Body, Event, Loss, OutageReport, PayloadFormat, Record};
 use nightlight::logic::time::{Clock, ClockState, Now, Stamp};
 use nightlight::logic::{Controller, Entry, Input, Key, Opened, Output, RunInfo};
 use uuid::Uuid;
@@ -59,6 +59,26 @@ fn assert_wire(body: Body, head: &str) {
     let [live, replayed] = both(body);
     assert_eq!(live, format!("{{{head},{tail}}}"));
     assert_eq!(replayed, format!("{{{head},{tail},\"replayed\":true}}"));
+}
+
+#[test]
+fn thingsboards_form_has_the_time_beside_the_values_and_none_that_nobody_knew() {
+    let body = || Body::Reading {
+        light: 243.0,
+        led_on: Some(true),
+        led_ok: true,
+    };
+    let form = PayloadFormat::ThingsBoard;
+    assert_eq!(
+        record(1234, body()).published(form, &clock(), true),
+        r#"{"ts":1795194191250,"values":{"light":243,"led_on":true,"run":"0b7ec0de-0000-4000-8000-000000000001","seq":1234,"clock":"synced","replayed":true}}"#
+    );
+    let unset = Clock::new(BOOT, BUILT_MS, now(0, false));
+    let mut unknown = record(1234, body());
+    unknown.stamp.synced = false;
+    let flat = unknown.wire(&unset, false);
+    assert!(flat.contains(r#""clock":"unsynced""#), "{flat}");
+    assert_eq!(unknown.published(form, &unset, false), flat);
 }
 
 #[test]

@@ -206,6 +206,7 @@ fn settings() -> Settings {
             batch: 1,
             durable_within: SECOND,
             require_listener: false,
+            format: nightlight_logic::telemetry::PayloadFormat::Flat,
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
         },

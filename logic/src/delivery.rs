@@ -48,7 +48,7 @@ use window::Window;
 use super::command::ReplyTo;
 use super::counters::Deliveries;
 use super::link::{Ending, Inbound, Offer, Pattern, Refusal, SessionEnd, Sessions};
-use super::telemetry::Record;
+use super::telemetry::{PayloadFormat, Record};
 use super::time::Clock;
 use super::timers::{Timer, Timers};
 use super::{Key, Output};
@@ -83,6 +83,8 @@ pub struct DeliverySettings {
     pub durable_within: Duration,
     /// The broker is given up when it has not confirmed a publication for so long.
     pub stalled_after: Duration,
+    /// The form of records as they are published.
+    pub format: PayloadFormat,
     /// Tries to connect are spread over so long, at least 0.5 s: see [`MIN_CONNECT_SPREAD`].
     pub connect_spread: Duration,
 }
@@ -239,7 +241,7 @@ impl Delivery {
             memory: Memory::default(),
             run: None,
             begun: false,
-            replay: Replay::new(in_window),
+            replay: Replay::new(in_window).in_format(settings.format),
             replay_at: now,
             live_in_a_row: 0,
             disk: Disk::default(),

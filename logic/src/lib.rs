@@ -45,7 +45,7 @@ use delivery::Message;
 use handover::Handover;
 use lighting::RulesPatch;
 use link::{Ending, Inbound, Offer, Refusal};
-use telemetry::{Loss, Record};
+use telemetry::{Loss, PayloadFormat, Record};
 use time::Clock;
 
 /// The place of a record or gap in the backlog: runs in the order of their start, then by (first) `seq`.
@@ -111,17 +111,17 @@ impl Entry {
     }
 
     /// As one JSON object on the history topic, or with `replayed` false as it was made.
-    pub fn wire(&self, clock: &Clock, replayed: bool) -> String {
+    pub fn wire(&self, format: PayloadFormat, clock: &Clock, replayed: bool) -> String {
         match self {
-            Entry::Record(record) => record.wire(clock, replayed),
+            Entry::Record(record) => record.published(format, clock, replayed),
             Entry::Gap(gap) => gap.wire(),
         }
     }
 
     /// As one JSON object on the history topic, behind what `out` holds.
-    pub(crate) fn write_wire(&self, clock: &Clock, out: &mut Vec<u8>) {
+    pub(crate) fn write_wire(&self, format: PayloadFormat, clock: &Clock, out: &mut Vec<u8>) {
         match self {
-            Entry::Record(record) => record.write_wire(clock, true, out),
+            Entry::Record(record) => record.write_published(format, clock, true, out),
             Entry::Gap(gap) => out.extend_from_slice(gap.wire().as_bytes()),
         }
     }

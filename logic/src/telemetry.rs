@@ -203,21 +203,58 @@ impl Loss {
     }
 }
 
+/// The form of records as they are published.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PayloadFormat {
+    /// One flat object.
+    #[default]
+    Flat,
+    /// ThingsBoard's: `{"ts":1795176000000,"values":{...}}`. A time that this machine could not know is not given to
+    /// ThingsBoard as one: such a record is flat, and what it comes with tells that.
+    ThingsBoard,
+}
+
 impl Record {
     /// The record as one JSON object, the fields in the documented order.
     pub fn wire(&self, clock: &Clock, replayed: bool) -> String {
         let mut json = Vec::new();
-        self.write_wire(clock, replayed, &mut json);
+        self.write_flat(clock, replayed, true, &mut json);
+        String::from_utf8(json).unwrap_or_default()
+    }
+
+    /// The record in this form.
+    pub fn published(&self, format: PayloadFormat, clock: &Clock, replayed: bool) -> String {
+        let mut json = Vec::new();
+        self.write_published(format, clock, replayed, &mut json);
         String::from_utf8(json).unwrap_or_default()
     }
 
     /// The same, behind what `out` holds.
-    pub(crate) fn write_wire(&self, clock: &Clock, replayed: bool, out: &mut Vec<u8>) {
+    pub(crate) fn write_published(
+        &self,
+        format: PayloadFormat,
+        clock: &Clock,
+        replayed: bool,
+        out: &mut Vec<u8>,
+    ) {
+        match (format, clock.claim(self.stamp, self.boot_id)) {
+            (PayloadFormat::ThingsBoard, (wall_ms, ClockState::Synced | ClockState::Corrected)) => {
+                out.extend_from_slice(format!("{{\"ts\":{wall_ms},\"values\":").as_bytes());
+                self.write_flat(clock, replayed, false, out);
+                out.push(b'}');
+            }
+            _ => self.write_flat(clock, replayed, true, out),
+        }
+    }
+
+    /// As one flat object, with its time in it or without.
+    fn write_flat(&self, clock: &Clock, replayed: bool, has_time: bool, out: &mut Vec<u8>) {
         #[derive(Serialize)]
         struct Rest {
             run: Uuid,
             seq: u64,
-            ts: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            ts: Option<String>,
             clock: ClockState,
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             replayed: bool,
@@ -226,7 +263,7 @@ impl Record {
         let rest = Rest {
             run: self.run,
             seq: self.seq,
-            ts: rfc3339(wall_ms),
+            ts: has_time.then(|| rfc3339(wall_ms)),
             clock: state,
             replayed,
         };

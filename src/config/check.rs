@@ -478,8 +478,17 @@ fn delivery(layers: &mut Layers) -> delivery::DeliverySettings {
         require_listener: require_listener(layers, qos),
         durable_within: layers.duration(&keys::BACKLOG_DURABLE_WITHIN, 10 * MS..=HOUR),
         stalled_after: STALLED_AFTER,
+        format: format(layers),
         connect_spread: layers.duration(&keys::BROKER_SPREAD, link::MIN_CONNECT_SPREAD..=HOUR),
     }
+}
+
+fn format(layers: &mut Layers) -> telemetry::PayloadFormat {
+    let formats = [
+        ("nightlight", telemetry::PayloadFormat::Flat),
+        ("thingsboard", telemetry::PayloadFormat::ThingsBoard),
+    ];
+    layers.choice(&keys::PAYLOAD_FORMAT, &formats, "")
 }
 
 /// Of what nobody listens to, only MQTT 5 at QoS 1 tells.

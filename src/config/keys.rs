@@ -54,6 +54,8 @@ keys! {
     TOPICS_STATE = "topics.state", Text("{id}/state");
     TOPICS_STATUS = "topics.status", Text("{id}/status");
 
+    PAYLOAD_FORMAT = "payload.format", Text("nightlight");
+
     SENSOR_DRIVER = "sensor.driver", Text("grove-hat");
     SENSOR_BUS = "sensor.bus", Whole(1);
     // 0 is the driver's own address (0x04 for the Grove Base HAT): one form for file and environment.

@@ -138,7 +138,7 @@ fn own_topic(layers: &mut Layers, key: &'static Key, id: &str) -> String {
     let topic = text.replace("{id}", id);
     if let Err(what) = lint(&topic) {
         layers.problem(key, format!("{} {what}", quoted(&topic)));
-    } else if !text.contains("{id}") && !has_levels(&topic, id) {
+    } else if !text.contains("{id}") && !has_levels(&topic, id) && !is_thingsboard(layers) {
         layers.problem(
             key,
             format!(
@@ -148,6 +148,11 @@ fn own_topic(layers: &mut Layers, key: &'static Key, id: &str) -> String {
         );
     }
     topic
+}
+
+/// ThingsBoard knows a device by its access token: its topics are those of every device.
+fn is_thingsboard(layers: &Layers) -> bool {
+    layers.is_word(&keys::PAYLOAD_FORMAT, "thingsboard")
 }
 
 /// Whether the levels of `id` stand in `topic`, one after the other.
@@ -181,8 +186,19 @@ fn tell_same_names(
             uses.push((&keys::HOME_ASSISTANT_STATUS_TOPIC, &home.status_topic));
         }
     }
+    let records = match is_thingsboard(layers) {
+        true => vec![
+            keys::TOPICS_TELEMETRY.path,
+            keys::TOPICS_HISTORY.path,
+            keys::TOPICS_EVENTS.path,
+        ],
+        false => Vec::new(),
+    };
     for (index, (key, name)) in uses.iter().enumerate() {
         let earlier = uses.iter().take(index).find(|(_, other)| other == name);
+        // There a record says by itself when it was made, and what it is.
+        let is_shared = |key: &Key| records.contains(&key.path);
+        let earlier = earlier.filter(|(other, _)| !(is_shared(key) && is_shared(other)));
         if let Some((other, _)) = earlier.filter(|_| !name.is_empty()) {
             layers.problem(
                 key,

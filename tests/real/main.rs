@@ -21,6 +21,7 @@ mod link;
 mod manual;
 mod oversize;
 mod page;
+mod presets;
 mod reasons;
 #[path = "../schema/mod.rs"]
 mod schema;

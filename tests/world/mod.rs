@@ -68,6 +68,7 @@ pub fn settings() -> Settings {
             batch: 1,
             durable_within: Duration::from_secs(1),
             require_listener: false,
+            format: telemetry::PayloadFormat::Flat,
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
         },

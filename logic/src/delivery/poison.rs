@@ -320,7 +320,8 @@ impl Delivery {
         cases.sort_unstable();
         let at_hand = cases.into_iter().find_map(|(_, key)| {
             let (contents, entry) = self.at_hand(key)?;
-            Some((key, contents, entry.wire(clock, true)))
+            let payload = entry.wire(self.settings.format, clock, true);
+            Some((key, contents, payload))
         });
         let Some((key, contents, payload)) = at_hand else {
             timers.set(Timer::Trial, now + TRIAL_PAUSE);

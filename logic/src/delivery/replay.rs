@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::memory::DeliveryState;
 use super::page::Page;
+use crate::telemetry::PayloadFormat;
 use crate::time::Clock;
 use crate::{Entry, Key};
 
@@ -57,6 +58,7 @@ pub(super) struct Replay {
     ahead: BTreeMap<Key, DeliveryState>,
     /// Records that can be in flight at a time.
     in_window: usize,
+    format: PayloadFormat,
     /// How many records the page is to hold.
     target: usize,
     /// The last record read in this session.
@@ -95,6 +97,7 @@ impl Replay {
             waiting: 0,
             ahead: BTreeMap::new(),
             in_window,
+            format: PayloadFormat::default(),
             target: MIN_PAGE_RECORDS.max(2 * in_window).min(MAX_PAGE_RECORDS),
             after: None,
             at_end: false,
@@ -103,6 +106,11 @@ impl Replay {
             server_acks: false,
             passed_over: false,
         }
+    }
+
+    /// The same, with records published in this form.
+    pub(super) fn in_format(self, format: PayloadFormat) -> Self {
+        Self { format, ..self }
     }
 
     /// A session has ended: what it published counts for nothing.
@@ -179,6 +187,7 @@ impl Replay {
         clock: &Clock,
         is_set_back: impl Fn(Key) -> bool,
     ) -> Option<Batch> {
+        let format = self.format;
         let mut batch = Batch::default();
         let mut next = LAST;
         for (key, replayed) in self.page.mut_from(self.next) {
@@ -191,14 +200,14 @@ impl Replay {
             }
             if most_bytes < usize::MAX && !batch.keys.is_empty() {
                 let mut object = Vec::new();
-                replayed.entry.write_wire(clock, &mut object);
+                replayed.entry.write_wire(format, clock, &mut object);
                 // With the comma and the brackets of an array.
                 if batch.payload.len() + object.len() + 3 > most_bytes {
                     next = key;
                     break;
                 }
             }
-            batch.add(key, &replayed.entry, clock);
+            batch.add(key, &replayed.entry, format, clock);
             replayed.state = DeliveryState::InFlight;
         }
         self.next = next;
@@ -419,7 +428,7 @@ impl Replay {
 }
 
 impl Batch {
-    fn add(&mut self, key: Key, entry: &Entry, clock: &Clock) {
+    fn add(&mut self, key: Key, entry: &Entry, format: PayloadFormat, clock: &Clock) {
         match self.keys.len() {
             0 => {}
             1 => {
@@ -428,7 +437,7 @@ impl Batch {
             }
             _ => self.payload.push(b','),
         }
-        entry.write_wire(clock, &mut self.payload);
+        entry.write_wire(format, clock, &mut self.payload);
         self.keys.push(key);
     }
 

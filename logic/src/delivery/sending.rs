@@ -132,7 +132,9 @@ impl Delivery {
             if self.sessions.must_wait(Sent::Publish(topic)) {
                 return false;
             }
-            let payload = record.wire(clock, false).into_bytes();
+            let payload = record
+                .published(self.settings.format, clock, false)
+                .into_bytes();
             self.memory.sent(seq);
             self.live_in_a_row = self.live_in_a_row.saturating_add(1);
             self.publish_records(topic, payload, Contents::Own(seq, seq), now);
@@ -191,7 +193,7 @@ impl Delivery {
             return 0;
         };
         let (seq, last) = (entry.first(), entry.last());
-        let payload = entry.wire(clock, true).into_bytes();
+        let payload = entry.wire(self.settings.format, clock, true).into_bytes();
         self.memory.sent(seq);
         self.publish_records(Topic::History, payload, Contents::Own(seq, last), now);
         1

@@ -800,6 +800,7 @@ fn settings(variant: Variant) -> Settings {
             replay_jitter: Duration::ZERO,
             batch: variant.batch,
             durable_within: DURABLE_WITHIN,
+            format: nightlight_logic::telemetry::PayloadFormat::Flat,
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
             require_listener: false,

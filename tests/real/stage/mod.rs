@@ -208,6 +208,8 @@ pub struct Agent {
     pub version: Option<&'static str>,
     port: u16,
     more: String,
+    file: Option<PathBuf>,
+    variables: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -221,6 +223,8 @@ impl Agent {
             version: None,
             port,
             more: more.into(),
+            file: None,
+            variables: Vec::new(),
             child: None,
         };
         agent.set_light("500");
@@ -232,6 +236,22 @@ impl Agent {
         let mut agent = Self::prepare(id, port, more);
         agent.run();
         agent
+    }
+
+    /// This file in place of the stage's own; `set_variable` says what is different here.
+    pub fn use_file(&mut self, file: &Path) {
+        self.file = Some(file.to_owned());
+    }
+
+    /// One more variable of its environment.
+    pub fn set_variable(&mut self, name: &'static str, value: String) {
+        self.variables.push((name, value));
+    }
+
+    /// The configuration that it is started with.
+    fn file(&self) -> PathBuf {
+        let own = || self.path("nightlight.toml");
+        self.file.clone().unwrap_or_else(own)
     }
 
     /// Other configuration for the next start.
@@ -303,10 +323,11 @@ impl Agent {
         command
             .arg("run")
             .arg("--config")
-            .arg(self.path("nightlight.toml"))
+            .arg(self.file())
             .stdout(Stdio::null())
             .stderr(log)
-            .envs(self.variable.clone());
+            .envs(self.variable.clone())
+            .envs(self.variables.clone());
         command
     }
 
@@ -333,7 +354,8 @@ impl Agent {
     pub fn status(&self) -> Option<Value> {
         let answer = Command::new(program())
             .args(["status", "--json", "--config"])
-            .arg(self.path("nightlight.toml"))
+            .arg(self.file())
+            .envs(self.variables.clone())
             .output()
             .expect("nightlight runs");
         serde_json::from_slice(&answer.stdout).ok()
@@ -347,7 +369,8 @@ impl Agent {
         command
             .args(words.split(' '))
             .arg("--config")
-            .arg(self.path("nightlight.toml"));
+            .arg(self.file())
+            .envs(self.variables.clone());
         command
     }
 

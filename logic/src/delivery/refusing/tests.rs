@@ -38,6 +38,7 @@ impl Story {
             batch: 1,
             require_listener: false,
             durable_within: Duration::from_secs(1),
+            format: crate::telemetry::PayloadFormat::Flat,
             stalled_after: Duration::from_secs(10),
             connect_spread: Duration::ZERO,
         };
