@@ -266,10 +266,12 @@ impl Lighting {
         match &mut self.active {
             _ if self.settings.mode == Mode::Remote => {}
             Some(active) if active.lease == Lease::WhileLinked => self.active = None,
-            Some(active) if matches!(active.lease, Lease::WhilePresent(_)) => {
-                if was_there && active.until.is_none_or(|until| now < until) {
-                    active.until = active.lease.end(now, false);
-                }
+            Some(active)
+                if matches!(active.lease, Lease::WhilePresent(_))
+                    && was_there
+                    && active.until.is_none_or(|until| now < until) =>
+            {
+                active.until = active.lease.end(now, false);
             }
             _ => {}
         }
