@@ -1,5 +1,6 @@
 //! The presets as they are shipped, each with a broker of the same rules, through an outage: every record arrives.
 //! What a preset leaves to the machine (its devices, folders, and where the broker is here) comes from the environment.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
