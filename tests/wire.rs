@@ -477,6 +477,11 @@ fn the_descriptions_of_messages_can_be_broken_and_fit_the_examples() {
         ),
         (
             "command.json",
+            r#"{"state":"ON","brightness":255}"#,
+            vec![("ON", "on"), ("state", "led")],
+        ),
+        (
+            "command.json",
             r#"{"command":"set","on_below":250,"off_above":300,"mode":"auto","interval":"5s","persist":true}"#,
             vec![
                 ("\"set\"", "\"dance\""),
