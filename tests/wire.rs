@@ -477,7 +477,7 @@ fn the_descriptions_of_messages_can_be_broken_and_fit_the_examples() {
         ),
         (
             "command.json",
-            r#"{"state":"ON","brightness":255}"#,
+            r#"{"state":"ON"}"#,
             vec![("ON", "on"), ("state", "led")],
         ),
         (
