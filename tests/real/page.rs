@@ -79,7 +79,7 @@ fn the_description_of_a_status_can_be_broken() {
         "/by is \"nobody\"",
         "/light_age_s is -1",
         "/more is not in",
-        "lacks \"run\"",
+        "lacks run",
     ] {
         assert!(told.contains(fault), "no {fault} in {told}");
     }
