@@ -35,7 +35,7 @@ use nightlight::logic::delivery::{Confirm, DeliverySettings, Topic};
 use nightlight::logic::intervals::Intervals;
 use nightlight::logic::lighting::{FailSafe, Lease, LightingSettings, Mode};
 use nightlight::logic::link::{DeviceInfo, Ending};
-use nightlight::logic::telemetry::{OutageReadings, TelemetrySettings};
+use nightlight::logic::telemetry::{OutageReadings, PayloadFormat, TelemetrySettings};
 use nightlight::logic::time::Now;
 use nightlight::logic::{Controller, Input, Output, RunInfo, Settings};
 use plan::{Event, Plan};
@@ -507,6 +507,7 @@ fn settings() -> Settings {
             durable_within: Duration::from_secs(1),
             stalled_after: Duration::from_secs(30),
             connect_spread: Duration::from_millis(500),
+            format: PayloadFormat::Flat,
         },
         device: DeviceInfo::default(),
     }

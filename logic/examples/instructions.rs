@@ -13,7 +13,7 @@ use nightlight_logic::command::{CommandSettings, Order};
 use nightlight_logic::delivery::{Confirm, DeliverySettings};
 use nightlight_logic::lighting::{FailSafe, Lease, LightingSettings, Mode};
 use nightlight_logic::link::{DeviceInfo, Ending};
-use nightlight_logic::telemetry::{Body, OutageReadings, Record, TelemetrySettings};
+use nightlight_logic::telemetry::{Body, OutageReadings, PayloadFormat, Record, TelemetrySettings};
 use nightlight_logic::time::{Now, Stamp};
 use nightlight_logic::{Controller, Entry, Input, Key, Opened, Output, RunInfo, Settings};
 use uuid::Uuid;
@@ -243,6 +243,7 @@ fn settings(batch: usize) -> Settings {
             require_listener: false,
             stalled_after: Duration::from_secs(30),
             connect_spread: Duration::ZERO,
+            format: PayloadFormat::Flat,
         },
         home_assistant: None,
         device: DeviceInfo::default(),
