@@ -161,7 +161,7 @@ impl Device {
                 self.stored += entries.len() as u64;
                 Input::Stored {
                     records: self.held + self.stored,
-                    lost: 0,
+                    lost: Default::default(),
                 }
             }
             Output::ReadAfter { after, limit } => {
