@@ -59,7 +59,11 @@ impl Controller {
     }
 
     /// Whether the server is there, as far as link and broker show it.
+    /// At a stop nothing is decided any more, so that no lease is to run out either.
     pub(super) fn observe_server(&mut self, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
         let is_there = self.delivery.is_up() && self.delivery.state_heard() != Some(false);
         self.lighting
             .server_may_be_there(is_there, now.boot, &mut self.timers);
