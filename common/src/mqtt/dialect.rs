@@ -85,7 +85,7 @@ impl Version {
     ) -> Result<usize, Error> {
         match self {
             Self::V311 => v4::publish(publication, to),
-            Self::V5 => v5::publish(publication, to),
+            Self::V5 => v5::publish(&publication, to),
         }
     }
 

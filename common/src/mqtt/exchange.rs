@@ -574,12 +574,15 @@ impl Exchange {
     /// was written.
     fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let was_written = self.is_written();
-        self.poll_write(context)?;
-        if self.outbound.len() < MOST_UNWRITTEN
+        let written = self.poll_write(context);
+        // A broker that hangs up says why before: where nothing can be written any more, that is still to be read.
+        if (written.is_err() || self.outbound.len() < MOST_UNWRITTEN)
             && let Poll::Ready(read) = self.poll_read(context)
+            && (written.is_ok() || read.is_ok())
         {
             return Poll::Ready(read);
         }
+        written?;
         self.acknowledge_at_once();
         match self.is_written() && !was_written {
             true => Poll::Ready(Ok(())),

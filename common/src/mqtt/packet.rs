@@ -1,5 +1,7 @@
 //! Packets as a session knows them, whatever the version of MQTT; `dialect` makes bytes of them.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use rumqttc::QoS;
 
@@ -28,7 +30,7 @@ pub struct About {
     /// The broker drops it when nobody has taken it for so many seconds.
     pub expiry: Option<u32>,
     /// What the payload is, as a media type.
-    pub content_type: Option<String>,
+    pub content_type: Option<Cow<'static, str>>,
     /// Where an answer is wanted.
     pub response_topic: Option<String>,
     /// What an answer has to carry.
@@ -50,7 +52,7 @@ impl Publication {
 
     /// The payload is JSON, and says so where the version of MQTT can.
     pub fn json(mut self) -> Self {
-        self.about.content_type = Some("application/json".into());
+        self.about.content_type = Some(Cow::Borrowed("application/json"));
         self
     }
 }

@@ -4,13 +4,14 @@
 //! more bytes of a packet that is complete and short, as mosquitto's refusal (`20 02 00 01`) and its goodbye
 //! (`E0 01 8E`) are; and it reads properties beyond their end.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rumqttc::QoS;
 use rumqttc::mqttbytes::Error;
 use rumqttc::v5::mqttbytes::v5::{
-    self, ConnectProperties, Filter, LastWill, LastWillProperties, Login, Packet, PublishProperties,
+    self, ConnectProperties, Filter, LastWill, LastWillProperties, Login, Packet,
 };
 use rumqttc::v5::mqttbytes::{Error as CodecError, QoS as CodecQos};
 
@@ -22,6 +23,8 @@ use crate::mqtt::terms::{Terms, Version};
 const MOST_WORDS: usize = 200;
 /// The property with them.
 const REASON_STRING: u8 = 0x1f;
+/// The longest that four bytes of seven bits tell.
+const MAX_LENGTH: usize = 268_435_455;
 
 /// One packet out of a whole frame, whose fixed header has `head` bytes.
 pub(super) fn read(frame: BytesMut, head: usize) -> Result<Incoming, Error> {
@@ -150,7 +153,9 @@ fn publication(first: u8, mut body: Bytes) -> Result<Publication, Error> {
         let utf_8 = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
         match property? {
             (0x02, Value::Number(seconds)) => about.expiry = about.expiry.or(Some(seconds)),
-            (0x03, Value::Bytes(it)) => about.content_type = about.content_type.or(utf_8(it)),
+            (0x03, Value::Bytes(it)) => {
+                about.content_type = about.content_type.or(utf_8(it).map(Cow::Owned))
+            }
             (0x08, Value::Bytes(it)) => about.response_topic = about.response_topic.or(utf_8(it)),
             (0x09, Value::Bytes(it)) => about.correlation = about.correlation.or(Some(it)),
             // We take no topic alias.
@@ -257,8 +262,36 @@ pub(super) fn connect(connect: &Connect<'_>, to: &mut BytesMut) -> Result<usize,
     Ok(bytes)
 }
 
-pub(super) fn publish(publication: Publication, to: &mut BytesMut) -> Result<usize, Error> {
-    packet_of(publication).write(to).map_err(unwritable)
+/// PUBLISH, by hand: each record goes through here, and the codec makes a list of its properties first.
+pub(super) fn publish(publication: &Publication, to: &mut BytesMut) -> Result<usize, Error> {
+    let (before, rest) = (to.len(), size(publication));
+    to.reserve(5 + rest);
+    to.put_u8(0x30 | (publication.qos as u8) << 1 | u8::from(publication.retain));
+    put_length(to, rest)?;
+    put_text(to, publication.topic.as_bytes())?;
+    match (publication.qos, publication.pkid) {
+        (QoS::AtMostOnce, _) => {}
+        (_, 0) => return Err(Error::PacketIdZero),
+        (_, pkid) => to.put_u16(pkid),
+    }
+    let about = &publication.about;
+    put_length(to, properties(about))?;
+    if let Some(seconds) = about.expiry {
+        to.put_u8(0x02);
+        to.put_u32(seconds);
+    }
+    for (kind, text) in [
+        (0x08, about.response_topic.as_ref().map(String::as_bytes)),
+        (0x09, about.correlation.as_deref()),
+        (0x03, about.content_type.as_ref().map(|it| it.as_bytes())),
+    ] {
+        if let Some(text) = text {
+            to.put_u8(kind);
+            put_text(to, text)?;
+        }
+    }
+    to.extend_from_slice(&publication.payload);
+    Ok(to.len() - before)
 }
 
 /// How many bytes the packet has behind its fixed header.
@@ -268,52 +301,37 @@ pub(super) fn size(publication: &Publication) -> usize {
     } else {
         2
     };
-    let About {
-        expiry,
-        content_type,
-        response_topic,
-        correlation,
-    } = &publication.about;
-    let text = |length: Option<usize>| length.map_or(0, |length| 3 + length);
-    let properties = expiry.map_or(0, |_| 5)
-        + text(content_type.as_ref().map(String::len))
-        + text(response_topic.as_ref().map(String::len))
-        + text(correlation.as_ref().map(Bytes::len));
+    let properties = properties(&publication.about);
     let of_length = super::length_of(properties);
     2 + publication.topic.len() + pkid + of_length + properties + publication.payload.len()
 }
 
-fn packet_of(publication: Publication) -> v5::Publish {
-    let About {
-        expiry,
-        content_type,
-        response_topic,
-        correlation,
-    } = publication.about;
-    let is_bare = expiry.is_none()
-        && content_type.is_none()
-        && response_topic.is_none()
-        && correlation.is_none();
-    let properties = (!is_bare).then(|| PublishProperties {
-        message_expiry_interval: expiry,
-        content_type,
-        response_topic,
-        correlation_data: correlation,
-        ..PublishProperties::default()
-    });
-    v5::Publish {
-        dup: false,
-        qos: match publication.qos {
-            QoS::AtMostOnce => CodecQos::AtMostOnce,
-            QoS::AtLeastOnce => CodecQos::AtLeastOnce,
-            QoS::ExactlyOnce => CodecQos::ExactlyOnce,
-        },
-        retain: publication.retain,
-        topic: publication.topic.into(),
-        pkid: publication.pkid,
-        payload: publication.payload,
-        properties,
+/// Bytes of the properties, without their length.
+fn properties(about: &About) -> usize {
+    let text = |length: Option<usize>| length.map_or(0, |length| 3 + length);
+    about.expiry.map_or(0, |_| 5)
+        + text(about.content_type.as_ref().map(|it| it.len()))
+        + text(about.response_topic.as_ref().map(String::len))
+        + text(about.correlation.as_ref().map(Bytes::len))
+}
+
+fn put_length(to: &mut BytesMut, mut length: usize) -> Result<(), Error> {
+    if length > MAX_LENGTH {
+        return Err(Error::PayloadTooLong);
     }
+    while length > 0x7f {
+        to.put_u8(length as u8 | 0x80);
+        length >>= 7;
+    }
+    to.put_u8(length as u8);
+    Ok(())
+}
+
+fn put_text(to: &mut BytesMut, text: &[u8]) -> Result<(), Error> {
+    let length = u16::try_from(text.len()).map_err(|_| Error::MalformedPacket)?;
+    to.put_u16(length);
+    to.extend_from_slice(text);
+    Ok(())
 }
 
 pub(super) fn write(packet: &Outgoing<'_>, to: &mut BytesMut) -> Result<usize, Error> {

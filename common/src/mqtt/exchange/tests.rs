@@ -635,3 +635,20 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn what_a_broker_said_before_it_hung_up_is_read_though_nothing_can_be_written() {
+    on_paused_time(async {
+        for last in [&[0xe0, 1, 0x8e][..], &[]] {
+            let (mut exchange, mut peer) = greeted(Version::V5).await;
+            peer.write_all(last).await.unwrap();
+            drop(peer);
+            exchange
+                .publish(1, publish(QoS::AtLeastOnce, b"1"))
+                .unwrap();
+            let ended = exchange.next().await.unwrap_err();
+            let is_said = matches!(&ended, LinkError::Ended(said) if said.code == 0x8e);
+            assert_eq!(is_said, !last.is_empty(), "{ended}");
+        }
+    });
+}
