@@ -85,7 +85,7 @@ pub struct DeliverySettings {
     pub stalled_after: Duration,
     /// The form of records as they are published.
     pub format: PayloadFormat,
-    /// Tries to connect are spread over so long, at least 0.5 s: see [`MIN_CONNECT_SPREAD`].
+    /// Tries to connect are spread over so long, at least 0.5 s: see [`MIN_CONNECT_SPREAD`](super::link::MIN_CONNECT_SPREAD).
     pub connect_spread: Duration,
 }
 
