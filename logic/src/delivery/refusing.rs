@@ -109,18 +109,17 @@ impl Delivery {
 
     /// The broker has taken a publication, and nobody listens on its topic.
     pub(crate) fn unheard(&mut self, token: u64, now: Duration, timers: &mut Timers) {
-        let message = self.unanswered.get(token);
-        let Some((sent, contents)) =
-            message.map(|message| (message.sent, message.contents.clone()))
-        else {
+        let Some(message) = self.unanswered.get(token) else {
             return;
         };
-        if !contents.is_control() {
+        let (sent, is_control) = (message.sent, message.contents.is_control());
+        if !is_control {
             *self.refused.entry(Refusal::Unheard).or_default() += 1;
         }
-        if contents.is_control() || !self.settings.require_listener {
+        if is_control || !self.settings.require_listener {
             return self.answered(token, false, now, timers);
         }
+        let contents = message.contents.clone();
         self.unanswered.answer(token);
         self.hear(sent, false, now);
         self.sessions.carry();

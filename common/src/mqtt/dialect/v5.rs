@@ -28,6 +28,9 @@ const MAX_LENGTH: usize = 268_435_455;
 
 /// One packet out of a whole frame, whose fixed header has `head` bytes.
 pub(super) fn read(frame: BytesMut, head: usize) -> Result<Incoming, Error> {
+    if let Some(answer) = plain_answer(&frame) {
+        return Ok(answer);
+    }
     let mut body = frame.freeze();
     let first = body[0];
     body.advance(head);
@@ -60,6 +63,21 @@ pub(super) fn read(frame: BytesMut, head: usize) -> Result<Incoming, Error> {
         14 => Incoming::Disconnect(said(&mut body)?),
         kind => return Err(Error::InvalidPacketType(kind)),
     })
+}
+
+/// An answer without properties, as most are: each record has one.
+fn plain_answer(frame: &[u8]) -> Option<Incoming> {
+    let (first, pkid, code) = match *frame {
+        [first, 2, high, low] => (first, [high, low], 0),
+        [first, 3, high, low, code] => (first, [high, low], code),
+        _ => return None,
+    };
+    let (pkid, said) = (u16::from_be_bytes(pkid), Said::new(code));
+    match first >> 4 {
+        4 => Some(Incoming::PubAck(pkid, said)),
+        5 => Some(Incoming::PubRec(pkid, said)),
+        _ => None,
+    }
 }
 
 /// A broker of 3.1.1 answers CONNECT in its own way: two bytes, no properties.
