@@ -19,10 +19,12 @@ class Record:
 
     def __init__(self, topic, arrived, fields):
         self.topic, self.arrived, self.fields = topic, arrived, fields
-        self.run, self.seq = fields["run"], fields["seq"]
+        # A loss is told in the place of what is lost, and has no number of its own.
+        self.run, self.seq = fields.get("run"), fields.get("seq")
         self.event, self.light = fields.get("event"), fields.get("light")
-        self.clock = fields["clock"]
-        self.ts = datetime.datetime.fromisoformat(fields["ts"].replace("Z", "+00:00")).timestamp()
+        self.clock = fields.get("clock")
+        ts = fields.get("ts")
+        self.ts = ts and datetime.datetime.fromisoformat(ts.replace("Z", "+00:00")).timestamp()
 
     @property
     def replayed(self):
@@ -115,19 +117,19 @@ class Broker:
 class Account:
     """Which records came, which were told lost, and which are missing."""
 
-    def __init__(self, records):
+    def __init__(self, all_told):
+        records = [record for record in all_told if record.event != "loss"]
         self.runs = list(dict.fromkeys(record.run for record in records))
         seen, lost, self.last = defaultdict(set), defaultdict(set), defaultdict(int)
         self.replayed = 0
         for record in records:
             seen[record.run].add(record.seq)
             self.last[record.run] = max(self.last[record.run], record.seq)
-            if record.event == "loss":
-                told = record.fields
-                lost[told["of_run"]].update(range(told["from_seq"], told["to_seq"] + 1))
             if record.event == "started" and "previous_run" in record.fields:
                 run, seq = record.fields["previous_run"], record.fields["previous_seq"]
                 self.last[run] = max(self.last[run], seq)
+        for told in (record.fields for record in all_told if record.event == "loss"):
+            lost[told["of_run"]].update(range(told["from_seq"], told["to_seq"] + 1))
         self.received = sum(len(seqs) for seqs in seen.values())
         self.lost = sum(len(lost[run] - seen[run]) for run in lost)
         self.twice = len(records) - self.received

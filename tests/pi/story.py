@@ -289,6 +289,7 @@ class Story:
     def watchdog(self, board):
         """A daemon that hangs is replaced."""
         pi = self.pi
+        self.light(board, board.dark, True, "it gets dark", 60)
         pi.do("kill -STOP $(systemctl show -P MainPID nightlight)")
         self.light(board, board.bright, False, "a hanging daemon is replaced (WatchdogSec=30s): it gets bright", 60)
         result = pi.do("journalctl --no-pager -u nightlight -o cat | grep -c 'Watchdog timeout'", allow_failure=True)[1]
