@@ -85,6 +85,15 @@ impl Story<'_> {
         self.stay(SHOWN).await
     }
 
+    async fn loses_the_cable(&mut self) -> Result<(), Stop> {
+        self.head("The cable is pulled", &Act::Pull.watch());
+        self.act(Act::Pull)?;
+        self.must(WITHIN, "the device does not notice", |story| {
+            story.view().is_some_and(|view| !view.link_up)
+        })
+        .await
+    }
+
     async fn comes_back(&mut self) -> Result<(), Stop> {
         self.must(WITHIN, "the device does not connect again", |story| {
             story.view().is_some_and(|view| view.link_up)
@@ -103,12 +112,7 @@ impl Story<'_> {
             "The server decides. Then somebody pulls the cable, it gets dark, and no server can say so.",
         )
         .await?;
-        self.head("The cable is pulled", &Act::Pull.watch());
-        self.act(Act::Pull)?;
-        self.must(WITHIN, "the device does not notice", |story| {
-            story.view().is_some_and(|view| !view.link_up)
-        })
-        .await?;
+        self.loses_the_cable().await?;
         self.decides_alone().await?;
         self.head("The cable is back", &Act::Plug.watch());
         self.act(Act::Plug)?;
@@ -134,12 +138,7 @@ impl Story<'_> {
             "The worst moments for a power cut: in an outage, and in the middle of the replay.",
         )
         .await?;
-        self.head("The cable is pulled", &Act::Pull.watch());
-        self.act(Act::Pull)?;
-        self.must(WITHIN, "the device does not notice", |story| {
-            story.view().is_some_and(|view| !view.link_up)
-        })
-        .await?;
+        self.loses_the_cable().await?;
         self.decides_alone().await?;
         self.must(WITHIN, "the backlog does not grow", |story| {
             story.view().is_some_and(|view| view.backlog >= KEPT)
